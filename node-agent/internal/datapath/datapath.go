@@ -1,0 +1,305 @@
+// Package datapath is the seam between the agent's control plane and the kernel.
+//
+// Everything above this package speaks in plain comparable values (the *spec*: what should be); everything below it
+// owns file descriptors, pins and links (the *object*: what is in the kernel). The control plane never touches a map.
+package datapath
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// RoutingMode says how packets travel between nodes.
+type RoutingMode string
+
+const (
+	// RoutingTunnel encapsulates in VXLAN (UDP 8472); the source identity rides in the VNI.
+	RoutingTunnel RoutingMode = "tunnel"
+	// RoutingNative sends pod addresses on the wire; the receiver finds the identity in its ipcache.
+	RoutingNative RoutingMode = "native"
+)
+
+// Config is everything the programs are specialised with at load time. Equal Config values give equal programs.
+type Config struct {
+	// NodeName is the Kubernetes name of this node; used in log lines and events only.
+	NodeName string
+	// NodeAddress is this node's InternalIP: tunnel source, masquerade source, identity host.
+	NodeAddress netip.Addr
+	// RouterAddress is this node's own address out of its pod CIDR (CiliumInternalIP): the pods' gateway.
+	RouterAddress netip.Addr
+	// PodCIDR is the range out of which this node's pods get their addresses.
+	PodCIDR netip.Prefix
+	// NativeRoutingCIDR is never masqueraded and, in native mode, is routed as it is.
+	NativeRoutingCIDR netip.Prefix
+	Routing           RoutingMode
+	// AutoDirectNodeRoutes installs a kernel route per remote node's pod CIDR (native mode, nodes on one link).
+	AutoDirectNodeRoutes bool
+	// Devices are the node's outward interfaces, by name; never empty.
+	Devices []string
+	// MTU of pod interfaces' routes in bytes; 0 lets the datapath work it out from the devices and the encapsulation.
+	MTU int
+	// Masquerade makes traffic that leaves the cluster carry NodeAddress.
+	Masquerade bool
+	// KubeProxyReplacement turns service translation on (socket hooks and per-packet).
+	KubeProxyReplacement bool
+	// CgroupRoot is the mounted cgroup2 directory whose processes get the socket hooks.
+	CgroupRoot string
+	// BPFFS is the mounted bpf file system; pins live below BPFFS/fairlead.
+	BPFFS string
+	// ConntrackMax, PolicyMax, IPCacheMax are map sizes in entries; 0 means the default.
+	ConntrackMax, PolicyMax, IPCacheMax int
+	// MonitorAggregation throttles trace events of a connection to: new, first sight of a TCP flag, and one per Interval.
+	// False emits one event per packet (debugging only).
+	MonitorAggregation         bool
+	MonitorAggregationInterval time.Duration
+}
+
+// EndpointID is local to a node: 1..65535. It keys the endpoint's policy.
+type EndpointID uint16
+
+// Endpoint is one pod's attachment on this node.
+type Endpoint struct {
+	ID EndpointID
+	// Interface is the name of the veth's host side.
+	Interface string
+	// InterfaceIndex of the host side.
+	InterfaceIndex int
+	Addresses      []netip.Addr
+	// PodMAC is the address inside the pod, HostMAC that of the host side; packets with another source are dropped.
+	PodMAC, HostMAC [6]byte
+	Identity        uint32
+	// NetnsCookie identifies the pod's network namespace in socket hooks; 0 if unknown.
+	NetnsCookie uint64
+	// PolicyIngress and PolicyEgress say whether default deny is on in that direction.
+	PolicyIngress, PolicyEgress bool
+}
+
+// Direction of policy, as seen from the endpoint.
+type Direction uint8
+
+const (
+	Ingress Direction = 0
+	Egress  Direction = 1
+)
+
+// PolicyKey is one line of an endpoint's policy. Identity 0 means any peer, Protocol 0 any protocol.
+// The port of ICMP is its type.
+type PolicyKey struct {
+	Endpoint  EndpointID
+	Identity  uint32
+	Direction Direction
+	Protocol  uint8
+	Port      uint16
+	// PortPrefix is how many leading bits of Port count: 16 exact, 0 any port.
+	PortPrefix uint8
+}
+
+// PolicyValue is what a line decides. Rule is an index into the agent's rule table and comes back in flow events.
+type PolicyValue struct {
+	Deny bool
+	Rule uint32
+}
+
+// PolicyEntry is a key with its value.
+type PolicyEntry struct {
+	PolicyKey
+	PolicyValue
+}
+
+// IPEntry maps addresses to who is behind them.
+type IPEntry struct {
+	Prefix   netip.Prefix
+	Identity uint32
+	// TunnelEndpoint is the node that hosts the prefix; the zero Addr where there is none (this node, or the world).
+	TunnelEndpoint netip.Addr
+}
+
+// ServiceKind says what an address of a service is.
+type ServiceKind uint8
+
+const (
+	ServiceClusterIP ServiceKind = iota
+	ServiceNodePort
+	ServiceLoadBalancer
+	ServiceExternalIP
+)
+
+// Frontend is one address, port and protocol by which a service is reached.
+type Frontend struct {
+	Address  netip.Addr
+	Port     uint16
+	Protocol uint8
+	Kind     ServiceKind
+}
+
+// Backend is one address, port behind a frontend.
+type Backend struct {
+	Address netip.Addr
+	Port    uint16
+	// Terminating backends are used only where no other is left.
+	Terminating bool
+}
+
+// Service is a frontend with its backends; no backends means: refuse at once.
+type Service struct {
+	Frontend Frontend
+	// Namespace and Name of the Kubernetes service and its port's name; for listings and events.
+	Namespace, Name, PortName string
+	Backends                  []Backend
+	// AffinitySeconds > 0 turns ClientIP affinity on.
+	AffinitySeconds uint32
+}
+
+// Node is another machine of the cluster.
+type Node struct {
+	Name     string
+	Address  netip.Addr
+	PodCIDRs []netip.Prefix
+	// RouterAddress of that node (its CiliumInternalIP).
+	RouterAddress netip.Addr
+}
+
+// MapInfo describes one pinned map for `status` and for the console.
+type MapInfo struct {
+	Name string
+	Type string
+	// ID is the kernel's.
+	ID         uint32
+	MaxEntries uint32
+	// Entries is the present count, or -1 where counting is not cheap.
+	Entries              int
+	MemoryBytes          uint64
+	PinPath              string
+	KeyBytes, ValueBytes uint32
+}
+
+// ProgramInfo describes one loaded program and where it is attached.
+type ProgramInfo struct {
+	Name, Type string
+	ID         uint32
+	// Attach is e.g. "tcx ingress eth0" or "cgroup connect4 /sys/fs/cgroup".
+	Attach      []string
+	LoadedAt    time.Time
+	RunCount    uint64
+	RunTime     time.Duration
+	MemoryBytes uint64
+}
+
+// ConntrackEntry is one line of the connection table, for `bpf ct list`.
+type ConntrackEntry struct {
+	Source, Destination   netip.AddrPort
+	Protocol              uint8
+	Direction             Direction
+	Flags                 string
+	SourceIdentity        uint32
+	PacketsOut, PacketsIn uint64
+	BytesOut, BytesIn     uint64
+	Expires               time.Duration
+	// TranslatedFrom is the service address that the packet was sent to, if any.
+	TranslatedFrom netip.AddrPort
+}
+
+// DropCount is a counter per reason and direction. Reason numbers are Hubble's flow.DropReason.
+type DropCount struct {
+	Reason         uint8
+	Forwarded      bool
+	Direction      Direction
+	Packets, Bytes uint64
+}
+
+// Datapath is the object in the kernel. All methods are safe for concurrent use and idempotent: applying a value twice
+// changes nothing. An error leaves what was there before.
+type Datapath interface {
+	// UpsertEndpoint attaches the programs to the endpoint's interface and publishes it. The endpoint's policy must have
+	// been applied before (ApplyPolicy), so that no packet is judged by an empty table.
+	UpsertEndpoint(ctx context.Context, e Endpoint) error
+	// RemoveEndpoint detaches, forgets addresses, and deletes the endpoint's policy and conntrack lines.
+	RemoveEndpoint(ctx context.Context, id EndpointID) error
+	// Endpoints lists what the kernel holds (restored after a restart).
+	Endpoints() ([]Endpoint, error)
+
+	// ApplyPolicy adds, then deletes lines; additions come first so that what is allowed before and after never drops.
+	ApplyPolicy(ctx context.Context, add []PolicyEntry, remove []PolicyKey) error
+	// Policy lists an endpoint's lines.
+	Policy(id EndpointID) ([]PolicyEntry, error)
+
+	UpsertIP(ctx context.Context, entries ...IPEntry) error
+	DeleteIP(ctx context.Context, prefixes ...netip.Prefix) error
+	IPs() ([]IPEntry, error)
+
+	// UpsertService makes the service's backends exactly those given, without a moment in which it has none of them.
+	UpsertService(ctx context.Context, s Service) error
+	DeleteService(ctx context.Context, f Frontend) error
+	Services() ([]Service, error)
+
+	// UpsertNode installs routes (native) or tunnel entries for the node's pod CIDRs.
+	UpsertNode(ctx context.Context, n Node) error
+	DeleteNode(ctx context.Context, n Node) error
+
+	Conntrack(limit int) ([]ConntrackEntry, error)
+	Maps() ([]MapInfo, error)
+	Programs() ([]ProgramInfo, error)
+	Drops() ([]DropCount, error)
+
+	// Events streams the datapath's events until ctx ends. lost is called with the number of events that the kernel
+	// could not deliver since the last call; it is exact.
+	Events(ctx context.Context, handle func(Event), lost func(n uint64)) error
+
+	// MTU is the resulting MTU of pod routes.
+	MTU() int
+	// Close releases file descriptors. Programs, links and maps stay pinned and keep serving traffic.
+	Close() error
+}
+
+// EventType equals Hubble's monitor message types.
+type EventType uint8
+
+const (
+	EventDrop          EventType = 1
+	EventTrace         EventType = 4
+	EventPolicyVerdict EventType = 5
+	EventSocket        EventType = 7
+)
+
+// Event is one thing the datapath saw. Numbers are Hubble's (observation points, drop reasons, trace reasons, socket
+// translation points), so that nothing has to be translated above.
+type Event struct {
+	Time time.Time
+	Type EventType
+	// SubType: EventDrop → drop reason; EventTrace → observation point (TO_ENDPOINT is 0 here); EventSocket →
+	// SocketTranslationPoint; EventPolicyVerdict → 0.
+	SubType uint8
+	// TraceReason: 1 new, 2 established, 3 reply, 4 related; 0 unknown.
+	TraceReason uint8
+	Direction   Direction
+	// Reply is the state of conntrack; ReplyKnown is false where no lookup was made.
+	Reply, ReplyKnown bool
+	// Denied is meaningful for EventPolicyVerdict.
+	Denied bool
+	// MatchType is Hubble's policy_match_type (0 none, 1 L3, 2 L3-L4, 3 L4, 4 all, 5 L3-proto, 6 proto).
+	MatchType uint8
+	// Rule is the deciding PolicyValue.Rule; 0 where no line matched (default deny or no policy).
+	Rule                         uint32
+	Endpoint                     EndpointID
+	SourceIdentity, DestIdentity uint32
+	Source, Destination          netip.Addr
+	SourcePort, DestPort         uint16
+	// SourceTranslated is the source after masquerade, when known.
+	SourceTranslated netip.Addr
+	Protocol         uint8
+	// TCPFlags as in the header's byte 13; ICMP type and code in SourcePort/DestPort are NOT used: see ICMPType, ICMPCode.
+	TCPFlags           uint8
+	ICMPType, ICMPCode uint8
+	Interface          uint32
+	Length             uint32
+	SourceMAC, DestMAC [6]byte
+	// Tunnel endpoint and VNI when the packet came from or goes to the overlay.
+	TunnelRemote netip.Addr
+	TunnelVNI    uint32
+	// SocketCookie and CgroupID for EventSocket.
+	SocketCookie, CgroupID uint64
+	// File and Line of the BPF source that decided (drops).
+	File uint8
+	Line uint16
+}
