@@ -1,0 +1,35 @@
+import type { z } from 'zod/mini';
+import type { Failure, Result } from './failure.ts';
+import type { Contract } from './index.ts';
+import type { Procedure, Stream } from './procedure.ts';
+
+/** Receives a stream. `batch` may return a promise: credits are given back when it settles, so a slow consumer slows the producer. */
+export interface StreamHandlers<T> {
+  readonly batch: (items: readonly T[]) => void | Promise<void>;
+  /** Called exactly once, unless cancelled by the caller: without a failure when the producer ended. */
+  readonly end: (failure?: Failure) => void;
+}
+
+/** Cancels a stream; idempotent. */
+export type Cancel = () => void;
+
+type Method<P> =
+  P extends Procedure<infer I, infer O>
+    ? (input: z.input<I>, options?: { readonly signal?: AbortSignal }) => Promise<Result<z.output<O>>>
+    : P extends Stream<infer I, infer T>
+      ? (input: z.input<I>, handlers: StreamHandlers<z.output<T>>) => Cancel
+      : never;
+
+/** What the renderer holds: `client.clusters.connect({cluster})`, `client.flows.watch({...}, {batch, end})`. */
+export type Client = {
+  readonly [C in keyof Contract]: { readonly [V in keyof Contract[C]]: Method<Contract[C][V]> };
+};
+
+/** A connection to an engine: the client and its own state. */
+export interface Connection {
+  readonly client: Client;
+  /** `lost` carries why; the transport reconnects by itself and streams end with code `connection.lost`. */
+  readonly state: () => 'connecting' | 'open' | 'lost';
+  readonly onState: (listener: (state: 'connecting' | 'open' | 'lost') => void) => Cancel;
+  readonly close: () => void;
+}

@@ -1,0 +1,22 @@
+import { application } from './application.ts';
+import { clusters } from './clusters.ts';
+import { flows } from './flows.ts';
+import { install } from './install.ts';
+import { policies } from './policies.ts';
+import { terminals } from './terminals.ts';
+import { topology } from './topology.ts';
+
+/** The one typed API between engine and renderer. A procedure's name on the wire is `capability.verb`. */
+export const contract = { application, clusters, flows, install, policies, terminals, topology } as const;
+export type Contract = typeof contract;
+
+export * from './application.ts';
+export * from './checks.ts';
+export * from './clusters.ts';
+export * from './failure.ts';
+export * from './flows.ts';
+export * from './install.ts';
+export * from './policies.ts';
+export * from './procedure.ts';
+export * from './terminals.ts';
+export * from './topology.ts';

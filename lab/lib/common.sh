@@ -1,0 +1,57 @@
+# shellcheck shell=bash
+# Messages, waiting, locking.
+
+say() { printf '%(%H:%M:%S)T lab: %s\n' -1 "$*" >&2; }
+
+# die WHAT WHY FIX: end with an error that says what to do about it.
+die() {
+	printf 'lab: %s\n' "$1" >&2
+	[ -z "${2:-}" ] || printf '  why: %s\n' "$2" >&2
+	[ -z "${3:-}" ] || printf '  fix: %s\n' "$3" >&2
+	exit 1
+}
+
+# until_ok SECONDS COMMAND...: repeat a command until it succeeds.
+until_ok() {
+	local end=$((SECONDS + $1)); shift
+	until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
+}
+
+# milliseconds since START, a value of EPOCHREALTIME, as seconds with one digit
+since() { local now=${EPOCHREALTIME/./}; local ms=$(((now - ${1/./}) / 1000)); printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100)); }
+
+need_root() {
+	[ "$(id -u)" = 0 ] || die "The lab must run as root." "It makes namespaces, network interfaces and mounts." "Run: sudo $0 ..."
+	[ "$(uname -s)" = Linux ] || die "The lab runs on Linux only." "Its machines are Linux namespaces." "Use a Linux machine, or connect to an existing cluster."
+}
+
+need_up() {
+	[ -f "$RUN/complete" ] || die "The lab is not up." "There is no complete lab in $RUN." "Run: $SELF up"
+}
+
+# lock: one of up and down at a time. Descriptor 9 holds the lock and must not
+# reach a process that outlives this one (9>&-).
+lock() {
+	mkdir -p "$CACHE"
+	exec 9>"$CACHE/lock"
+	flock -n 9 || { say "another lab command is running; waiting for it"; flock -w 900 9 || die "Another lab command holds the lock." "$CACHE/lock has been locked for 15 minutes." "See who holds it: fuser -v $CACHE/lock"; }
+}
+
+machines() { local n; echo router cp outside; for n in $(seq "$NODES"); do echo "node$n"; done; }
+
+# address MACHINE: its address on its network
+address() {
+	case $1 in
+	router) echo $NET.1 ;;
+	cp) echo $NET.10 ;;
+	outside) echo $FAR.10 ;;
+	node*) echo $NET.$((10 + ${1#node})) ;;
+	esac
+}
+
+# read_settings: NODES, CNI and PROXY of the lab that runs (or ran)
+read_settings() {
+	NODES=3 CNI=fairlead PROXY=0 MODE='' HYPERKUBE='' TEMPLATE=''
+	# shellcheck source=/dev/null
+	[ ! -f "$RUN/settings" ] || . "$RUN/settings"
+}
