@@ -154,15 +154,15 @@ type Policy struct {
 func (p Policy) Valid() bool { return !HasErrors(p.Problems) }
 
 // Prefixes lists, sorted and without duplicates, the address ranges (with their exceptions) that the policy names. The
-// agent gives each of them a local identity before it calls Engine.Upsert.
+// agent gives each of them a local identity before it calls Engine.Upsert. The range of all addresses is not listed: it is
+// the world, which has an identity.
 func (p Policy) Prefixes() []netip.Prefix {
 	var out []netip.Prefix
 	for _, r := range p.rules {
 		for _, e := range r.elements {
 			for _, peer := range e.peers {
 				if peer.kind == peerCIDR {
-					out = append(out, peer.prefix)
-					out = append(out, peer.except...)
+					out = append(out, peer.prefixes()...)
 				}
 			}
 		}

@@ -1,0 +1,221 @@
+package policy
+
+import "slices"
+
+// Reason says why traffic passes or not.
+type Reason string
+
+// The reasons.
+const (
+	// ReasonAllowedByRule: a rule (also a builtin one) allows it and none denies it.
+	ReasonAllowedByRule Reason = "allowed-by-rule"
+	// ReasonNoPolicy: nothing asks for default deny in this direction, and no rule denies it.
+	ReasonNoPolicy Reason = "no-policy"
+	// ReasonDefaultDeny: default deny is on and no rule allows it.
+	ReasonDefaultDeny Reason = "default-deny"
+	// ReasonDeniedByRule: a deny rule matches.
+	ReasonDeniedByRule Reason = "denied-by-rule"
+)
+
+// Decision is the answer to one question.
+type Decision struct {
+	Allowed bool   `json:"allowed"`
+	Reason  Reason `json:"reason"`
+	// Rules are all the rules that decide so, sorted: with ReasonDeniedByRule the denies, with ReasonAllowedByRule the
+	// allows, with ReasonDefaultDeny none.
+	Rules []RuleRef `json:"rules"`
+	// Policies lists, with ReasonDefaultDeny, the policies that switched default deny on; sorted.
+	Policies []Ref `json:"policies"`
+	// MatchType is Hubble's policy_match_type of the deciding match; MatchNone where no rule matched.
+	MatchType uint8 `json:"matchType"`
+}
+
+// Question is the part of a packet that policy looks at, from one side.
+type Question struct {
+	Subject      Labels
+	SubjectPorts NamedPorts
+	Direction    Direction
+	// Peer's labels; PeerKnown false stands for an identity that nobody knows the labels of.
+	Peer      Labels
+	PeerKnown bool
+	PeerPorts NamedPorts
+	// Protocol is an IP protocol number, Port the destination port (of ICMP the type).
+	Protocol uint8
+	Port     uint16
+}
+
+// Decide evaluates the policies' rules one by one on a single question. It shares neither the selector cache nor the
+// computation of kernel lines with Engine, and therefore serves as their reference. Invalid policies are passed over.
+func Decide(policies []Policy, q Question) Decision {
+	var allows, denies, opens []decidingMatch
+	var denyers []Ref
+	active := false
+	for _, p := range policies {
+		if !p.Valid() {
+			continue
+		}
+		for i := range p.rules {
+			r := &p.rules[i]
+			if !r.subject.matches(q.Subject) {
+				continue
+			}
+			active = active || r.active[q.Direction]
+			if r.defaultDeny[q.Direction] {
+				denyers = append(denyers, p.Ref)
+			}
+			for j := range r.elements {
+				e := &r.elements[j]
+				m, ok := e.decides(q)
+				if !ok {
+					continue
+				}
+				m.ref = e.ref(p.Ref, r.index)
+				if e.deny {
+					denies = append(denies, m)
+				} else {
+					allows = append(allows, m)
+				}
+			}
+		}
+	}
+	if active && q.Direction == Ingress && q.PeerKnown && q.Peer.HasReserved("host") {
+		allows = append(allows, decidingMatch{ref: builtinRef(BuiltinAllowLocalhost), peer: true})
+	}
+	if active && len(denyers) == 0 {
+		opens = append(opens, decidingMatch{ref: builtinRef(BuiltinDefaultAllow)})
+	}
+	switch {
+	case len(denies) > 0:
+		return decision(false, ReasonDeniedByRule, denies)
+	case len(allows) > 0:
+		return decision(true, ReasonAllowedByRule, allows)
+	case len(denyers) == 0:
+		return decision(true, ReasonNoPolicy, opens)
+	default:
+		d := decision(false, ReasonDefaultDeny, nil)
+		slices.SortFunc(denyers, func(a, b Ref) int { return compareRefs(a.Key(), b.Key()) })
+		d.Policies = slices.CompactFunc(denyers, func(a, b Ref) bool { return a.Key() == b.Key() })
+		return d
+	}
+}
+
+type decidingMatch struct {
+	ref RuleRef
+	// peer: the match names the peer; specificity: 0 any protocol, 1 + bits of the port otherwise.
+	peer        bool
+	specificity int
+}
+
+func (e *element) decides(q Question) (decidingMatch, bool) {
+	names := q.SubjectPorts
+	if q.Direction == Egress {
+		names = q.PeerPorts
+	}
+	if e.direction != q.Direction || !e.matchesPeer(q.Peer, q.PeerKnown) || !e.matchesPort(q.Protocol, q.Port, names) {
+		return decidingMatch{}, false
+	}
+	m := decidingMatch{peer: !e.anyPeer}
+	for _, port := range e.ports {
+		if !port.matches(q.Protocol, q.Port, names) {
+			continue
+		}
+		port.each(names, func(protocol uint8, first uint16, bits uint8) {
+			if protocol == q.Protocol && prefixOf(q.Port, bits) == first {
+				m.specificity = max(m.specificity, 1+int(bits))
+			}
+		})
+		if port.name != "" && q.Direction == Egress {
+			m.peer = true
+		}
+	}
+	return m, true
+}
+
+func decision(allowed bool, reason Reason, matches []decidingMatch) Decision {
+	d := Decision{Allowed: allowed, Reason: reason, Rules: []RuleRef{}, Policies: []Ref{}}
+	var best decidingMatch
+	for i, m := range matches {
+		d.Rules = append(d.Rules, m.ref)
+		if i == 0 || m.specificity > best.specificity || (m.specificity == best.specificity && m.peer) {
+			best = m
+		}
+	}
+	if len(matches) > 0 {
+		key := Key{}
+		if best.peer {
+			key.Peer = IdentityWorld
+		}
+		if best.specificity > 0 {
+			key.Protocol, key.PortPrefix = ProtocolTCP, uint8(best.specificity-1)
+		}
+		d.MatchType = key.MatchType()
+	}
+	slices.SortFunc(d.Rules, compareRules)
+	d.Rules = slices.CompactFunc(d.Rules, func(a, b RuleRef) bool { return a.key() == b.key() })
+	return d
+}
+
+// Verdict decides on traffic between an endpoint of this node and a peer from the rules themselves, not from the kernel's
+// lines. port is the destination port after service translation; of ICMP the type. An unknown subject has no policy.
+func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIdentity, protocol uint8, port uint16) Decision {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	p := e.subjects[subject]
+	if p == nil {
+		return decision(true, ReasonNoPolicy, nil)
+	}
+	q := Question{Subject: p.labels, SubjectPorts: p.ports, Direction: direction, Protocol: protocol, Port: port}
+	if state := e.identities[peer]; state != nil {
+		q.Peer, q.PeerKnown, q.PeerPorts = state.labels, true, state.ports
+	}
+	policies := make([]Policy, 0, len(e.policies))
+	for _, live := range e.policies {
+		policies = append(policies, live.policy)
+	}
+	return Decide(policies, q)
+}
+
+// LookupKernel does what the BPF program does with an endpoint's lines: the longest match with the peer's identity, the
+// longest match with AnyPeer, and of the two a deny wins. entry is the deciding line, the zero Entry where none matched; of
+// two lines that say the same, the one with the longer protocol and port prefix decides, then the one that names the peer.
+func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer NumericIdentity, protocol uint8, port uint16) (allowed bool, entry Entry) {
+	exact, exactOK := longestPrefix(entries, direction, peer, protocol, port)
+	wild, wildOK := longestPrefix(entries, direction, AnyPeer, protocol, port)
+	switch {
+	case exactOK && exact.Deny && (!wildOK || !wild.Deny):
+		return false, exact
+	case wildOK && wild.Deny && (!exactOK || !exact.Deny):
+		return false, wild
+	case exactOK && wildOK:
+		if wild.specificity() > exact.specificity() {
+			exact = wild
+		}
+		return !exact.Deny, exact
+	case exactOK:
+		return true, exact
+	case wildOK:
+		return true, wild
+	default:
+		return !enforced[direction], Entry{}
+	}
+}
+
+func (a Key) specificity() int {
+	if a.Protocol == ProtocolAny {
+		return 0
+	}
+	return 1 + int(a.PortPrefix)
+}
+
+func longestPrefix(entries []Entry, direction Direction, peer NumericIdentity, protocol uint8, port uint16) (best Entry, found bool) {
+	packet := Key{Direction: direction, Peer: peer, Protocol: protocol, Port: port, PortPrefix: 16}
+	for _, entry := range entries {
+		if entry.Direction != direction || entry.Peer != peer || !entry.covers(packet) {
+			continue
+		}
+		if !found || entry.specificity() > best.specificity() {
+			best, found = entry, true
+		}
+	}
+	return best, found
+}
