@@ -1,0 +1,97 @@
+import { apply, kubectl, lab, root, run } from './lab.ts';
+import { join } from 'node:path';
+
+const image = 'fairlead.lab/traffic:1';
+
+/** One measurement as `traffic` prints it. */
+export interface Measurement {
+  readonly mode: string;
+  readonly perSecond: number;
+  readonly bitsPerSecond?: number;
+  readonly count: number;
+  readonly errors: number;
+  readonly broken: number;
+  readonly opened?: number;
+  readonly p50Microseconds?: number;
+  readonly p99Microseconds?: number;
+  readonly longestGapMilliseconds?: number;
+  readonly firstError?: string;
+}
+
+/** Builds the traffic program and loads it into the lab's nodes as an image. */
+export async function loadTraffic(): Promise<void> {
+  const output = await lab(['image', '--ref', image, '--entrypoint', '/traffic', '--go', join(root, 'bench/traffic'), '--file', '/traffic']);
+  await lab(['load', output.trim().split('\n').at(-1) ?? '']);
+}
+
+function pod(name: string, node: string, args: readonly string[], labels: Readonly<Record<string, string>>): unknown {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, labels },
+    spec: {
+      nodeName: node,
+      terminationGracePeriodSeconds: 0,
+      containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args }],
+    },
+  };
+}
+
+/** A server and a client on node1, a client on node2, and a service over the server. */
+export async function startPods(): Promise<void> {
+  await apply([
+    pod('server', 'node1', ['serve', '--port', '9000'], { app: 'server' }),
+    pod('near', 'node1', ['serve', '--port', '9000'], { app: 'client' }),
+    pod('far', 'node2', ['serve', '--port', '9000'], { app: 'client' }),
+    { apiVersion: 'v1', kind: 'Service', metadata: { name: 'measured' }, spec: { selector: { app: 'server' }, ports: [{ port: 9000, protocol: 'TCP' }] } },
+  ]);
+  await kubectl(['wait', '--for=condition=Ready', 'pod/server', 'pod/near', 'pod/far', '--timeout=60s']);
+}
+
+/** The server pod's address. */
+export async function addressOf(name: string): Promise<string> {
+  return (await kubectl(['get', 'pod', name, '-o', 'jsonpath={.status.podIP}'])).trim();
+}
+
+/** The service's address. */
+export async function serviceAddress(): Promise<string> {
+  return (await kubectl(['get', 'service', 'measured', '-o', 'jsonpath={.spec.clusterIP}'])).trim();
+}
+
+/** Runs a client in a pod. */
+export async function measureInPod(name: string, args: readonly string[]): Promise<Measurement> {
+  const output = await kubectl(['exec', name, '--', '/traffic', ...args]);
+  return JSON.parse(output) as Measurement;
+}
+
+/** Runs server and client in the nodes' own network: what the machine gives without any pod. */
+export async function measureBetweenHosts(args: readonly string[], port: number, seconds: number): Promise<Measurement> {
+  const binary = join(root, 'out/bench/traffic');
+  const server = run(join(root, 'lab/lab'), ['exec', 'node1', '--', 'timeout', String(seconds + 3), binary, 'serve', '--port', String(port)]);
+  await lab(['exec', 'node2', '--', 'timeout', '10', 'sh', '-c', `until (exec 3<>/dev/tcp/172.31.77.11/${port}) 2>/dev/null || curl -s -m 1 telnet://172.31.77.11:${port} </dev/null; do :; done; true`]).catch(() => undefined);
+  const output = await lab(['exec', 'node2', '--', binary, ...args]);
+  await server;
+  return JSON.parse(output) as Measurement;
+}
+
+/** Makes the cluster hold `total` services, each with one endpoint, without pods of their own. */
+export async function fillServices(total: number): Promise<void> {
+  const address = await addressOf('server');
+  const present = (await kubectl(['get', 'services', '-o', 'name'])).split('\n').filter((line) => line.includes('/filler-')).length;
+  for (let first = present; first < total; first += 250) {
+    const objects: unknown[] = [];
+    for (let index = first; index < Math.min(total, first + 250); index += 1) {
+      const name = `filler-${index}`;
+      objects.push({ apiVersion: 'v1', kind: 'Service', metadata: { name }, spec: { ports: [{ name: 'a', port: 9000, protocol: 'TCP' }] } });
+      objects.push({
+        apiVersion: 'discovery.k8s.io/v1',
+        kind: 'EndpointSlice',
+        metadata: { name, labels: { 'kubernetes.io/service-name': name } },
+        addressType: 'IPv4',
+        ports: [{ name: 'a', port: 9000, protocol: 'TCP' }],
+        endpoints: [{ addresses: [address], conditions: { ready: true } }],
+      });
+    }
+    await apply(objects);
+  }
+}

@@ -1,0 +1,3 @@
+module fairlead.dev/bench/traffic
+
+go 1.24
