@@ -1,4 +1,4 @@
-import { lab } from './lab.ts';
+import { on } from '../lab/client.ts';
 import { median } from './report.ts';
 
 /** What the agent costs, of the cluster that is up. */
@@ -8,11 +8,11 @@ export interface AgentFacts {
 }
 
 async function agentPid(node: string): Promise<string> {
-  return (await lab(['exec', node, '--', 'pgrep', '-o', '-x', 'fairlead-agent'])).trim();
+  return (await on(node, ['pgrep', '-o', '-x', 'fairlead-agent'])).trim();
 }
 
 async function memoryOf(node: string): Promise<number> {
-  const status = await lab(['exec', node, '--', 'cat', `/proc/${await agentPid(node)}/status`]);
+  const status = await on(node, ['cat', `/proc/${await agentPid(node)}/status`]);
   return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1024;
 }
 
@@ -23,7 +23,7 @@ export async function agentFacts(): Promise<AgentFacts> {
   const ready: number[] = [];
   for (const node of nodes) {
     memory.push(await memoryOf(node));
-    const metrics = await lab(['exec', node, '--', 'curl', '-s', 'http://127.0.0.1:9962/metrics']);
+    const metrics = await on(node, ['curl', '-s', 'http://127.0.0.1:9962/metrics']);
     ready.push(Number(/^fairlead_start_to_ready_seconds (\S+)$/m.exec(metrics)?.[1] ?? Number.NaN));
   }
   const values = { memoryMebibytes: median(memory), startToReadySeconds: median(ready) };

@@ -1,5 +1,6 @@
-import { apply, kubectl, lab, root, run } from './lab.ts';
 import { join } from 'node:path';
+import { kubectl, lab, on, root, run } from '../lab/client.ts';
+import { create } from './lab.ts';
 
 const image = 'fairlead.lab/traffic:1';
 
@@ -39,7 +40,7 @@ function pod(name: string, node: string, args: readonly string[], labels: Readon
 
 /** A server and a client on node1, a client on node2, and a service over the server. */
 export async function startPods(): Promise<void> {
-  await apply([
+  await create([
     pod('server', 'node1', ['serve', '--port', '9000'], { app: 'server' }),
     pod('near', 'node1', ['serve', '--port', '9000'], { app: 'client' }),
     pod('far', 'node2', ['serve', '--port', '9000'], { app: 'client' }),
@@ -65,11 +66,16 @@ export async function measureInPod(name: string, args: readonly string[]): Promi
 }
 
 /** Runs server and client in the nodes' own network: what the machine gives without any pod. */
-export async function measureBetweenHosts(args: readonly string[], port: number, seconds: number): Promise<Measurement> {
+export async function measureBetweenHosts(
+  args: readonly string[],
+  port: number,
+  seconds: number,
+): Promise<Measurement> {
   const binary = join(root, 'out/bench/traffic');
-  const server = run(join(root, 'lab/lab'), ['exec', 'node1', '--', 'timeout', String(seconds + 3), binary, 'serve', '--port', String(port)]);
-  await lab(['exec', 'node2', '--', 'timeout', '10', 'sh', '-c', `until (exec 3<>/dev/tcp/172.31.77.11/${port}) 2>/dev/null || curl -s -m 1 telnet://172.31.77.11:${port} </dev/null; do :; done; true`]).catch(() => undefined);
-  const output = await lab(['exec', 'node2', '--', binary, ...args]);
+  const life = String(seconds + 5);
+  const server = run(join(root, 'lab/lab'), ['exec', 'node1', '--', 'timeout', life, binary, 'serve', '--port', String(port)]);
+  await on('node1', ['timeout', '10', 'sh', '-c', `until ss -ltn | grep -q ':${port} '; do :; done`]);
+  const output = await on('node2', [binary, ...args]);
   await server;
   return JSON.parse(output) as Measurement;
 }
@@ -92,6 +98,6 @@ export async function fillServices(total: number): Promise<void> {
         endpoints: [{ addresses: [address], conditions: { ready: true } }],
       });
     }
-    await apply(objects);
+    await create(objects);
   }
 }

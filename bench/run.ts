@@ -5,7 +5,8 @@
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { agentFacts } from './agent.ts';
-import { lab, type Network, root, run, up } from './lab.ts';
+import { lab, root, run } from '../lab/client.ts';
+import { type Network, up } from './lab.ts';
 import { fillServices, loadTraffic, type Measurement, measureBetweenHosts, measureInPod, addressOf, serviceAddress, startPods } from './pods.ts';
 import { median, type Row, table } from './report.ts';
 

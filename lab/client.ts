@@ -1,0 +1,97 @@
+import { spawn } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The project's root. */
+export const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+export interface CommandResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface CommandOptions {
+  readonly input?: string;
+  /** Shows its output on stderr while it runs. */
+  readonly echo?: boolean;
+  /** Ended with SIGKILL after so many seconds; 600 unless told. */
+  readonly seconds?: number;
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
+/** Runs a command to its end, whatever its exit code. */
+export function run(command: string, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      stdio: ['pipe', 'pipe', 'pipe'],
+      env: { ...process.env, ...options.environment },
+    });
+    let stdout = '';
+    let stderr = '';
+    const timer = setTimeout(() => child.kill('SIGKILL'), (options.seconds ?? 600) * 1000);
+    child.stdout.on('data', (data: Buffer) => {
+      stdout += data.toString();
+      if (options.echo) process.stderr.write(data);
+    });
+    child.stderr.on('data', (data: Buffer) => {
+      stderr += data.toString();
+      if (options.echo) process.stderr.write(data);
+    });
+    child.on('error', reject);
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      resolve({ code: code ?? -1, stdout, stderr });
+    });
+    child.stdin.on('error', () => undefined);
+    child.stdin.end(options.input ?? '');
+  });
+}
+
+/** Runs a command; throws with the end of its output when it fails. */
+export async function must(command: string, args: readonly string[], options: CommandOptions = {}): Promise<string> {
+  const result = await run(command, args, options);
+  if (result.code !== 0) {
+    const output = `${result.stdout}\n${result.stderr}`.trim().slice(-1200);
+    throw new Error(`${command} ${args.join(' ')} ended with ${result.code}: ${output}`);
+  }
+  return result.stdout;
+}
+
+/** Runs `lab/lab ARGS`. */
+export function lab(args: readonly string[], options: CommandOptions = {}): Promise<string> {
+  return must(join(root, 'lab/lab'), args, options);
+}
+
+/** Runs a command on a machine of the lab: "node1", "cp", "router", "outside". */
+export function on(machine: string, command: readonly string[], options: CommandOptions = {}): Promise<string> {
+  return lab(['exec', machine, '--', ...command], options);
+}
+
+/** Runs kubectl in the lab. */
+export function kubectl(args: readonly string[], options: CommandOptions = {}): Promise<string> {
+  return lab(['kubectl', ...args], options);
+}
+
+/** Creates or changes objects given as values. */
+export async function apply(objects: readonly unknown[]): Promise<void> {
+  await kubectl(['apply', '-f', '-'], { input: JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects }) });
+}
+
+/** Waits until `probe` gives a value; throws with the last reason after `seconds`. It asks again as soon as the last answer is in. */
+export async function eventually<T>(what: string, seconds: number, probe: () => Promise<T | undefined>): Promise<T> {
+  const end = performance.now() + seconds * 1000;
+  let last = 'no answer yet';
+  for (;;) {
+    const before = performance.now();
+    try {
+      const value = await probe();
+      if (value !== undefined) return value;
+    } catch (error) {
+      last = error instanceof Error ? error.message : String(error);
+    }
+    if (performance.now() > end) throw new Error(`${what}: not within ${seconds} s (${last})`);
+    await new Promise((resolve) => setTimeout(resolve, Math.max(0, 100 - (performance.now() - before))));
+  }
+}
