@@ -61,6 +61,7 @@ type ICMPField struct {
 	// +kubebuilder:validation:Enum=IPv4;IPv6
 	Family string `json:"family,omitempty"`
 	// Type is the message type, as a number or by its name, such as EchoRequest.
+	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:XIntOrString
 	Type IntOrString `json:"type"`
 }
