@@ -2,7 +2,13 @@ import { z } from 'zod/mini';
 import { reads, streams } from './procedure.ts';
 
 /** A write that the console made, for the local audit log. */
-export const auditEntrySchema = z.object({ time: z.number(), cluster: z.string(), action: z.string(), subject: z.string(), result: z.string() });
+export const auditEntrySchema = z.object({
+  time: z.number(),
+  cluster: z.string(),
+  action: z.string(),
+  subject: z.string(),
+  result: z.string(),
+});
 
 export const application = {
   /** What runs this console. */
@@ -23,6 +29,9 @@ export const application = {
   /** Opens a recording as a cluster of its own. */
   openRecording: reads(z.object({ name: z.string() }), z.object({ cluster: z.string() })),
   /** Records a connected cluster into a case file on the engine's machine; ends when cancelled. */
-  record: streams(z.object({ cluster: z.string(), title: z.string(), path: z.string() }), z.object({ flows: z.number(), bytes: z.number() })),
+  record: streams(
+    z.object({ cluster: z.string(), title: z.string(), path: z.string() }),
+    z.object({ flows: z.number(), bytes: z.number() }),
+  ),
   audit: reads(z.object({}), z.object({ entries: z.readonly(z.array(auditEntrySchema)) })),
 } as const;

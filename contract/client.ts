@@ -1,7 +1,7 @@
 import type { z } from 'zod/mini';
 import type { Failure, Result } from './failure.ts';
 import type { Contract } from './index.ts';
-import type { Procedure, Stream } from './procedure.ts';
+import type { AnyContract, Procedure, Stream } from './procedure.ts';
 
 /** Receives a stream. `batch` may return a promise: credits are given back when it settles, so a slow consumer slows the producer. */
 export interface StreamHandlers<T> {
@@ -21,13 +21,16 @@ type Method<P> =
       : never;
 
 /** What the renderer holds: `client.clusters.connect({cluster})`, `client.flows.watch({...}, {batch, end})`. */
-export type Client = {
-  readonly [C in keyof Contract]: { readonly [V in keyof Contract[C]]: Method<Contract[C][V]> };
+export type Client = ClientOf<Contract>;
+
+/** The same for any contract. */
+export type ClientOf<K extends AnyContract> = {
+  readonly [C in keyof K]: { readonly [V in keyof K[C]]: Method<K[C][V]> };
 };
 
 /** A connection to an engine: the client and its own state. */
-export interface Connection {
-  readonly client: Client;
+export interface Connection<K extends AnyContract = Contract> {
+  readonly client: ClientOf<K>;
   /** `lost` carries why; the transport reconnects by itself and streams end with code `connection.lost`. */
   readonly state: () => 'connecting' | 'open' | 'lost';
   readonly onState: (listener: (state: 'connecting' | 'open' | 'lost') => void) => Cancel;

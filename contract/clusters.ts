@@ -45,7 +45,15 @@ export const clusterSchema = z.object({
 export type Cluster = Readonly<z.infer<typeof clusterSchema>>;
 
 /** State of Fairlead's agent on a node. `foreign`: another CNI serves the node. */
-export const agentStateSchema = z.enum(['absent', 'starting', 'ready', 'degraded', 'failing', 'unreachable', 'foreign']);
+export const agentStateSchema = z.enum([
+  'absent',
+  'starting',
+  'ready',
+  'degraded',
+  'failing',
+  'unreachable',
+  'foreign',
+]);
 export type AgentState = z.infer<typeof agentStateSchema>;
 
 export const componentSchema = z.object({
@@ -108,7 +116,17 @@ export const serviceSchema = z.object({
   type: z.string(),
   clusterIP: z.string(),
   externalIPs: z.readonly(z.array(z.string())),
-  ports: z.readonly(z.array(z.object({ name: z.string(), port: z.number(), targetPort: z.string(), protocol: z.string(), nodePort: z.optional(z.number()) }))),
+  ports: z.readonly(
+    z.array(
+      z.object({
+        name: z.string(),
+        port: z.number(),
+        targetPort: z.string(),
+        protocol: z.string(),
+        nodePort: z.optional(z.number()),
+      }),
+    ),
+  ),
   backends: z.number(),
 });
 export type Service = Readonly<z.infer<typeof serviceSchema>>;
@@ -127,9 +145,15 @@ const clusterInput = z.object({ cluster: clusterIdSchema });
 
 export const clusters = {
   /** All known clusters; one item per change, each the whole list. */
-  watch: streams(z.object({}), z.object({ clusters: z.readonly(z.array(clusterSchema)), problems: z.readonly(z.array(failureSchema)) })),
+  watch: streams(
+    z.object({}),
+    z.object({ clusters: z.readonly(z.array(clusterSchema)), problems: z.readonly(z.array(failureSchema)) }),
+  ),
   /** Adds a kubeconfig file by its text (browser) or lets the shell choose one; nothing is written to the file. */
-  addKubeconfig: reads(z.object({ name: z.string(), text: z.string() }), z.object({ added: z.readonly(z.array(clusterIdSchema)) })),
+  addKubeconfig: reads(
+    z.object({ name: z.string(), text: z.string() }),
+    z.object({ added: z.readonly(z.array(clusterIdSchema)) }),
+  ),
   /** Adds a kubeconfig file by path on the machine where the engine runs. */
   addKubeconfigPath: reads(z.object({ path: z.string() }), z.object({ added: z.readonly(z.array(clusterIdSchema)) })),
   /** Forgets a cluster in Fairlead's list; the user's file is left alone. */
@@ -139,12 +163,23 @@ export const clusters = {
   /** Allows the context's login program, by the hash of what was shown. */
   allowExecPlugin: reads(z.object({ cluster: clusterIdSchema, hash: z.string() }), z.object({})),
   /** What a context's login program would be. */
-  describeExecPlugin: reads(clusterInput, z.object({ command: z.string(), resolved: z.string(), args: z.readonly(z.array(z.string())), hash: z.string() })),
-  setProtected: reads(z.object({ cluster: clusterIdSchema, protected: z.boolean(), typedName: z.optional(z.string()) }), z.object({})),
+  describeExecPlugin: reads(
+    clusterInput,
+    z.object({ command: z.string(), resolved: z.string(), args: z.readonly(z.array(z.string())), hash: z.string() }),
+  ),
+  setProtected: reads(
+    z.object({ cluster: clusterIdSchema, protected: z.boolean(), typedName: z.optional(z.string()) }),
+    z.object({}),
+  ),
   /** Nodes, pods, services and agents of a connected cluster. */
   inventory: streams(clusterInput, inventorySchema),
   /** What this user may do; a denied verb has its reason. */
-  rights: reads(clusterInput, z.object({ rights: z.readonly(z.array(z.object({ action: z.string(), allowed: z.boolean(), reason: z.string() }))) })),
+  rights: reads(
+    clusterInput,
+    z.object({
+      rights: z.readonly(z.array(z.object({ action: z.string(), allowed: z.boolean(), reason: z.string() }))),
+    }),
+  ),
   /** Removes one pod, so that its controller makes it anew. */
   deletePod: writes(z.object({ cluster: clusterIdSchema, namespace: z.string(), name: z.string() }), z.object({})),
 } as const;

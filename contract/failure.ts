@@ -15,9 +15,7 @@ export const failureSchema = z.object({
 export type Failure = Readonly<z.infer<typeof failureSchema>>;
 
 /** A value or a failure. Expected failures are values; exceptions are bugs. */
-export type Result<T> =
-  | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly failure: Failure };
+export type Result<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly failure: Failure };
 
 /** Wraps a value. */
 export function ok<T>(value: T): Result<T> {

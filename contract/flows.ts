@@ -2,7 +2,16 @@ import { z } from 'zod/mini';
 import { clusterIdSchema } from './clusters.ts';
 import { reads, streams } from './procedure.ts';
 
-export const verdictSchema = z.enum(['FORWARDED', 'DROPPED', 'ERROR', 'AUDIT', 'REDIRECTED', 'TRACED', 'TRANSLATED', 'UNKNOWN']);
+export const verdictSchema = z.enum([
+  'FORWARDED',
+  'DROPPED',
+  'ERROR',
+  'AUDIT',
+  'REDIRECTED',
+  'TRACED',
+  'TRANSLATED',
+  'UNKNOWN',
+]);
 export type Verdict = z.infer<typeof verdictSchema>;
 
 export const policyReferenceSchema = z.object({
@@ -144,7 +153,18 @@ export type FlowItem = Readonly<z.infer<typeof flowItemSchema>>;
 export const flows = {
   watch: streams(flowRequestSchema, flowItemSchema),
   /** The same request as a line for the hubble CLI. */
-  asHubbleCommand: reads(z.object({ allow: z.readonly(z.array(flowFilterSchema)), deny: z.readonly(z.array(flowFilterSchema)), last: z.number(), follow: z.boolean() }), z.object({ command: z.string() })),
+  asHubbleCommand: reads(
+    z.object({
+      allow: z.readonly(z.array(flowFilterSchema)),
+      deny: z.readonly(z.array(flowFilterSchema)),
+      last: z.number(),
+      follow: z.boolean(),
+    }),
+    z.object({ command: z.string() }),
+  ),
   /** Parses a `hubble observe …` line; flags that have no equivalent are a failure that names them. */
-  fromHubbleCommand: reads(z.object({ command: z.string() }), z.object({ allow: z.readonly(z.array(flowFilterSchema)), deny: z.readonly(z.array(flowFilterSchema)) })),
+  fromHubbleCommand: reads(
+    z.object({ command: z.string() }),
+    z.object({ allow: z.readonly(z.array(flowFilterSchema)), deny: z.readonly(z.array(flowFilterSchema)) }),
+  ),
 } as const;

@@ -1,7 +1,7 @@
 import type { z } from 'zod/mini';
 import type { Failure, Result } from './failure.ts';
 import type { Contract } from './index.ts';
-import type { Procedure, Stream } from './procedure.ts';
+import type { AnyContract, Procedure, Stream } from './procedure.ts';
 
 /** Who asks, and until when. */
 export interface CallContext {
@@ -25,7 +25,14 @@ type Handler<P> =
       : never;
 
 /** What the engine provides for one capability. */
-export type CapabilityImplementation<C extends keyof Contract> = { readonly [V in keyof Contract[C]]: Handler<Contract[C][V]> };
+export type CapabilityImplementation<C extends keyof Contract> = {
+  readonly [V in keyof Contract[C]]: Handler<Contract[C][V]>;
+};
 
 /** What the engine provides. */
-export type Implementation = { readonly [C in keyof Contract]: CapabilityImplementation<C> };
+export type Implementation = ImplementationOf<Contract>;
+
+/** The same for any contract. */
+export type ImplementationOf<K extends AnyContract> = {
+  readonly [C in keyof K]: { readonly [V in keyof K[C]]: Handler<K[C][V]> };
+};

@@ -54,7 +54,15 @@ export const planSchema = z.object({
       }),
     ),
   ),
-  nodes: z.readonly(z.array(z.object({ name: z.string(), changes: z.readonly(z.array(z.string())), image: z.enum(['present', 'side-load', 'pull', 'unknown']) }))),
+  nodes: z.readonly(
+    z.array(
+      z.object({
+        name: z.string(),
+        changes: z.readonly(z.array(z.string())),
+        image: z.enum(['present', 'side-load', 'pull', 'unknown']),
+      }),
+    ),
+  ),
   /** What must be put right first; with any of these the plan cannot be applied. */
   obstacles: z.readonly(z.array(failureSchema)),
   warnings: z.readonly(z.array(z.string())),
@@ -87,7 +95,10 @@ export const install = {
     }),
   ),
   /** Writes nothing. */
-  plan: reads(z.object({ cluster: clusterIdSchema, action: z.enum(['install', 'upgrade', 'uninstall']), values: valuesSchema }), planSchema),
+  plan: reads(
+    z.object({ cluster: clusterIdSchema, action: z.enum(['install', 'upgrade', 'uninstall']), values: valuesSchema }),
+    planSchema,
+  ),
   /** Starts applying a plan; progress comes from `watch`. */
   apply: writes(z.object({ cluster: clusterIdSchema, digest: z.string() }), z.object({})),
   stop: reads(cluster, z.object({})),

@@ -67,7 +67,10 @@ const one = z.object({ cluster: clusterIdSchema, id: policyIdSchema });
 
 export const policies = {
   /** All policies of all kinds; the whole list on change. */
-  watch: streams(z.object({ cluster: clusterIdSchema }), z.object({ policies: z.readonly(z.array(policySummarySchema)) })),
+  watch: streams(
+    z.object({ cluster: clusterIdSchema }),
+    z.object({ policies: z.readonly(z.array(policySummarySchema)) }),
+  ),
   /** The policy's YAML, without managedFields and status. */
   read: reads(one, z.object({ text: z.string(), resourceVersion: z.string() })),
   /** Schema, semantics and what it would select. Pure: asks nothing of the API server. */
@@ -75,7 +78,10 @@ export const policies = {
   /** Server-side dry run: what the server would store. Changes nothing. */
   dryRun: reads(text, policyChangeSchema),
   /** Applies; `resourceVersion` of what was read guards against overwriting somebody else's change. */
-  apply: writes(z.object({ cluster: clusterIdSchema, text: z.string(), resourceVersion: z.optional(z.string()) }), z.object({ id: policyIdSchema, action: z.enum(['create', 'update', 'unchanged']) })),
+  apply: writes(
+    z.object({ cluster: clusterIdSchema, text: z.string(), resourceVersion: z.optional(z.string()) }),
+    z.object({ id: policyIdSchema, action: z.enum(['create', 'update', 'unchanged']) }),
+  ),
   remove: writes(one, z.object({})),
   /** JSON Schema of a kind, for completion and hover. */
   schema: reads(z.object({ kind: policyKindSchema }), z.object({ schema: z.string() })),

@@ -29,3 +29,11 @@ export function writes<I extends z.ZodMiniType, O extends z.ZodMiniType>(input: 
 export function streams<I extends z.ZodMiniType, T extends z.ZodMiniType>(input: I, item: T): Stream<I, T> {
   return { kind: 'stream', input, item };
 }
+
+/** Any contract: capabilities, their verbs, and what each takes and gives. */
+export type AnyContract = Readonly<
+  Record<
+    string,
+    Readonly<Record<string, Procedure<z.ZodMiniType, z.ZodMiniType> | Stream<z.ZodMiniType, z.ZodMiniType>>>
+  >
+>;

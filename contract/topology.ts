@@ -40,7 +40,17 @@ export const topologyEdgeSchema = z.object({
   bytesPerSecond: z.number(),
   forwarded: z.number(),
   dropped: z.number(),
-  ports: z.readonly(z.array(z.object({ protocol: z.string(), port: z.number(), service: z.string(), forwarded: z.number(), dropped: z.number() }))),
+  ports: z.readonly(
+    z.array(
+      z.object({
+        protocol: z.string(),
+        port: z.number(),
+        service: z.string(),
+        forwarded: z.number(),
+        dropped: z.number(),
+      }),
+    ),
+  ),
   dropReason: z.string(),
   deniedBy: z.readonly(z.array(policyReferenceSchema)),
   allowedBy: z.readonly(z.array(policyReferenceSchema)),
