@@ -1,5 +1,5 @@
-import { kubectl, lab, must, root } from '../lab/client.ts';
 import { join } from 'node:path';
+import { kubectl, lab, must, root } from '../lab/client.ts';
 
 /** How a cluster of the lab is networked while it is measured. */
 export type Network = 'bridge' | 'bridge+kube-proxy' | 'fairlead-tunnel' | 'fairlead-native';
@@ -20,5 +20,8 @@ export async function up(network: Network): Promise<void> {
   await lab(['up', '--nodes', '2', '--cni', 'fairlead'], { echo: true });
   const native = ['routingMode=native', 'autoDirectNodeRoutes=true', 'ipv4NativeRoutingCIDR=10.77.0.0/16'];
   const values = network === 'fairlead-native' ? native.flatMap((value) => ['--set', value]) : [];
-  await must(process.execPath, [join(root, 'scripts/install-agent.mjs'), '--lab', ...values], { echo: true, seconds: 300 });
+  await must(process.execPath, [join(root, 'scripts/install-agent.mjs'), '--lab', ...values], {
+    echo: true,
+    seconds: 300,
+  });
 }

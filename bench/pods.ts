@@ -21,7 +21,17 @@ export interface Measurement {
 
 /** Builds the traffic program and loads it into the lab's nodes as an image. */
 export async function loadTraffic(): Promise<void> {
-  const output = await lab(['image', '--ref', image, '--entrypoint', '/traffic', '--go', join(root, 'bench/traffic'), '--file', '/traffic']);
+  const output = await lab([
+    'image',
+    '--ref',
+    image,
+    '--entrypoint',
+    '/traffic',
+    '--go',
+    join(root, 'bench/traffic'),
+    '--file',
+    '/traffic',
+  ]);
   await lab(['load', output.trim().split('\n').at(-1) ?? '']);
 }
 
@@ -44,7 +54,12 @@ export async function startPods(): Promise<void> {
     pod('server', 'node1', ['serve', '--port', '9000'], { app: 'server' }),
     pod('near', 'node1', ['serve', '--port', '9000'], { app: 'client' }),
     pod('far', 'node2', ['serve', '--port', '9000'], { app: 'client' }),
-    { apiVersion: 'v1', kind: 'Service', metadata: { name: 'measured' }, spec: { selector: { app: 'server' }, ports: [{ port: 9000, protocol: 'TCP' }] } },
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'measured' },
+      spec: { selector: { app: 'server' }, ports: [{ port: 9000, protocol: 'TCP' }] },
+    },
   ]);
   await kubectl(['wait', '--for=condition=Ready', 'pod/server', 'pod/near', 'pod/far', '--timeout=60s']);
 }
@@ -73,7 +88,17 @@ export async function measureBetweenHosts(
 ): Promise<Measurement> {
   const binary = join(root, 'out/bench/traffic');
   const life = String(seconds + 5);
-  const server = run(join(root, 'lab/lab'), ['exec', 'node1', '--', 'timeout', life, binary, 'serve', '--port', String(port)]);
+  const server = run(join(root, 'lab/lab'), [
+    'exec',
+    'node1',
+    '--',
+    'timeout',
+    life,
+    binary,
+    'serve',
+    '--port',
+    String(port),
+  ]);
   await on('node1', ['timeout', '10', 'sh', '-c', `until ss -ltn | grep -q ':${port} '; do :; done`]);
   const output = await on('node2', [binary, ...args]);
   await server;
@@ -83,12 +108,19 @@ export async function measureBetweenHosts(
 /** Makes the cluster hold `total` services, each with one endpoint, without pods of their own. */
 export async function fillServices(total: number): Promise<void> {
   const address = await addressOf('server');
-  const present = (await kubectl(['get', 'services', '-o', 'name'])).split('\n').filter((line) => line.includes('/filler-')).length;
+  const present = (await kubectl(['get', 'services', '-o', 'name']))
+    .split('\n')
+    .filter((line) => line.includes('/filler-')).length;
   for (let first = present; first < total; first += 250) {
     const objects: unknown[] = [];
     for (let index = first; index < Math.min(total, first + 250); index += 1) {
       const name = `filler-${index}`;
-      objects.push({ apiVersion: 'v1', kind: 'Service', metadata: { name }, spec: { ports: [{ name: 'a', port: 9000, protocol: 'TCP' }] } });
+      objects.push({
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name },
+        spec: { ports: [{ name: 'a', port: 9000, protocol: 'TCP' }] },
+      });
       objects.push({
         apiVersion: 'discovery.k8s.io/v1',
         kind: 'EndpointSlice',

@@ -4,10 +4,19 @@
  */
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { agentFacts } from './agent.ts';
 import { lab, root, run } from '../lab/client.ts';
+import { agentFacts } from './agent.ts';
 import { type Network, up } from './lab.ts';
-import { fillServices, loadTraffic, type Measurement, measureBetweenHosts, measureInPod, addressOf, serviceAddress, startPods } from './pods.ts';
+import {
+  addressOf,
+  fillServices,
+  loadTraffic,
+  type Measurement,
+  measureBetweenHosts,
+  measureInPod,
+  serviceAddress,
+  startPods,
+} from './pods.ts';
 import { median, type Row, table } from './report.ts';
 
 const quick = process.argv.includes('--quick');
@@ -31,7 +40,8 @@ async function repeated(take: () => Promise<Measurement>, value: (m: Measurement
   const values: number[] = [];
   for (let round = 0; round < repeats; round += 1) {
     const measurement = await take();
-    if (measurement.errors > 0) throw new Error(`a measurement failed ${measurement.errors} times: ${measurement.firstError ?? ''}`);
+    if (measurement.errors > 0)
+      throw new Error(`a measurement failed ${measurement.errors} times: ${measurement.firstError ?? ''}`);
     values.push(value(measurement));
   }
   return median(values);
@@ -65,13 +75,26 @@ async function measure(network: Network, services: readonly number[]): Promise<F
     await settled(service);
     serviceConnections.set(total, await repeated(() => measureInPod('far', client('crr', service)), trips));
   }
-  process.stderr.write(`${JSON.stringify({ ...figures, serviceConnections: Object.fromEntries(serviceConnections) })}\n`);
+  process.stderr.write(
+    `${JSON.stringify({ ...figures, serviceConnections: Object.fromEntries(serviceConnections) })}\n`,
+  );
   return { ...figures, serviceConnections };
 }
 
 /** Waits until the newest filler service answers, so that nothing is measured while the proxy still writes its rules. */
 async function settled(service: string): Promise<void> {
-  const names = (await lab(['kubectl', 'get', 'services', '-o', 'jsonpath={range .items[*]}{.spec.clusterIP}{"\\n"}{end}', '--sort-by=.metadata.creationTimestamp'])).trim().split('\n');
+  const names = (
+    await lab([
+      'kubectl',
+      'get',
+      'services',
+      '-o',
+      'jsonpath={range .items[*]}{.spec.clusterIP}{"\\n"}{end}',
+      '--sort-by=.metadata.creationTimestamp',
+    ])
+  )
+    .trim()
+    .split('\n');
   const newest = names.at(-1);
   for (const target of [service, ...(newest === undefined || newest === 'None' ? [] : [`${newest}:9000`])]) {
     const end = Date.now() + 180_000;
@@ -83,7 +106,13 @@ async function settled(service: string): Promise<void> {
   }
 }
 
-function rowsFor(bridge: Figures, proxy: Figures, tunnel: Figures, native: Figures, services: readonly number[]): Row[] {
+function rowsFor(
+  bridge: Figures,
+  proxy: Figures,
+  tunnel: Figures,
+  native: Figures,
+  services: readonly number[],
+): Row[] {
   const rows: Row[] = [];
   const add = (what: string, value: number, baseline: number, against: string, budget?: number): void => {
     rows.push({ what, value, baseline, against, ratio: value / baseline, ...(budget === undefined ? {} : { budget }) });
@@ -94,22 +123,44 @@ function rowsFor(bridge: Figures, proxy: Figures, tunnel: Figures, native: Figur
   add('across nodes, native, round trips', native.farRoundTrips, bridge.farRoundTrips, 'bridge CNI', 1);
   add('across nodes, native, throughput', native.farThroughput, bridge.farThroughput, 'bridge CNI', 1);
   add('across nodes, native, round trips', native.farRoundTrips, native.hostRoundTrips, 'host to host', 0.95);
-  add('across nodes, native, new connections', native.farNewConnections, native.hostNewConnections, 'host to host', 0.95);
+  add(
+    'across nodes, native, new connections',
+    native.farNewConnections,
+    native.hostNewConnections,
+    'host to host',
+    0.95,
+  );
   add('across nodes, VXLAN, round trips', tunnel.farRoundTrips, native.farRoundTrips, 'own native', 0.9);
   add('across nodes, VXLAN, throughput', tunnel.farThroughput, bridge.farThroughput, 'bridge CNI (no tunnel)');
   const [few, many] = [services[0] ?? 10, services.at(-1) ?? 5000];
   for (const total of services) {
     const mine = native.serviceConnections.get(total) ?? Number.NaN;
-    add(`new connections to a ClusterIP, ${total} services`, mine, proxy.serviceConnections.get(total) ?? Number.NaN, 'kube-proxy iptables', total === few ? 1.05 : 1.5);
+    add(
+      `new connections to a ClusterIP, ${total} services`,
+      mine,
+      proxy.serviceConnections.get(total) ?? Number.NaN,
+      'kube-proxy iptables',
+      total === few ? 1.05 : 1.5,
+    );
   }
-  add(`new connections, ${many} services`, native.serviceConnections.get(many) ?? Number.NaN, native.serviceConnections.get(few) ?? Number.NaN, `own with ${few}`, 0.97);
+  add(
+    `new connections, ${many} services`,
+    native.serviceConnections.get(many) ?? Number.NaN,
+    native.serviceConnections.get(few) ?? Number.NaN,
+    `own with ${few}`,
+    0.97,
+  );
   return rows;
 }
 
 async function main(): Promise<void> {
   const services = [10, 5000];
   mkdirSync(join(root, 'out/bench'), { recursive: true });
-  const built = await run('go', ['build', '-C', 'bench/traffic', '-trimpath', '-ldflags', '-s -w', '-o', join(root, 'out/bench/traffic'), '.'], { echo: true });
+  const built = await run(
+    'go',
+    ['build', '-C', 'bench/traffic', '-trimpath', '-ldflags', '-s -w', '-o', join(root, 'out/bench/traffic'), '.'],
+    { echo: true },
+  );
   if (built.code !== 0) throw new Error('building bench/traffic failed');
   const started = new Date();
   try {
@@ -124,7 +175,10 @@ async function main(): Promise<void> {
     process.stdout.write(`\n${text}`);
     mkdirSync(join(root, 'bench/results'), { recursive: true });
     const file = join(root, 'bench/results', `${started.toISOString().replaceAll(':', '-').slice(0, 19)}.json`);
-    writeFileSync(file, `${JSON.stringify({ started, quick, rows, agent: { ...facts.values, binaryMegabytes } }, undefined, 2)}\n`);
+    writeFileSync(
+      file,
+      `${JSON.stringify({ started, quick, rows, agent: { ...facts.values, binaryMegabytes } }, undefined, 2)}\n`,
+    );
     process.stdout.write(`kept in ${file.slice(root.length + 1)}\n`);
   } finally {
     await lab(['down']).catch(() => undefined);

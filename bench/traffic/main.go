@@ -6,6 +6,7 @@
 //	traffic rr     --to HOST:9000 --seconds 5            TCP round trips of one byte on one connection
 //	traffic stream --to HOST:9000 --seconds 5            bytes one way on one connection
 //	traffic crr    --to HOST:9000 --seconds 5            connect, one round trip, close; one after the other
+//	traffic once   --to HOST:9000                        one connection; exit code 1 if it fails
 //	traffic crowd  --to HOST:9000 --seconds 20 --connections 200 --rate 50
 package main
 
@@ -49,7 +50,7 @@ type result struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr or crowd")
+		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr, once or crowd")
 		os.Exit(2)
 	}
 	mode := os.Args[1]
@@ -78,6 +79,8 @@ func main() {
 		r = throughput(ctx, *to)
 	case "crr":
 		r = newConnections(ctx, *to)
+	case "once":
+		r = first(*to)
 	case "crowd":
 		r = crowd(ctx, *to, min(*connections, 1000), min(*rate, 1000))
 	default:
@@ -86,6 +89,9 @@ func main() {
 	}
 	r.Mode = mode
 	_ = json.NewEncoder(os.Stdout).Encode(r)
+	if r.Errors > 0 && mode == "once" {
+		os.Exit(1)
+	}
 }
 
 // serve answers until it is killed.
@@ -160,6 +166,15 @@ func roundTrips(ctx context.Context, to string) result {
 		times = append(times, float64(time.Since(before).Nanoseconds())/1e3)
 	}
 	return summary(times, time.Since(start), 0, "")
+}
+
+// first is one connection with one round trip: the first packet that this program's host sends.
+func first(to string) result {
+	start := time.Now()
+	if err := once(to); err != nil {
+		return result{Errors: 1, FirstError: err.Error()}
+	}
+	return summary([]float64{float64(time.Since(start).Nanoseconds()) / 1e3}, time.Since(start), 0, "")
 }
 
 func throughput(ctx context.Context, to string) result {

@@ -1,0 +1,206 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from '@playwright/test';
+import { kubectl, lab, must, on, root } from '../../lab/client.ts';
+import { agentPod } from '../support/cluster.ts';
+
+/** The stock hubble command line against our agents: same flows, same words. The demo runs while it looks. */
+test.describe('the stock hubble command line', () => {
+  let hubble = '';
+  test.beforeAll(async () => {
+    test.setTimeout(900_000);
+    hubble =
+      (await must(process.execPath, [join(root, 'scripts/build-hubble.mjs')], { seconds: 880 }))
+        .trim()
+        .split('\n')
+        .at(-1) ?? '';
+  });
+
+  /** Runs it on a node, against the agent's Unix socket. */
+  const onSocket = (node: string, args: readonly string[]): Promise<string> =>
+    on(node, [hubble, ...args, '--server', 'unix:///var/run/cilium/hubble.sock']);
+
+  async function deathstarNode(): Promise<string> {
+    return (
+      await kubectl([
+        '-n',
+        'galaxy',
+        'get',
+        'pods',
+        '-l',
+        'class=deathstar',
+        '-o',
+        'jsonpath={.items[0].spec.nodeName}',
+      ])
+    ).trim();
+  }
+
+  test('status says healthy, with flows', async () => {
+    const output = await onSocket('node1', ['status']);
+    expect(output).toContain('Healthcheck (via unix:///var/run/cilium/hubble.sock): Ok');
+    expect(output).toMatch(/Current\/Max Flows: [\d,]+\/[\d,]+/);
+  });
+
+  test('observe shows forwarded and denied in its own words', async () => {
+    const node = await deathstarNode();
+    const dropped = await onSocket(node, [
+      'observe',
+      '--last',
+      '20',
+      '--verdict',
+      'DROPPED',
+      '--to-namespace',
+      'galaxy',
+    ]);
+    expect(dropped).toContain('galaxy/xwing');
+    expect(dropped).toMatch(/policy denied/i);
+    expect(dropped).toContain('DROPPED');
+    const forwarded = await onSocket(node, [
+      'observe',
+      '--last',
+      '50',
+      '--verdict',
+      'FORWARDED',
+      '--from-pod',
+      'galaxy/tiefighter',
+    ]);
+    expect(forwarded).toContain('galaxy/deathstar');
+    expect(forwarded).toContain('FORWARDED');
+  });
+
+  test('json carries policy, identity and labels', async () => {
+    const output = await onSocket(await deathstarNode(), [
+      'observe',
+      '--last',
+      '10',
+      '--verdict',
+      'DROPPED',
+      '--from-pod',
+      'galaxy/xwing',
+      '-o',
+      'json',
+    ]);
+    const flow = (JSON.parse(output.trim().split('\n')[0] ?? '{}') as { flow: Record<string, unknown> }).flow;
+    expect(flow.drop_reason_desc).toBe('POLICY_DENIED');
+    expect(JSON.stringify(flow.source)).toContain('k8s:org=alliance');
+    expect(JSON.stringify(flow.ingress_denied_by)).toContain('rule1');
+  });
+
+  test('follow with filters delivers new flows', async () => {
+    const node = await deathstarNode();
+    const output = await on(
+      node,
+      [
+        'timeout',
+        '20',
+        hubble,
+        'observe',
+        '--follow',
+        '--server',
+        'unix:///var/run/cilium/hubble.sock',
+        '--since',
+        '0s',
+        '--from-pod',
+        'galaxy/xwing',
+        '--verdict',
+        'DROPPED',
+        '-o',
+        'compact',
+        '--number',
+        '1',
+      ].concat(),
+    ).catch((error: Error) => error.message);
+    expect(output).toContain('galaxy/xwing');
+  });
+
+  test('the same over mutual TLS, and not without a certificate', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'fairlead-hubble-'));
+    try {
+      const secret = JSON.parse(
+        await kubectl(['-n', 'kube-system', 'get', 'secret', 'fairlead-client-tls', '-o', 'json']),
+      ) as { data: Record<string, string> };
+      for (const name of ['ca.crt', 'tls.crt', 'tls.key']) {
+        writeFileSync(join(directory, name), Buffer.from(secret.data[name] ?? '', 'base64'), { mode: 0o600 });
+      }
+      const node = await deathstarNode();
+      const address = `${(await kubectl(['get', 'node', node, '-o', 'jsonpath={.status.addresses[0].address}'])).trim()}:4244`;
+      const tls = [
+        '--tls',
+        '--tls-server-name',
+        `${node}.default.hubble-grpc.cilium.io`,
+        '--tls-ca-cert-files',
+        join(directory, 'ca.crt'),
+      ];
+      const client = [
+        '--tls-client-cert-file',
+        join(directory, 'tls.crt'),
+        '--tls-client-key-file',
+        join(directory, 'tls.key'),
+      ];
+      const output = await on('node1', [
+        hubble,
+        'observe',
+        '--server',
+        address,
+        '--last',
+        '20',
+        '--from-pod',
+        'galaxy/xwing',
+        ...tls,
+        ...client,
+      ]);
+      expect(output).toMatch(/policy denied/i);
+      const without = await on('node1', [hubble, 'status', '--server', address, ...tls]).catch(
+        (error: Error) => error.message,
+      );
+      expect(without).not.toContain('): Ok');
+    } finally {
+      rmSync(directory, { recursive: true, force: true });
+    }
+  });
+
+  test('nodes are listed', async () => {
+    const output = await onSocket('node2', ['list', 'nodes']);
+    expect(output).toContain('node2');
+  });
+
+  test('the agent answers its own command line', async () => {
+    const pod = await agentPod('node1');
+    for (const args of [
+      ['status'],
+      ['endpoints'],
+      ['identities'],
+      ['services'],
+      ['bpf', 'policy', 'list'],
+      ['bpf', 'ct', 'list'],
+      ['bpf', 'ipcache', 'list'],
+      ['bpf', 'lb', 'list'],
+      ['bpf', 'metrics', 'list'],
+      ['journal'],
+    ]) {
+      const output = await kubectl(['-n', 'kube-system', 'exec', pod, '--', '/fairlead-agent', ...args]);
+      expect(output.length, args.join(' ')).toBeGreaterThan(20);
+    }
+    const monitor = spawn(join(root, 'lab/lab'), [
+      'kubectl',
+      '-n',
+      'kube-system',
+      'exec',
+      pod,
+      '--',
+      '/fairlead-agent',
+      'monitor',
+    ]);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        monitor.stdout.once('data', () => resolve());
+        monitor.once('exit', () => reject(new Error('monitor ended without a line')));
+      });
+    } finally {
+      monitor.kill('SIGTERM');
+    }
+    await lab(['status']);
+  });
+});
