@@ -16,5 +16,10 @@ export interface Connections {
 
 /** Keeps one line per write that the console made. */
 export interface AuditLog {
-  readonly record: (entry: { readonly cluster: string; readonly action: string; readonly subject: string; readonly result: string }) => void;
+  readonly record: (entry: {
+    readonly cluster: string;
+    readonly action: string;
+    readonly subject: string;
+    readonly result: string;
+  }) => void;
 }
