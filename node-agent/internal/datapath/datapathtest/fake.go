@@ -1,0 +1,340 @@
+// Package datapathtest has an in-memory datapath for tests of the control plane.
+package datapathtest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"fairlead.dev/node-agent/internal/datapath"
+)
+
+var _ datapath.Datapath = (*Fake)(nil)
+
+// Fake is a datapath.Datapath that only remembers. The zero value is ready; all methods are safe for concurrent use.
+type Fake struct {
+	mu        sync.Mutex
+	endpoints map[datapath.EndpointID]datapath.Endpoint
+	policy    map[datapath.PolicyKey]datapath.PolicyValue
+	ips       map[netip.Prefix]datapath.IPEntry
+	services  map[datapath.Frontend]datapath.Service
+	nodes     map[string]datapath.Node
+	conntrack []datapath.ConntrackEntry
+	drops     []datapath.DropCount
+	handlers  map[int]subscriber
+	next      int
+	calls     []string
+	failures  map[string]error
+	mtu       int
+	closed    bool
+}
+
+type subscriber struct {
+	handle func(datapath.Event)
+	lost   func(uint64)
+}
+
+// Fail makes the named method ("ApplyPolicy") return err from now on; nil ends that. A failing call changes nothing.
+func (f *Fake) Fail(method string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failures == nil {
+		f.failures = map[string]error{}
+	}
+	f.failures[method] = err
+}
+
+// Calls lists the names of the changing methods in the order in which they were called.
+func (f *Fake) Calls() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+// Nodes lists what UpsertNode left.
+func (f *Fake) Nodes() []datapath.Node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sorted(f.nodes, func(n datapath.Node) string { return n.Name })
+}
+
+// Closed says whether Close was called.
+func (f *Fake) Closed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
+// SetMTU is what MTU returns; 1450 until set.
+func (f *Fake) SetMTU(mtu int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mtu = mtu
+}
+
+// SetConntrack is what Conntrack returns.
+func (f *Fake) SetConntrack(entries ...datapath.ConntrackEntry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.conntrack = slices.Clone(entries)
+}
+
+// SetDrops is what Drops returns.
+func (f *Fake) SetDrops(counts ...datapath.DropCount) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drops = slices.Clone(counts)
+}
+
+// Emit hands an event to everybody in Events; it returns how many there were.
+func (f *Fake) Emit(e datapath.Event) int {
+	for _, s := range f.subscribers() {
+		s.handle(e)
+	}
+	return len(f.subscribers())
+}
+
+// Lose tells everybody in Events that n events were lost.
+func (f *Fake) Lose(n uint64) {
+	for _, s := range f.subscribers() {
+		if s.lost != nil {
+			s.lost(n)
+		}
+	}
+}
+
+func (f *Fake) subscribers() []subscriber {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]subscriber, 0, len(f.handlers))
+	for _, s := range f.handlers {
+		out = append(out, s)
+	}
+	return out
+}
+
+// change runs one changing method under the lock.
+func (f *Fake) change(ctx context.Context, method string, apply func() error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, method)
+	if err := f.failures[method]; err != nil {
+		return err
+	}
+	return apply()
+}
+
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[k] = v
+}
+
+func sorted[K comparable, V any, O cmp.Ordered](m map[K]V, by func(V) O) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b V) int { return cmp.Compare(by(a), by(b)) })
+	return out
+}
+
+// UpsertEndpoint implements datapath.Datapath.
+func (f *Fake) UpsertEndpoint(ctx context.Context, e datapath.Endpoint) error {
+	return f.change(ctx, "UpsertEndpoint", func() error {
+		if e.ID == 0 || len(e.Addresses) == 0 {
+			return fmt.Errorf("publishing endpoint %d: needs an id and an address", e.ID)
+		}
+		put(&f.endpoints, e.ID, e)
+		return nil
+	})
+}
+
+// RemoveEndpoint implements datapath.Datapath.
+func (f *Fake) RemoveEndpoint(ctx context.Context, id datapath.EndpointID) error {
+	return f.change(ctx, "RemoveEndpoint", func() error {
+		delete(f.endpoints, id)
+		for k := range f.policy {
+			if k.Endpoint == id {
+				delete(f.policy, k)
+			}
+		}
+		return nil
+	})
+}
+
+// Endpoints implements datapath.Datapath.
+func (f *Fake) Endpoints() ([]datapath.Endpoint, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sorted(f.endpoints, func(e datapath.Endpoint) datapath.EndpointID { return e.ID }), f.failures["Endpoints"]
+}
+
+// ApplyPolicy implements datapath.Datapath.
+func (f *Fake) ApplyPolicy(ctx context.Context, add []datapath.PolicyEntry, remove []datapath.PolicyKey) error {
+	return f.change(ctx, "ApplyPolicy", func() error {
+		for _, e := range add {
+			put(&f.policy, e.PolicyKey, e.PolicyValue)
+		}
+		for _, k := range remove {
+			delete(f.policy, k)
+		}
+		return nil
+	})
+}
+
+// Policy implements datapath.Datapath.
+func (f *Fake) Policy(id datapath.EndpointID) ([]datapath.PolicyEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []datapath.PolicyEntry
+	for k, v := range f.policy {
+		if k.Endpoint == id {
+			out = append(out, datapath.PolicyEntry{PolicyKey: k, PolicyValue: v})
+		}
+	}
+	slices.SortFunc(out, func(a, b datapath.PolicyEntry) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Identity, b.Identity),
+			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.PortPrefix, b.PortPrefix))
+	})
+	return out, f.failures["Policy"]
+}
+
+// UpsertIP implements datapath.Datapath.
+func (f *Fake) UpsertIP(ctx context.Context, entries ...datapath.IPEntry) error {
+	return f.change(ctx, "UpsertIP", func() error {
+		for _, e := range entries {
+			put(&f.ips, e.Prefix.Masked(), e)
+		}
+		return nil
+	})
+}
+
+// DeleteIP implements datapath.Datapath.
+func (f *Fake) DeleteIP(ctx context.Context, prefixes ...netip.Prefix) error {
+	return f.change(ctx, "DeleteIP", func() error {
+		for _, p := range prefixes {
+			delete(f.ips, p.Masked())
+		}
+		return nil
+	})
+}
+
+// IPs implements datapath.Datapath.
+func (f *Fake) IPs() ([]datapath.IPEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sorted(f.ips, func(e datapath.IPEntry) string { return e.Prefix.String() }), f.failures["IPs"]
+}
+
+// UpsertService implements datapath.Datapath.
+func (f *Fake) UpsertService(ctx context.Context, s datapath.Service) error {
+	return f.change(ctx, "UpsertService", func() error {
+		s.Backends = slices.Clone(s.Backends)
+		put(&f.services, s.Frontend, s)
+		return nil
+	})
+}
+
+// DeleteService implements datapath.Datapath.
+func (f *Fake) DeleteService(ctx context.Context, front datapath.Frontend) error {
+	return f.change(ctx, "DeleteService", func() error {
+		delete(f.services, front)
+		return nil
+	})
+}
+
+// Services implements datapath.Datapath.
+func (f *Fake) Services() ([]datapath.Service, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sorted(f.services, func(s datapath.Service) string {
+		return fmt.Sprintf("%s:%05d/%03d", s.Frontend.Address, s.Frontend.Port, s.Frontend.Protocol)
+	}), f.failures["Services"]
+}
+
+// UpsertNode implements datapath.Datapath.
+func (f *Fake) UpsertNode(ctx context.Context, n datapath.Node) error {
+	return f.change(ctx, "UpsertNode", func() error {
+		put(&f.nodes, n.Name, n)
+		return nil
+	})
+}
+
+// DeleteNode implements datapath.Datapath.
+func (f *Fake) DeleteNode(ctx context.Context, n datapath.Node) error {
+	return f.change(ctx, "DeleteNode", func() error {
+		delete(f.nodes, n.Name)
+		return nil
+	})
+}
+
+// Conntrack implements datapath.Datapath.
+func (f *Fake) Conntrack(limit int) ([]datapath.ConntrackEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := slices.Clone(f.conntrack)
+	if limit > 0 && len(out) > limit {
+		out = out[:limit]
+	}
+	return out, f.failures["Conntrack"]
+}
+
+// Maps implements datapath.Datapath: the counts of what is remembered.
+func (f *Fake) Maps() ([]datapath.MapInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info := func(name, kind string, entries int) datapath.MapInfo {
+		return datapath.MapInfo{Name: name, Type: kind, MaxEntries: 65536, Entries: entries}
+	}
+	return []datapath.MapInfo{
+		info("endpoints", "Hash", len(f.endpoints)), info("policy", "LPMTrie", len(f.policy)),
+		info("ipcache", "LPMTrie", len(f.ips)), info("services", "Hash", len(f.services)),
+	}, f.failures["Maps"]
+}
+
+// Programs implements datapath.Datapath: there are none.
+func (f *Fake) Programs() ([]datapath.ProgramInfo, error) { return nil, nil }
+
+// Drops implements datapath.Datapath.
+func (f *Fake) Drops() ([]datapath.DropCount, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.drops), f.failures["Drops"]
+}
+
+// Events implements datapath.Datapath: it passes on what Emit and Lose are given until ctx ends.
+func (f *Fake) Events(ctx context.Context, handle func(datapath.Event), lost func(uint64)) error {
+	f.mu.Lock()
+	f.next++
+	mine := f.next
+	put(&f.handlers, mine, subscriber{handle, lost})
+	f.mu.Unlock()
+	<-ctx.Done()
+	f.mu.Lock()
+	delete(f.handlers, mine)
+	f.mu.Unlock()
+	return nil
+}
+
+// MTU implements datapath.Datapath.
+func (f *Fake) MTU() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return cmp.Or(f.mtu, 1450)
+}
+
+// Close implements datapath.Datapath.
+func (f *Fake) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	return nil
+}
