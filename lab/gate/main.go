@@ -94,12 +94,11 @@ func writeState(path string, ports map[string]int) error {
 // enter starts this program inside the machine whose first process is pid and
 // replaces the present process by it. nsenter passes open files on.
 func enter(pid int, files []*os.File, fs []forward) error {
-	args := []string{"nsenter", "-t", strconv.Itoa(pid), "-n", "-p", "--", "/proc/self/exe", "-serve"}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program: %w", err)
 	}
-	args[7] = self
+	args := []string{"nsenter", "-t", strconv.Itoa(pid), "-n", "-p", "--", self, "-serve"}
 	for i, f := range files {
 		// Fd() makes the socket blocking; net.FileListener undoes that. The
 		// number is kept and close-on-exec is taken off.

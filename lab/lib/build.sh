@@ -30,8 +30,9 @@ artefact() {
 		rm -rf "$CACHE/$name"/.new.* # of a build that was cut off: the lock is ours
 		temp=$(mktemp -d "$CACHE/$name/.new.XXXXXX"); chmod 755 "$temp"
 		say "building $name"
-		# In a subshell of its own so that a failure of any step ends it.
-		(set -e; "$make" "$temp") 8>&- 9>&- >"$CACHE/$name/build.log" 2>&1 ||
+		# In the background, because bash ignores -e in whatever || follows.
+		(set -e; "$make" "$temp") 8>&- 9>&- >"$CACHE/$name/build.log" 2>&1 &
+		wait $! ||
 			die "$name could not be built." "$(tail -n 3 "$CACHE/$name/build.log")" "See $CACHE/$name/build.log"
 		mv -T "$temp" "$ARTEFACT"
 		say "built $name in $(since "$t")"

@@ -37,6 +37,17 @@ lock() {
 	flock -n 9 || { say "another lab command is running; waiting for it"; flock -w 900 9 || die "Another lab command holds the lock." "$CACHE/lock has been locked for 15 minutes." "See who holds it: fuser -v $CACHE/lock"; }
 }
 
+# close_others: in a subshell that becomes a lasting process, close what it
+# inherited beyond its standard streams: a lock of ours or of a caller (flock
+# FILE lab up) would be held for as long as the lab runs.
+close_others() {
+	local f
+	for f in "/proc/$BASHPID/fd"/*; do
+		f=${f##*/}
+		if [ "$f" -gt 2 ] && [ "$f" -ne 255 ]; then eval "exec $f>&-"; fi
+	done
+}
+
 machines() { local n; echo router cp outside; for n in $(seq "$NODES"); do echo "node$n"; done; }
 
 # address MACHINE: its address on its network
