@@ -9,8 +9,9 @@ import (
 
 // rule is the normal form of one `spec`, the same for all kinds of policy. It is immutable.
 type rule struct {
-	// index in `specs`.
+	// index in `specs`, and where the rule stands in the document.
 	index   int
+	path    string
 	subject labelSelector
 	// active tells per direction whether the rule takes part; defaultDeny whether it asks for default deny there.
 	active, defaultDeny [2]bool

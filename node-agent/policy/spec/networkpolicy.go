@@ -3,7 +3,7 @@ package spec
 // NetworkPolicy is the `spec` of a networking.k8s.io/v1 NetworkPolicy.
 type NetworkPolicy struct {
 	// PodSelector selects the governed pods of the policy's namespace; empty is all of them.
-	PodSelector LabelSelector          `json:"podSelector"`
+	PodSelector LabelSelector          `json:"podSelector,omitzero"`
 	Ingress     []NetworkPolicyIngress `json:"ingress,omitzero"`
 	Egress      []NetworkPolicyEgress  `json:"egress,omitzero"`
 	// PolicyTypes are Ingress and Egress. Unset: Ingress, and Egress where the policy has an egress section.
