@@ -15,7 +15,12 @@ export interface KubeObject {
     readonly deletionTimestamp?: string;
     readonly labels?: Readonly<Record<string, string>>;
     readonly annotations?: Readonly<Record<string, string>>;
-    readonly ownerReferences?: readonly { readonly apiVersion: string; readonly kind: string; readonly name: string; readonly controller?: boolean }[];
+    readonly ownerReferences?: readonly {
+      readonly apiVersion: string;
+      readonly kind: string;
+      readonly name: string;
+      readonly controller?: boolean;
+    }[];
   };
 }
 
@@ -54,20 +59,49 @@ export interface ClusterConnection {
   readonly contextName: string;
   readonly signal: AbortSignal;
   readonly get: <T extends KubeObject>(type: ResourceType, name: string, namespace?: string) => Promise<Result<T>>;
-  readonly list: <T extends KubeObject>(type: ResourceType, options?: { readonly namespace?: string; readonly labelSelector?: string; readonly fieldSelector?: string }) => Promise<Result<readonly T[]>>;
+  readonly list: <T extends KubeObject>(
+    type: ResourceType,
+    options?: { readonly namespace?: string; readonly labelSelector?: string; readonly fieldSelector?: string },
+  ) => Promise<Result<readonly T[]>>;
   /** Server-side apply of one object. */
-  readonly apply: <T extends KubeObject>(type: ResourceType, object: KubeObject, options?: ApplyOptions) => Promise<Result<T>>;
-  readonly create: <T extends KubeObject>(type: ResourceType, object: KubeObject, options?: { readonly dryRun?: boolean }) => Promise<Result<T>>;
-  readonly replace: <T extends KubeObject>(type: ResourceType, object: KubeObject, options?: { readonly dryRun?: boolean }) => Promise<Result<T>>;
-  readonly remove: (type: ResourceType, name: string, namespace?: string, options?: { readonly propagation?: 'Foreground' | 'Background' | 'Orphan' }) => Promise<Result<void>>;
+  readonly apply: <T extends KubeObject>(
+    type: ResourceType,
+    object: KubeObject,
+    options?: ApplyOptions,
+  ) => Promise<Result<T>>;
+  readonly create: <T extends KubeObject>(
+    type: ResourceType,
+    object: KubeObject,
+    options?: { readonly dryRun?: boolean },
+  ) => Promise<Result<T>>;
+  readonly replace: <T extends KubeObject>(
+    type: ResourceType,
+    object: KubeObject,
+    options?: { readonly dryRun?: boolean },
+  ) => Promise<Result<T>>;
+  readonly remove: (
+    type: ResourceType,
+    name: string,
+    namespace?: string,
+    options?: { readonly propagation?: 'Foreground' | 'Background' | 'Orphan' },
+  ) => Promise<Result<void>>;
   /** A raw GET, e.g. "/version". */
   readonly raw: (path: string) => Promise<Result<unknown>>;
   /** Shared list+watch. Dispose the handle to let go. */
-  readonly watch: <T extends KubeObject>(type: ResourceType, options?: { readonly namespace?: string; readonly labelSelector?: string }) => LiveCollection<T> & Disposable;
+  readonly watch: <T extends KubeObject>(
+    type: ResourceType,
+    options?: { readonly namespace?: string; readonly labelSelector?: string },
+  ) => LiveCollection<T> & Disposable;
   /** A byte stream to a port of a pod, through the API server's port-forward. */
   readonly portForward: (namespace: string, pod: string, port: number) => Promise<Result<Duplex>>;
   /** An interactive command in a container. */
-  readonly exec: (target: { readonly namespace: string; readonly pod: string; readonly container: string; readonly command: readonly string[]; readonly tty: boolean }) => Promise<Result<ExecSession>>;
+  readonly exec: (target: {
+    readonly namespace: string;
+    readonly pod: string;
+    readonly container: string;
+    readonly command: readonly string[];
+    readonly tty: boolean;
+  }) => Promise<Result<ExecSession>>;
 }
 
 export interface ExecSession {
@@ -87,21 +121,81 @@ export const resources = {
   namespaces: { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', namespaced: false },
   services: { group: '', version: 'v1', plural: 'services', kind: 'Service', namespaced: true },
   endpoints: { group: '', version: 'v1', plural: 'endpoints', kind: 'Endpoints', namespaced: true },
-  endpointSlices: { group: 'discovery.k8s.io', version: 'v1', plural: 'endpointslices', kind: 'EndpointSlice', namespaced: true },
+  endpointSlices: {
+    group: 'discovery.k8s.io',
+    version: 'v1',
+    plural: 'endpointslices',
+    kind: 'EndpointSlice',
+    namespaced: true,
+  },
   secrets: { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', namespaced: true },
   configMaps: { group: '', version: 'v1', plural: 'configmaps', kind: 'ConfigMap', namespaced: true },
   serviceAccounts: { group: '', version: 'v1', plural: 'serviceaccounts', kind: 'ServiceAccount', namespaced: true },
   daemonSets: { group: 'apps', version: 'v1', plural: 'daemonsets', kind: 'DaemonSet', namespaced: true },
   replicaSets: { group: 'apps', version: 'v1', plural: 'replicasets', kind: 'ReplicaSet', namespaced: true },
-  clusterRoles: { group: 'rbac.authorization.k8s.io', version: 'v1', plural: 'clusterroles', kind: 'ClusterRole', namespaced: false },
-  clusterRoleBindings: { group: 'rbac.authorization.k8s.io', version: 'v1', plural: 'clusterrolebindings', kind: 'ClusterRoleBinding', namespaced: false },
+  clusterRoles: {
+    group: 'rbac.authorization.k8s.io',
+    version: 'v1',
+    plural: 'clusterroles',
+    kind: 'ClusterRole',
+    namespaced: false,
+  },
+  clusterRoleBindings: {
+    group: 'rbac.authorization.k8s.io',
+    version: 'v1',
+    plural: 'clusterrolebindings',
+    kind: 'ClusterRoleBinding',
+    namespaced: false,
+  },
   roles: { group: 'rbac.authorization.k8s.io', version: 'v1', plural: 'roles', kind: 'Role', namespaced: true },
-  roleBindings: { group: 'rbac.authorization.k8s.io', version: 'v1', plural: 'rolebindings', kind: 'RoleBinding', namespaced: true },
-  customResourceDefinitions: { group: 'apiextensions.k8s.io', version: 'v1', plural: 'customresourcedefinitions', kind: 'CustomResourceDefinition', namespaced: false },
-  networkPolicies: { group: 'networking.k8s.io', version: 'v1', plural: 'networkpolicies', kind: 'NetworkPolicy', namespaced: true },
-  ciliumNetworkPolicies: { group: 'cilium.io', version: 'v2', plural: 'ciliumnetworkpolicies', kind: 'CiliumNetworkPolicy', namespaced: true },
-  ciliumClusterwideNetworkPolicies: { group: 'cilium.io', version: 'v2', plural: 'ciliumclusterwidenetworkpolicies', kind: 'CiliumClusterwideNetworkPolicy', namespaced: false },
-  ciliumEndpoints: { group: 'cilium.io', version: 'v2', plural: 'ciliumendpoints', kind: 'CiliumEndpoint', namespaced: true },
-  ciliumIdentities: { group: 'cilium.io', version: 'v2', plural: 'ciliumidentities', kind: 'CiliumIdentity', namespaced: false },
+  roleBindings: {
+    group: 'rbac.authorization.k8s.io',
+    version: 'v1',
+    plural: 'rolebindings',
+    kind: 'RoleBinding',
+    namespaced: true,
+  },
+  customResourceDefinitions: {
+    group: 'apiextensions.k8s.io',
+    version: 'v1',
+    plural: 'customresourcedefinitions',
+    kind: 'CustomResourceDefinition',
+    namespaced: false,
+  },
+  networkPolicies: {
+    group: 'networking.k8s.io',
+    version: 'v1',
+    plural: 'networkpolicies',
+    kind: 'NetworkPolicy',
+    namespaced: true,
+  },
+  ciliumNetworkPolicies: {
+    group: 'cilium.io',
+    version: 'v2',
+    plural: 'ciliumnetworkpolicies',
+    kind: 'CiliumNetworkPolicy',
+    namespaced: true,
+  },
+  ciliumClusterwideNetworkPolicies: {
+    group: 'cilium.io',
+    version: 'v2',
+    plural: 'ciliumclusterwidenetworkpolicies',
+    kind: 'CiliumClusterwideNetworkPolicy',
+    namespaced: false,
+  },
+  ciliumEndpoints: {
+    group: 'cilium.io',
+    version: 'v2',
+    plural: 'ciliumendpoints',
+    kind: 'CiliumEndpoint',
+    namespaced: true,
+  },
+  ciliumIdentities: {
+    group: 'cilium.io',
+    version: 'v2',
+    plural: 'ciliumidentities',
+    kind: 'CiliumIdentity',
+    namespaced: false,
+  },
   ciliumNodes: { group: 'cilium.io', version: 'v2', plural: 'ciliumnodes', kind: 'CiliumNode', namespaced: false },
 } as const satisfies Readonly<Record<string, ResourceType>>;

@@ -1,0 +1,203 @@
+import { X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
+import { describeExec, type ExecCredential, runExec } from './exec-plugin.ts';
+import type { Material, ResolvedContext } from './kubeconfig.ts';
+import type { RequestHeaders, TlsSettings } from './transport.ts';
+
+/** Who a cluster's requests are made as. */
+export interface Credentials {
+  readonly tls: TlsSettings;
+  /** Headers for the next request; runs the login program when its answer has expired. */
+  readonly headers: () => Promise<Result<RequestHeaders>>;
+  /** Forgets what the login program said; the next request runs it again. */
+  readonly invalidate: () => void;
+}
+
+export interface CredentialOptions {
+  /** Whether the login program with this hash may run. */
+  readonly allowed: (hash: string) => boolean;
+  readonly signal: AbortSignal;
+  readonly now?: () => number;
+}
+
+async function load(
+  material: Material | undefined,
+  context: ResolvedContext,
+  what: string,
+): Promise<Result<Buffer | undefined>> {
+  if (material === undefined) return ok(undefined);
+  if ('data' in material) return ok(material.data);
+  const path = isAbsolute(material.file) ? material.file : resolve(dirname(context.path), material.file);
+  try {
+    return ok(await readFile(path));
+  } catch (error) {
+    return failed({
+      code: 'kubeconfig.missing-file',
+      what: `The context “${context.name}” cannot be used.`,
+      why: `Its ${what} ${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+      fix: 'Restore the file, or correct the path in the kubeconfig.',
+    });
+  }
+}
+
+/** Tells of a client certificate that is of no use, before anything is sent. */
+export function checkClientCertificate(pem: Buffer, context: string, now: number): Failure | undefined {
+  let certificate: X509Certificate;
+  try {
+    certificate = new X509Certificate(pem);
+  } catch (error) {
+    return {
+      code: 'kubeconfig.bad-certificate',
+      what: `The context “${context}” cannot be used.`,
+      why: `Its client certificate cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+      fix: 'Get a fresh kubeconfig from whoever runs the cluster.',
+    };
+  }
+  const until = Date.parse(certificate.validTo);
+  const from = Date.parse(certificate.validFrom);
+  if (until < now) {
+    return {
+      code: 'cluster.certificate-expired',
+      what: `The login of “${context}” has expired.`,
+      why: `The client certificate in the kubeconfig (${certificate.subject.replaceAll('\n', ', ')}) was valid until ${new Date(until).toISOString().slice(0, 16).replace('T', ' ')} UTC.`,
+      fix: 'Get a fresh kubeconfig from whoever runs the cluster, e.g. made with: kubeadm kubeconfig user',
+    };
+  }
+  if (from > now + 300_000) {
+    return {
+      code: 'cluster.certificate-not-yet-valid',
+      what: `The login of “${context}” is not valid yet.`,
+      why: `The client certificate is valid from ${new Date(from).toISOString().slice(0, 16).replace('T', ' ')} UTC, and this machine’s clock says ${new Date(now).toISOString().slice(0, 16).replace('T', ' ')}.`,
+      fix: 'Correct this machine’s clock.',
+    };
+  }
+  return undefined;
+}
+
+/** Prepares a context's credentials. A login program runs here, and only if the user has allowed it. */
+export async function loadCredentials(
+  context: ResolvedContext,
+  options: CredentialOptions,
+): Promise<Result<Credentials>> {
+  const { user, cluster } = context;
+  const now = options.now ?? Date.now;
+  const ca = await load(cluster.certificateAuthority, context, 'certificate authority');
+  if (!ca.ok) return ca;
+  const certificate = await load(user.certificate, context, 'client certificate');
+  if (!certificate.ok) return certificate;
+  const key = await load(user.key, context, 'client key');
+  if (!key.ok) return key;
+
+  let said: ExecCredential | undefined;
+  const login = async (): Promise<Result<ExecCredential | undefined>> => {
+    if (!user.exec) return ok(undefined);
+    if (said && (said.expiresAt === undefined || said.expiresAt > now() + 10_000)) return ok(said);
+    const description = describeExec(user.exec, context.path);
+    if (!options.allowed(description.hash)) {
+      return failed({
+        code: 'cluster.login-not-allowed',
+        what: `“${context.name}” logs in with a program on this machine that you have not allowed yet.`,
+        why: `The kubeconfig wants to run: ${[description.resolved || description.command, ...description.args].join(' ')}`,
+        fix: 'Look at the program; if you trust it, allow it. A changed program, argument or environment is asked for again.',
+      });
+    }
+    const answer = await runExec(user.exec, context.path, cluster, options.signal);
+    if (answer.ok) said = answer.value;
+    return answer;
+  };
+  const first = await login();
+  if (!first.ok) return first;
+
+  const tls: TlsSettings = {
+    ca: ca.value,
+    cert: first.value?.certificate ?? certificate.value,
+    key: first.value?.key ?? key.value,
+    servername: cluster.tlsServerName,
+    insecure: cluster.insecure,
+  };
+  if (tls.cert) {
+    const problem = checkClientCertificate(tls.cert, context.name, now());
+    if (problem) return failed(problem);
+  }
+  if (cluster.server.startsWith('http:') && (user.token || user.tokenFile || user.basic || user.exec)) {
+    return failed({
+      code: 'kubeconfig.plain-http',
+      what: `The context “${context.name}” cannot be used.`,
+      why: 'Its server is http://, so its token or password would cross the network in the clear.',
+      fix: 'Use the https:// address of the API server.',
+    });
+  }
+
+  const provider = user.authProvider ? await providerHeaders(context) : undefined;
+  if (provider && !provider.ok) return provider;
+
+  return ok({
+    tls,
+    invalidate: () => {
+      said = undefined;
+    },
+    async headers() {
+      const headers: Record<string, string | readonly string[]> = {};
+      if (user.basic)
+        headers.authorization = `Basic ${Buffer.from(`${user.basic.username}:${user.basic.password}`).toString('base64')}`;
+      if (user.tokenFile) {
+        // Read each time: projected tokens are renewed in place.
+        const token = await load({ file: user.tokenFile }, context, 'token file');
+        if (!token.ok) return token;
+        if (token.value) headers.authorization = `Bearer ${token.value.toString('utf8').trim()}`;
+      }
+      if (user.token) headers.authorization = `Bearer ${user.token}`;
+      if (provider) {
+        const given = await provider.value();
+        if (!given.ok) return given;
+        Object.assign(headers, given.value);
+      }
+      const credential = await login();
+      if (!credential.ok) return credential;
+      if (credential.value?.token) headers.authorization = `Bearer ${credential.value.token}`;
+      if (user.impersonate) {
+        headers['impersonate-user'] = user.impersonate.user;
+        if (user.impersonate.groups.length > 0) headers['impersonate-group'] = user.impersonate.groups;
+      }
+      return ok(headers);
+    },
+  });
+}
+
+/** Legacy auth providers (oidc with refresh) are left to the Kubernetes client library, loaded only for them. */
+async function providerHeaders(context: ResolvedContext): Promise<Result<() => Promise<Result<RequestHeaders>>>> {
+  const provider = context.user.authProvider;
+  if (provider?.name !== 'oidc') {
+    return failed({
+      code: 'kubeconfig.auth-provider-removed',
+      what: `The context “${context.name}” cannot be used.`,
+      why: `It logs in with the auth provider “${provider?.name}”, which Kubernetes removed in 1.26.`,
+      fix: 'Get a kubeconfig that uses the cloud’s login program (exec) instead, e.g. gke-gcloud-auth-plugin or kubelogin.',
+    });
+  }
+  const { KubeConfig } = await import('@kubernetes/client-node');
+  const config = new KubeConfig();
+  config.loadFromOptions({
+    clusters: [{ name: 'cluster', server: context.cluster.server, skipTLSVerify: context.cluster.insecure }],
+    users: [{ name: 'user', authProvider: { name: 'oidc', config: { ...provider.config } } }],
+    contexts: [{ name: 'context', cluster: 'cluster', user: 'user' }],
+    currentContext: 'context',
+  });
+  return ok(async () => {
+    const options: { headers?: Record<string, string> } = {};
+    try {
+      await config.applyToHTTPSOptions(options as never);
+    } catch (error) {
+      return failed({
+        code: 'cluster.login-failed',
+        what: `The login of “${context.name}” could not be renewed.`,
+        why: error instanceof Error ? error.message : String(error),
+        fix: 'Log in again with the program that wrote the kubeconfig, then connect again.',
+      });
+    }
+    const authorization = options.headers?.Authorization;
+    return ok(authorization ? { authorization } : {});
+  });
+}
