@@ -1,0 +1,151 @@
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadPolicyEngine, type PolicyEngine } from './policy-engine.ts';
+import type { PolicyPod } from './types.ts';
+
+const root = join(import.meta.dirname, '..', '..', '..', '..');
+let engine: PolicyEngine;
+
+beforeAll(async () => {
+  const built = spawnSync(process.execPath, [join(root, 'scripts', 'build-policy-wasm.mjs')], { encoding: 'utf8' });
+  expect(built.stderr).toBe('');
+  engine = await loadPolicyEngine(join(root, 'out', 'wasm'));
+}, 120_000);
+
+const galaxy = (name: string, labels: Record<string, string>): PolicyPod => ({
+  namespace: 'galaxy',
+  name,
+  labels,
+  serviceAccount: 'default',
+  ports: { http: [{ protocol: 6, port: 80 }] },
+});
+const pods = [
+  galaxy('deathstar', { org: 'empire', class: 'deathstar', 'pod-template-hash': 'abc' }),
+  galaxy('tiefighter', { org: 'empire', class: 'tiefighter' }),
+  galaxy('xwing', { org: 'alliance', class: 'xwing' }),
+];
+const deathstarPolicy = {
+  apiVersion: 'cilium.io/v2',
+  kind: 'CiliumNetworkPolicy',
+  metadata: { name: 'rule1', namespace: 'galaxy' },
+  spec: {
+    endpointSelector: { matchLabels: { org: 'empire', class: 'deathstar' } },
+    ingress: [
+      {
+        fromEndpoints: [{ matchLabels: { org: 'empire' } }],
+        toPorts: [{ ports: [{ port: '80', protocol: 'TCP' }] }],
+      },
+    ],
+  },
+};
+
+describe('policy engine in WebAssembly', () => {
+  it('validates and says what a policy means', () => {
+    expect(engine.validate(deathstarPolicy)).toMatchObject({
+      ref: { kind: 'CiliumNetworkPolicy', namespace: 'galaxy', name: 'rule1' },
+      valid: true,
+      problems: [],
+      ingress: true,
+      egress: false,
+      defaultDenyIngress: true,
+      selector: 'class=deathstar, org=empire',
+      meaning: [
+        'Governs pods with class=deathstar, org=empire of namespace galaxy.',
+        'They may receive TCP 80 from pods with org=empire of namespace galaxy.',
+        'Everything else that they would receive is dropped.',
+      ],
+    });
+  });
+
+  it('reports every problem with path, reason and fix', () => {
+    const answer = engine.validate({
+      ...deathstarPolicy,
+      spec: {
+        endpointSelector: {},
+        ingress: [{ fromEndpoint: [{}], toPorts: [{ ports: [{ port: '70000', protocol: 'tcp' }] }] }],
+        egress: [{ toFQDNs: [{ matchName: 'example.org' }] }],
+      },
+    });
+    expect(answer.valid).toBe(false);
+    expect(answer.problems.map((problem) => `${problem.path}: ${problem.what}`)).toEqual([
+      'spec.ingress[0].fromEndpoint: unknown field, did you mean fromEndpoints?',
+      'spec.ingress[0].toPorts[0].ports[0].protocol: "tcp" is not a protocol',
+      'spec.egress[0].toFQDNs: selecting peers by DNS name cannot be enforced by this version',
+    ]);
+    for (const problem of answer.problems) expect(problem.why && problem.fix).toBeTruthy();
+  });
+
+  it('answers a document that is no policy at all with problems', () => {
+    for (const document of [null, undefined, 7, 'text', [], {}, { kind: 'Pod' }, { kind: 'NetworkPolicy', spec: 1 }]) {
+      const answer = engine.validate(document);
+      expect(answer.valid).toBe(false);
+      expect(answer.problems.length).toBeGreaterThan(0);
+    }
+  });
+
+  it('tells which pods are selected', () => {
+    expect(engine.selected({ policy: deathstarPolicy, pods })).toEqual({ valid: true, problems: [], pods: [0] });
+  });
+
+  it('decides on connections, naming the rule', () => {
+    const { verdicts } = engine.verdicts({
+      policies: [deathstarPolicy],
+      pods,
+      queries: [
+        { from: { pod: 1 }, to: { pod: 0 }, protocol: 6, port: 80 },
+        { from: { pod: 2 }, to: { pod: 0 }, protocol: 6, port: 80 },
+        { from: { pod: 1 }, to: { pod: 0 }, protocol: 6, port: 443 },
+        { from: { entity: 'host' }, to: { pod: 0 }, protocol: 6, port: 443 },
+        { from: { address: '198.51.100.10' }, to: { pod: 0 }, protocol: 6, port: 80 },
+        { from: { pod: 0 }, to: { pod: 2 }, protocol: 6, port: 80 },
+      ],
+    });
+    expect(verdicts.map((verdict) => [verdict.allowed, verdict.ingress?.reason])).toEqual([
+      [true, 'allowed-by-rule'],
+      [false, 'default-deny'],
+      [false, 'default-deny'],
+      [true, 'allowed-by-rule'],
+      [false, 'default-deny'],
+      [true, 'no-policy'],
+    ]);
+    expect(verdicts[0]?.ingress?.rules).toEqual([
+      {
+        policy: { kind: 'CiliumNetworkPolicy', namespace: 'galaxy', name: 'rule1' },
+        rule: 0,
+        section: 'ingress',
+        index: 0,
+      },
+    ]);
+    expect(verdicts[1]?.ingress?.policies.map((policy) => policy.name)).toEqual(['rule1']);
+  });
+
+  it('explains what a policy would change', () => {
+    const answer = engine.explain({ policies: [], candidate: deathstarPolicy, pods });
+    expect(answer.selected).toEqual([0]);
+    expect(answer.truncated).toBe(false);
+    expect(answer.changes.every((change) => change.before.allowed && !change.after.allowed)).toBe(true);
+    const tcp80 = answer.changes.filter((change) => change.protocol === 6 && change.port === 80);
+    const denied = tcp80.map((change) => change.entity ?? pods[answer.groups[change.peer ?? -1]?.pods[0] ?? -1]?.name);
+    expect(denied).toEqual(['xwing', 'remote-node', 'kube-apiserver', 'world']);
+    // In force already: nothing changes.
+    expect(engine.explain({ policies: [deathstarPolicy], candidate: deathstarPolicy, pods }).changes).toEqual([]);
+  });
+
+  it('knows the identity labels of a pod', () => {
+    expect(engine.labels({ pods: pods.slice(0, 1) }).labels).toEqual([
+      [
+        'k8s:class=deathstar',
+        'k8s:io.cilium.k8s.policy.cluster=default',
+        'k8s:io.cilium.k8s.policy.serviceaccount=default',
+        'k8s:io.kubernetes.pod.namespace=galaxy',
+        'k8s:org=empire',
+      ],
+    ]);
+  });
+
+  it('refuses a query about a pod that is not there', () => {
+    const queries = [{ from: { pod: 9 }, to: { pod: 0 }, protocol: 6, port: 80 }];
+    expect(() => engine.verdicts({ policies: [], pods, queries })).toThrow(/there is no pod 9/);
+  });
+});
