@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * from_overlay: tcx ingress of fairlead_vxlan: packets of other nodes' pods; the VNI is the sender's
+ * identity. May assume: the kernel took off the outer headers and kept them as tunnel metadata.
+ */
+#define FILE_NUMBER 4
+#include "lib/deliver.h"
+
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
+	struct tracking in = {.side = IN, .peer_known = true};
+	struct bpf_tunnel_key tunnel = {};
+	struct endpoint *ep;
+	int err;
+
+	err = parse(skb, &p);
+	if (err)
+		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
+	if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0))
+		return drop(skb, &p, &r, DROP_NO_TUNNEL_KEY);
+	r.tunnel = bpf_htonl(tunnel.remote_ipv4);
+	r.vni = tunnel.tunnel_id;
+	in.peer.identity = tunnel.tunnel_id;
+	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel.
+	 */
+	if (tunnel.tunnel_id == IDENTITY_HOST)
+		in.peer.identity = IDENTITY_REMOTE_NODE;
+	else if (!tunnel.tunnel_id)
+		return drop(skb, &p, &r, DROP_INVALID_VNI);
+	else if (tunnel.tunnel_id < IDENTITY_FIRST_POD && tunnel.tunnel_id != IDENTITY_WORLD &&
+		 tunnel.tunnel_id != IDENTITY_REMOTE_NODE && tunnel.tunnel_id != IDENTITY_APISERVER)
+		return drop(skb, &p, &r, DROP_INVALID_IDENTITY);
+	r.source_identity = in.peer.identity;
+	in.peer.tunnel = r.tunnel;
+	if (in_pod_range(p.source))
+		return drop(skb, &p, &r, DROP_INVALID_SIP);
+
+	if (p.destination == config.router_address || p.destination == config.node_address) {
+		/* The inner frame is addressed to some other interface; without this the stack would not look
+		 * at it. */
+		bpf_skb_change_type(skb, 0);
+		r.dest_identity = IDENTITY_HOST;
+		trace(skb, &p, &r, TO_HOST,
+		      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+		return TC_ACT_OK;
+	}
+	ep = local_endpoint(p.destination);
+	if (!ep)
+		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	err = admit(skb, &p, ep, &in, &r);
+	if (err)
+		return drop(skb, &p, &r, err);
+	err = to_peer_of(skb, ep);
+	if (err < 0)
+		return drop(skb, &p, &r, err);
+	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+	return err;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

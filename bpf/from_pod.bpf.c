@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * from_pod: tcx ingress of the host side of a pod's veth.
+ * May assume: Ethernet frames; nothing about what the pod wrote into them.
+ */
+#define FILE_NUMBER 1
+#include "lib/deliver.h"
+#include "lib/services.h"
+#include "lib/encap.h"
+#include "lib/fib.h"
+
+/*
+ * Service addresses that no socket program replaced. The choice is kept in an entry of its own, under the
+ * service's address; a datagram's choice is made again when the service's backends change, a TCP connection's
+ * never.
+ */
+static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+				struct tracking *t)
+{
+	struct connection_key key;
+	struct connection fresh = {}, *c;
+	struct backend backend;
+	struct service *service;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__be32 address = p->destination;
+	__be16 port = p->destination_port;
+	bool syn = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	int err;
+
+	connection_key(&key, p, ep->id, OUT);
+	c = bpf_map_lookup_elem(&connections, &key);
+	if (c && !(c->flags & CONNECTION_SERVICE) && c->expires >= now)
+		return 0;
+	service = find_service(address, port, p->protocol);
+	if (c && (c->flags & CONNECTION_SERVICE) && c->expires >= now && !syn &&
+	    (p->protocol == IPPROTO_TCP || (service && service->generation == c->revision))) {
+		c->expires = now + (p->protocol == IPPROTO_TCP ? LIFETIME_TCP : LIFETIME_OTHER);
+		c->packets[OUT]++;
+		c->bytes[OUT] += p->length;
+		err = rewrite(skb, p, false, c->translated.word[3], c->translated_port);
+	} else {
+		if (!service)
+			return 0;
+		err = pick_backend(service, p->source, 1, &backend);
+		if (err)
+			return err;
+		fresh.flags = CONNECTION_SERVICE;
+		fresh.initiator = EGRESS;
+		fresh.revision = service->generation;
+		fresh.translated = backend.address;
+		fresh.translated_port = backend.port;
+		fresh.expires = now + LIFETIME_OTHER;
+		fresh.packets[OUT] = 1;
+		fresh.bytes[OUT] = p->length;
+		if (bpf_map_update_elem(&connections, &key, &fresh, BPF_ANY))
+			return -DROP_CT_INSERT;
+		err = rewrite(skb, p, false, backend.address.word[3], backend.port);
+	}
+	t->service = address;
+	t->service_port = port;
+	return err;
+}
+
+SEC("tc")
+int from_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct report r = {.direction = EGRESS, .reply = REPLY_UNKNOWN};
+	struct tracking out = {.side = OUT}, in = {.side = IN, .peer_known = true};
+	struct endpoint *ep, *local;
+	bool native;
+	int err;
+
+	err = parse(skb, &p);
+	if (err == PASS_TO_KERNEL)
+		return TC_ACT_OK;
+	if (err < 0 && !p.source)
+		return drop(skb, &p, &r, err);
+	ep = local_endpoint(p.source);
+	if (!ep || ep->ifindex != skb->ifindex) {
+		__u32 ifindex = skb->ifindex;
+		struct endpoint *owner = bpf_map_lookup_elem(&interfaces, &ifindex);
+
+		if (owner) {
+			r.endpoint = owner->id;
+			r.source_identity = owner->identity;
+		}
+		return drop(skb, &p, &r, DROP_INVALID_SIP);
+	}
+	r.endpoint = ep->id;
+	r.source_identity = ep->identity;
+	if (err < 0)
+		return drop(skb, &p, &r, err);
+	if (!same_mac(p.source_mac, ep->pod_mac))
+		return drop(skb, &p, &r, DROP_INVALID_SMAC);
+
+	if (config.services && has_ports(p.protocol)) {
+		err = translate(skb, &p, ep, &out);
+		if (err)
+			return drop(skb, &p, &r, err);
+	}
+	local = local_endpoint(p.destination);
+	if (local) {
+		out.peer_known = true;
+		out.peer.identity = local->identity;
+	}
+	err = track(skb, &p, ep, &out, &r);
+	if (err)
+		return drop(skb, &p, &r, err);
+
+	if (local) {
+		count(0, EGRESS, p.length);
+		in.peer.identity = ep->identity;
+		err = admit(skb, &p, local, &in, &r);
+		if (err)
+			return drop(skb, &p, &r, err);
+		err = to_peer_of(skb, local);
+		if (err < 0)
+			return drop(skb, &p, &r, err);
+		trace(skb, &p, &r, TO_ENDPOINT, in.report);
+		return err;
+	}
+	if (config.tunnel && out.peer.tunnel) {
+		r.vni = identity_to_vni(ep->identity);
+		r.tunnel = out.peer.tunnel;
+		err = encapsulate(skb, out.peer.tunnel, ep->identity);
+		if (err < 0)
+			return drop(skb, &p, &r, err);
+		trace(skb, &p, &r, TO_OVERLAY, out.report);
+		return err;
+	}
+	/* Past the host's netfilter: what is not masqueraded, and replies to what came in past it. */
+	native = !config.tunnel && out.peer.identity != IDENTITY_HOST &&
+		 (p.destination & config.native_mask) == config.native_net;
+	if (native || (out.reply && out.from_wire)) {
+		err = forward_by_fib(skb, &p);
+		trace(skb, &p, &r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out.report);
+		return err;
+	}
+	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
+	if (in_pod_range(p.destination) && p.destination != config.router_address)
+		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	trace(skb, &p, &r, out.peer.identity == IDENTITY_HOST ? TO_HOST : TO_STACK, out.report);
+	return TC_ACT_OK;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Connections, one entry per endpoint and connection, found with one lookup from either side.
+ *
+ * An entry of an older policy revision than its endpoint's is judged again in the direction in which the
+ * connection was opened. One that is no longer allowed stays in the table unrefreshed: were it deleted, the
+ * other side's packets would open a connection of their own.
+ */
+#pragma once
+
+#include "events.h"
+#include "policy.h"
+
+#define LIFETIME_TCP (8000 * NSEC_PER_SEC)
+#define LIFETIME_TCP_SYN (60 * NSEC_PER_SEC)
+#define LIFETIME_TCP_CLOSING (10 * NSEC_PER_SEC)
+#define LIFETIME_OTHER (60 * NSEC_PER_SEC)
+
+/* In: the packet's side and who the peer is, where the caller knows. Out: what to do. */
+struct tracking {
+	__u8 side; /* OUT of the endpoint or IN to it */
+	bool peer_known;
+	bool report; /* a trace event is due */
+	bool reply;
+	bool from_wire;
+	bool reverse; /* replies: put the service's address back as the source */
+	__be16 service_port;
+	__be32 service; /* a new connection was sent to this service address; on reply: what to put back */
+	struct peer peer;
+};
+
+static __always_inline void connection_key(struct connection_key *key, struct packet *p, __u16 endpoint,
+					   __u8 side)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->endpoint = endpoint;
+	if (p->related) {
+		/* An error coming in speaks of a packet that went out. */
+		key->protocol = p->inner_protocol;
+		key->local = mapped(side == IN ? p->inner_source : p->inner_destination);
+		key->remote = mapped(side == IN ? p->inner_destination : p->inner_source);
+		key->local_port = side == IN ? p->inner_source_port : p->inner_destination_port;
+		key->remote_port = side == IN ? p->inner_destination_port : p->inner_source_port;
+		return;
+	}
+	key->protocol = p->protocol;
+	key->local = mapped(side == OUT ? p->source : p->destination);
+	key->remote = mapped(side == OUT ? p->destination : p->source);
+	if (p->protocol == IPPROTO_ICMP) {
+		/* The identifier stands on the side that asks, so that both may ask with the same. */
+		bool local_asks = (p->icmp_type == ICMP_ECHO) == (side == OUT);
+
+		if (p->icmp_type != ICMP_ECHO && p->icmp_type != ICMP_ECHOREPLY)
+			key->local_port = bpf_htons(0xff00 | p->icmp_type);
+		else if (local_asks)
+			key->local_port = p->icmp_id;
+		else
+			key->remote_port = p->icmp_id;
+		return;
+	}
+	key->local_port = side == OUT ? p->source_port : p->destination_port;
+	key->remote_port = side == OUT ? p->destination_port : p->source_port;
+}
+
+static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __u8 side)
+{
+	if (p->protocol != IPPROTO_TCP)
+		return LIFETIME_OTHER;
+	if (p->tcp_flags & TCP_FIN)
+		c->flags |= side == OUT ? CONNECTION_FIN_OUT : CONNECTION_FIN_IN;
+	if (p->tcp_flags & TCP_RST)
+		c->flags |= CONNECTION_RESET;
+	if ((c->flags & CONNECTION_RESET) ||
+	    (c->flags & (CONNECTION_FIN_OUT | CONNECTION_FIN_IN)) == (CONNECTION_FIN_OUT | CONNECTION_FIN_IN))
+		return LIFETIME_TCP_CLOSING;
+	return c->flags & CONNECTION_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+}
+
+static __always_inline void refresh(struct connection *c, struct packet *p, __u8 side, __u64 now)
+{
+	c->expires = now + lifetime(c, p, side);
+	c->packets[side & 1]++;
+	c->bytes[side & 1] += p->length;
+}
+
+static __always_inline bool report_due(struct connection *c, struct packet *p, __u8 side, __u64 now)
+{
+	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	bool due = !config.aggregate || (flags & ~c->seen[side & 1]) ||
+		   now - c->reported[side & 1] >= config.report_interval;
+
+	if (due) {
+		c->seen[side & 1] |= flags;
+		c->reported[side & 1] = now;
+	}
+	return due;
+}
+
+static __always_inline void report_sides(struct report *r, struct endpoint *ep, struct tracking *t)
+{
+	r->endpoint = ep->id;
+	r->direction = t->side == OUT ? EGRESS : INGRESS;
+	r->source_identity = t->side == OUT ? ep->identity : t->peer.identity;
+	r->dest_identity = t->side == OUT ? t->peer.identity : ep->identity;
+}
+
+/* Asks the policy about the connection in the direction in which it was opened. */
+static __always_inline int judge_connection(struct packet *p, struct endpoint *ep, struct connection_key *key,
+					    __u8 initiator, __u32 identity, struct verdict *v)
+{
+	struct question q = {.endpoint = ep->id,
+			     .identity = identity,
+			     .flags = ep->flags,
+			     .direction = initiator,
+			     .protocol = key->protocol,
+			     .port = initiator == EGRESS ? key->remote_port : key->local_port};
+
+	/* A pod may always talk to itself. */
+	if (key->local.word[3] == key->remote.word[3]) {
+		v->reason = 0;
+		v->rule = 0;
+		v->match = 0;
+		return 0;
+	}
+	if (key->protocol == IPPROTO_ICMP)
+		q.port = bpf_htons(key->local_port && (bpf_ntohs(key->local_port) >> 8) == 0xff && !p->icmp_id
+				       ? p->icmp_type
+				       : ICMP_ECHO);
+	return judge(&q, v);
+}
+
+static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+				      struct tracking *t, struct report *r)
+{
+	struct connection_key key;
+	struct connection c = {};
+	struct verdict v = {};
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u8 seen;
+
+	connection_key(&key, p, ep->id, t->side);
+	c.initiator = t->side == OUT ? EGRESS : INGRESS;
+	judge_connection(p, ep, &key, c.initiator, t->peer.identity, &v);
+	r->rule = v.rule;
+	r->match = v.match;
+	r->reply = 0;
+	r->trace_reason = TRACE_NEW;
+	if (v.rule || v.reason ||
+	    (ep->flags & (c.initiator == EGRESS ? ENDPOINT_POLICY_EGRESS : ENDPOINT_POLICY_INGRESS))) {
+		r->type = EVENT_VERDICT;
+		r->subtype = 0;
+		r->denied = v.reason != 0;
+		emit(skb, p, r);
+	}
+	if (v.reason)
+		return -v.reason;
+	c.revision = ep->revision;
+	c.rule = v.rule;
+	c.peer = t->peer.identity;
+	c.tunnel = t->peer.tunnel;
+	if (t->from_wire)
+		c.flags |= CONNECTION_WIRE;
+	if (t->service) {
+		c.flags |= CONNECTION_REVERSE;
+		c.translated = mapped(t->service);
+		c.translated_port = t->service_port;
+	}
+	/* Both sides spelled out: an index into the stack that is not constant does not pass the verifier. */
+	seen = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	c.expires = now + lifetime(&c, p, t->side);
+	c.packets[OUT] = t->side == OUT;
+	c.packets[IN] = t->side == IN;
+	c.bytes[OUT] = t->side == OUT ? p->length : 0;
+	c.bytes[IN] = t->side == IN ? p->length : 0;
+	c.reported[OUT] = t->side == OUT ? now : 0;
+	c.reported[IN] = t->side == IN ? now : 0;
+	c.seen[OUT] = t->side == OUT ? seen : 0;
+	c.seen[IN] = t->side == IN ? seen : 0;
+	/* Under contention an LRU insert may fail once; without state the packet still passes, its reply will
+	 * be judged. */
+	if (bpf_map_update_elem(&connections, &key, &c, BPF_ANY) &&
+	    bpf_map_update_elem(&connections, &key, &c, BPF_ANY))
+		count(DROP_CT_INSERT, r->direction, 0);
+	t->report = true;
+	t->service = 0;
+	return 0;
+}
+
+static __noinline int judge_again(struct packet *p, struct endpoint *ep, struct connection_key *key,
+				  struct connection *c, struct tracking *t)
+{
+	struct verdict v = {};
+
+	if (!t->peer_known)
+		find_peer(key->remote.word[3], &t->peer);
+	c->peer = t->peer.identity;
+	c->tunnel = t->peer.tunnel;
+	if (judge_connection(p, ep, key, c->initiator, c->peer, &v)) {
+		c->rule = v.rule;
+		return -v.reason;
+	}
+	c->rule = v.rule;
+	c->revision = ep->revision;
+	return 0;
+}
+
+static __always_inline bool usable(struct connection *c, struct packet *p, __u64 now)
+{
+	if (c->expires < now)
+		return false;
+	/* The ports are used again. */
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !p->related &&
+	    (c->flags & (CONNECTION_RESET | CONNECTION_FIN_IN | CONNECTION_FIN_OUT)))
+		return false;
+	return true;
+}
+
+/*
+ * One endpoint's view of a packet: its connection, and whether it may pass. 0 or a negative drop reason.
+ * Fills the sides, rule and trace reason of `r`.
+ */
+static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+				 struct tracking *t, struct report *r)
+{
+	struct connection_key key;
+	struct connection *c;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	int err;
+
+	connection_key(&key, p, ep->id, t->side);
+	c = bpf_map_lookup_elem(&connections, &key);
+	if (!c || !usable(c, p, now)) {
+		__be32 remote = t->side == OUT ? p->destination : p->source;
+
+		if (!t->peer_known)
+			find_peer(remote, &t->peer);
+		report_sides(r, ep, t);
+		return open_connection(skb, p, ep, t, r);
+	}
+	if (c->revision != ep->revision) {
+		err = judge_again(p, ep, &key, c, t);
+		r->rule = c->rule;
+		t->peer.identity = c->peer;
+		report_sides(r, ep, t);
+		if (err)
+			return err;
+	}
+	t->peer.identity = c->peer;
+	t->peer.tunnel = c->tunnel;
+	t->reply = (c->initiator == EGRESS) != (t->side == OUT);
+	t->from_wire = c->flags & CONNECTION_WIRE;
+	t->service = 0;
+	if (p->related) {
+		t->report = true;
+		r->trace_reason = TRACE_RELATED;
+	} else {
+		if (t->reply)
+			c->flags |= CONNECTION_REPLIED;
+		refresh(c, p, t->side, now);
+		t->report = report_due(c, p, t->side, now);
+		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
+		if (t->reply && t->side == IN && (c->flags & CONNECTION_REVERSE)) {
+			t->reverse = true;
+			t->service = c->translated.word[3];
+			t->service_port = c->translated_port;
+		}
+	}
+	r->rule = c->rule;
+	r->reply = t->reply;
+	report_sides(r, ep, t);
+	return 0;
+}

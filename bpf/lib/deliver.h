@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Into a pod of this node: its ingress policy, then straight to its interface. */
+#pragma once
+
+#include "conntrack.h"
+#include "nat.h"
+
+/* The endpoint's ingress side of a packet, and the service's address put back. 0 or a negative drop reason.
+ */
+static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+				 struct tracking *t, struct report *r)
+{
+	int err = track(skb, p, ep, t, r);
+
+	if (err)
+		return err;
+	if (t->reverse)
+		return rewrite(skb, p, true, t->service, t->service_port);
+	return 0;
+}
+
+static __always_inline int to_peer_of(struct __sk_buff *skb, struct endpoint *ep)
+{
+	__u8 macs[12];
+
+	__builtin_memcpy(macs, ep->pod_mac, 6);
+	__builtin_memcpy(macs + 6, ep->host_mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+		return -DROP_WRITE_ERROR;
+	return bpf_redirect_peer(ep->ifindex, 0);
+}

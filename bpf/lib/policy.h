@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * What an endpoint's policy says: the longest line for the peer's identity and the longest for any identity.
+ * Denied if either denies, else allowed if either allows, else as the endpoint's default. The agent sees to
+ * it that no longer line for one identity allows what a shorter one denies.
+ */
+#pragma once
+
+#include "ipcache.h"
+
+struct verdict {
+	int reason; /* 0 or a drop reason */
+	__u32 rule;
+	__u8 match;
+};
+
+struct question {
+	__u32 endpoint;
+	__u32 identity;
+	__u16 flags;
+	__u8 direction;
+	__u8 protocol;
+	__be16 port;
+};
+
+static __always_inline __u8 match_type(__u8 prefixlen, bool any_peer)
+{
+	if (any_peer)
+		return prefixlen > POLICY_PREFIX_PROTOCOL ? 3 : prefixlen > POLICY_PREFIX_PEER ? 6 : 4;
+	return prefixlen > POLICY_PREFIX_PROTOCOL ? 2 : prefixlen > POLICY_PREFIX_PEER ? 5 : 1;
+}
+
+static __noinline int judge(struct question *q, struct verdict *v)
+{
+	struct policy_key key = {.prefixlen = POLICY_PREFIX_FULL,
+				 .endpoint = q->endpoint,
+				 .identity = q->identity,
+				 .direction = q->direction,
+				 .protocol = q->protocol,
+				 .port = q->port};
+	struct policy_value *peer, *any, *line;
+	bool enforced =
+	    q->flags & (q->direction == INGRESS ? ENDPOINT_POLICY_INGRESS : ENDPOINT_POLICY_EGRESS);
+
+	v->reason = 0;
+	v->rule = 0;
+	v->match = 0;
+	peer = bpf_map_lookup_elem(&policy, &key);
+	key.identity = 0;
+	any = bpf_map_lookup_elem(&policy, &key);
+	if (peer && peer->deny)
+		line = peer;
+	else if (any && any->deny)
+		line = any;
+	else
+		line = peer ? peer : any;
+	if (!line) {
+		v->reason = enforced ? DROP_POLICY : 0;
+		return v->reason;
+	}
+	v->rule = line->rule;
+	v->match = match_type(line->prefixlen, line == any);
+	v->reason = line->deny ? DROP_POLICY_DENY : 0;
+	return v->reason;
+}

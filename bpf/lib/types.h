@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The layouts that programs and agent share. A change here needs a new LAYOUT in
+ * node-agent/internal/datapath/maps.go, so that an upgrade never reads the old map with the new layout.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdbool.h>
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+#define NSEC_PER_SEC 1000000000ULL
+
+/* Identities that mean the same in every cluster (Cilium's numbers). */
+#define IDENTITY_HOST 1
+#define IDENTITY_WORLD 2
+#define IDENTITY_REMOTE_NODE 6
+#define IDENTITY_APISERVER 7
+#define IDENTITY_FIRST_POD 256
+/* From here on identities are local to a node (address ranges) and mean "world" to others. */
+#define IDENTITY_FIRST_LOCAL (1 << 24)
+
+/* Hubble's flow.DropReason. */
+#define DROP_INVALID_SMAC 130
+#define DROP_INVALID_SIP 132
+#define DROP_POLICY 133
+#define DROP_INVALID 134
+#define DROP_UNKNOWN_L4 142
+#define DROP_UNSUPPORTED_L3 139
+#define DROP_WRITE_ERROR 141
+#define DROP_NO_TUNNEL_KEY 147
+#define DROP_NO_LOCAL_ENDPOINT 152
+#define DROP_CT_INSERT 155
+#define DROP_NO_BACKEND 158
+#define DROP_NO_TUNNEL_ENDPOINT 160
+#define DROP_NAT_UNSUPPORTED_L4 168
+#define DROP_FIB 169
+#define DROP_INVALID_IDENTITY 171
+#define DROP_FRAG_NOT_FOUND 175
+#define DROP_POLICY_DENY 181
+#define DROP_INVALID_VNI 183
+
+/* Hubble's monitor message types and trace observation points. */
+#define EVENT_DROP 1
+#define EVENT_TRACE 4
+#define EVENT_VERDICT 5
+#define EVENT_SOCKET 7
+#define TO_ENDPOINT 0
+#define TO_HOST 2
+#define TO_STACK 3
+#define TO_OVERLAY 4
+#define TO_NETWORK 11
+#define TRACE_NEW 1
+#define TRACE_ESTABLISHED 2
+#define TRACE_REPLY 3
+#define TRACE_RELATED 4
+#define REPLY_UNKNOWN 2
+
+#define INGRESS 0
+#define EGRESS 1
+
+/* An address of 16 bytes; version 4 is mapped (::ffff:a.b.c.d). */
+struct address {
+	__be32 word[4];
+};
+
+/* What the programs are specialised with at load time; written by the agent before loading. */
+struct config {
+	__be32 node_address;
+	__be32 router_address;
+	__be32 pod_net;
+	__be32 pod_mask;
+	__be32 native_net;
+	__be32 native_mask;
+	__u32 tunnel_ifindex;
+	__u32 tunnel;	       /* 1: pods of other nodes are reached by VXLAN */
+	__u32 services;	       /* 1: translate service addresses */
+	__u32 aggregate;       /* 1: trace events are throttled */
+	__u64 report_interval; /* ns between trace events of one connection and direction */
+};
+
+#define ENDPOINT_POLICY_INGRESS 1
+#define ENDPOINT_POLICY_EGRESS 2
+
+/* A pod of this node. */
+struct endpoint {
+	__u32 ifindex;
+	__u32 identity;
+	/* Rises with each change of policy or identities; connections of an older one are judged again. */
+	__u32 revision;
+	__u16 id;
+	__u16 flags;
+	__u8 pod_mac[6];
+	__u8 host_mac[6];
+	__u32 pad;
+	__u64 netns_cookie;
+};
+
+struct ipcache_key {
+	__u32 prefixlen;
+	struct address address;
+};
+
+struct ipcache_value {
+	__u32 identity;
+	__be32 tunnel; /* the node that hosts the prefix; 0 where there is none */
+};
+
+struct policy_key {
+	__u32 prefixlen;
+	__u32 endpoint;
+	__u32 identity;
+	__u8 direction;
+	__u8 protocol;
+	__be16 port;
+};
+/* Bits of the key that are always compared, and then with the protocol. */
+#define POLICY_PREFIX_PEER 72
+#define POLICY_PREFIX_PROTOCOL 80
+#define POLICY_PREFIX_FULL 96
+
+struct policy_value {
+	__u32 rule;
+	__u8 deny;
+	__u8 prefixlen; /* of the line's own key, to know what matched */
+	__u16 pad;
+};
+
+/* A connection as one endpoint sees it: local is always the endpoint. */
+struct connection_key {
+	struct address local;
+	struct address remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 endpoint;
+	__u8 protocol;
+	__u8 pad;
+};
+
+#define CONNECTION_SERVICE (1 << 0) /* remote is a service; translated is the backend chosen */
+#define CONNECTION_REVERSE (1 << 1) /* translated is the service address to put back into replies */
+#define CONNECTION_REPLIED (1 << 2)
+#define CONNECTION_FIN_OUT (1 << 3)
+#define CONNECTION_FIN_IN (1 << 4)
+#define CONNECTION_RESET (1 << 5)
+#define CONNECTION_WIRE (1 << 6) /* came past the host's netfilter, so replies must do so too */
+
+struct connection {
+	__u64 expires;	  /* CLOCK_MONOTONIC, ns */
+	__u64 packets[2]; /* by OUT and IN below */
+	__u64 bytes[2];
+	__u64 reported[2];
+	__u32 revision; /* the endpoint's, or the service's for CONNECTION_SERVICE */
+	__u32 rule;
+	__u32 peer;
+	__be32 tunnel;
+	struct address translated;
+	__be16 translated_port;
+	__u8 initiator; /* INGRESS or EGRESS, of the endpoint */
+	__u8 flags;
+	__u8 seen[2]; /* TCP flags */
+	__u16 pad;
+};
+#define IN 0
+#define OUT 1
+
+struct service_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct service {
+	__u32 id;
+	__u32 count;
+	__u32 generation;
+	__u32 affinity; /* seconds; 0 is off */
+	__u32 kind;
+};
+
+struct backend_key {
+	__u32 service;
+	__u32 slot;
+};
+
+struct backend {
+	struct address address;
+	__be16 port;
+	__u16 flags;
+};
+
+struct affinity_key {
+	__u64 client; /* network namespace cookie, or address */
+	__u32 service;
+	__u32 by_address;
+};
+
+struct affinity_value {
+	__u64 until;
+	struct backend backend;
+	__u32 generation;
+};
+
+struct socket_key {
+	__u64 cookie;
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+};
+
+struct socket_value {
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+};
+
+struct fragment_key {
+	__be32 source;
+	__be32 destination;
+	__be16 id;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct fragment_value {
+	__be16 source_port;
+	__be16 destination_port;
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct event {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u64 socket_cookie;
+	__u64 cgroup;
+	struct address source;
+	struct address destination;
+	struct address source_translated;
+	struct address tunnel_remote;
+	__u32 source_identity;
+	__u32 dest_identity;
+	__u32 rule;
+	__u32 ifindex;
+	__u32 length;
+	__u32 vni;
+	__be16 source_port;
+	__be16 dest_port;
+	__u16 endpoint;
+	__u16 line;
+	__u8 type;
+	__u8 subtype;
+	__u8 trace_reason;
+	__u8 direction;
+	__u8 reply;
+	__u8 denied;
+	__u8 match;
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 file;
+	__u8 source_mac[6];
+	__u8 dest_mac[6];
+};
+
+const volatile struct config config;
+
+static __always_inline struct address mapped(__be32 v4)
+{
+	struct address a = {};
+
+	a.word[2] = bpf_htonl(0xffff);
+	a.word[3] = v4;
+	return a;
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * to_pod: tcx egress of the host side of a pod's veth: what the host's stack sends into a pod.
+ * May assume: the packet was routed by this node. Packets redirected into the pod never come here.
+ */
+#define FILE_NUMBER 2
+#include "lib/deliver.h"
+
+SEC("tc")
+int to_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
+	struct tracking in = {.side = IN};
+	struct endpoint *ep, *sender;
+	int err;
+
+	err = parse(skb, &p);
+	if (err == PASS_TO_KERNEL)
+		return TC_ACT_OK;
+	if (err < 0)
+		return drop(skb, &p, &r, err);
+	ep = local_endpoint(p.destination);
+	if (!ep || ep->ifindex != skb->ifindex)
+		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	if (in_pod_range(p.source)) {
+		sender = local_endpoint(p.source);
+		if (sender) {
+			in.peer_known = true;
+			in.peer.identity = sender->identity;
+		}
+	}
+	err = admit(skb, &p, ep, &in, &r);
+	if (err)
+		return drop(skb, &p, &r, err);
+	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+	return TC_ACT_OK;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";
