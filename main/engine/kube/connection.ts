@@ -175,7 +175,8 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
       try {
         const { labelSelector, fieldSelector } = selection;
         return ok(
-          (await listPages(type, selection.namespace, { labelSelector, fieldSelector }, signal)).items as readonly T[],
+          (await listPages(type, selection.namespace, { labelSelector, fieldSelector }, signal))
+            .items as readonly KubeObject[] as readonly T[],
         );
       } catch (error) {
         return failed(
