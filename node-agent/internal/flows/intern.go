@@ -54,8 +54,9 @@ func (i *interner) endpoint(address netip.Addr, identity uint32) *EndpointInfo {
 	if len(i.endpoints) >= internMax {
 		clear(i.endpoints)
 	}
-	i.endpoints[key] = &info
-	return &info
+	fresh := info // only this copy is on the heap
+	i.endpoints[key] = &fresh
+	return &fresh
 }
 
 func (i *interner) service(address netip.Addr, port uint16, protocol uint8) *ServiceInfo {
@@ -69,8 +70,9 @@ func (i *interner) service(address netip.Addr, port uint16, protocol uint8) *Ser
 	if len(i.services) >= internMax {
 		clear(i.services)
 	}
-	i.services[info] = &info
-	return &info
+	fresh := info
+	i.services[info] = &fresh
+	return &fresh
 }
 
 // policy is the set that a deciding rule belongs to; nil when the rule is not known.

@@ -72,7 +72,11 @@ func (c *Collector) Observe(o *flows.Observation) {
 	verdict := verdictOf(e)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.processed[processedKey{e.Type, e.SubType, e.Protocol, verdict}]++
+	subType := e.SubType
+	if e.Type == datapath.EventDrop || e.Type == datapath.EventPolicyVerdict {
+		subType = 0 // Hubble's series have none for these
+	}
+	c.processed[processedKey{e.Type, subType, e.Protocol, verdict}]++
 	if e.Type == datapath.EventDrop {
 		c.drops[dropKey{e.SubType, e.Protocol}]++
 	}
