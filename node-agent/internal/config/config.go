@@ -1,0 +1,217 @@
+// Package config reads the agent's configuration: a YAML file with the names of Cilium's chart.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// Config is the content of config.yaml. A zero field means the default.
+type Config struct {
+	Debug                 bool       `json:"debug,omitempty"`
+	Cluster               Cluster    `json:"cluster,omitempty"`
+	RoutingMode           string     `json:"routingMode,omitempty"`
+	TunnelProtocol        string     `json:"tunnelProtocol,omitempty"`
+	AutoDirectNodeRoutes  bool       `json:"autoDirectNodeRoutes,omitempty"`
+	IPv4NativeRoutingCIDR string     `json:"ipv4NativeRoutingCIDR,omitempty"`
+	KubeProxyReplacement  *bool      `json:"kubeProxyReplacement,omitempty"`
+	KubernetesHost        string     `json:"k8sServiceHost,omitempty"`
+	KubernetesPort        int        `json:"k8sServicePort,omitempty"`
+	EnableIPv4Masquerade  *bool      `json:"enableIPv4Masquerade,omitempty"`
+	BPF                   BPF        `json:"bpf,omitempty"`
+	IPAM                  IPAM       `json:"ipam,omitempty"`
+	PolicyEnforcementMode string     `json:"policyEnforcementMode,omitempty"`
+	MTU                   int        `json:"MTU,omitempty"`
+	Devices               []string   `json:"devices,omitempty"`
+	Hubble                Hubble     `json:"hubble,omitempty"`
+	Prometheus            Prometheus `json:"prometheus,omitempty"`
+	CNI                   CNI        `json:"cni,omitempty"`
+}
+
+// Cluster names the cluster.
+type Cluster struct {
+	Name string `json:"name,omitempty"`
+}
+
+// BPF tunes the programs.
+type BPF struct {
+	// Masquerade in BPF; not in this version, which masquerades with nftables.
+	Masquerade bool `json:"masquerade,omitempty"`
+	// MonitorAggregation is medium (default) or none: one flow event per packet, for debugging.
+	MonitorAggregation string `json:"monitorAggregation,omitempty"`
+	// CTTCPMax, PolicyMapMax and IPCacheMax are map sizes in entries.
+	CTTCPMax     int `json:"ctTcpMax,omitempty"`
+	PolicyMapMax int `json:"policyMapMax,omitempty"`
+	IPCacheMax   int `json:"ipcacheMax,omitempty"`
+}
+
+// IPAM says where pods' addresses come from.
+type IPAM struct {
+	Mode string `json:"mode,omitempty"`
+}
+
+// Hubble is the flow server.
+type Hubble struct {
+	Enabled       *bool  `json:"enabled,omitempty"`
+	ListenAddress string `json:"listenAddress,omitempty"`
+	// EventBufferCapacity is how many flows a node remembers; rounded up to a power of two minus one.
+	EventBufferCapacity int `json:"eventBufferCapacity,omitempty"`
+}
+
+// Prometheus is the metrics server.
+type Prometheus struct {
+	Enabled *bool `json:"enabled,omitempty"`
+	Port    int   `json:"port,omitempty"`
+}
+
+// CNI is how the agent behaves beside other CNI configurations.
+type CNI struct {
+	// Exclusive sets other configurations aside instead of refusing to start beside them.
+	Exclusive bool `json:"exclusive,omitempty"`
+}
+
+// Problem is something wrong with a configuration.
+type Problem struct {
+	// Field is the path of the field, e.g. hubble.listenAddress.
+	Field          string
+	What, Why, Fix string
+}
+
+// Error gives the whole text on one line.
+func (p *Problem) Error() string {
+	return fmt.Sprintf("%s: %s %s %s", p.Field, p.What, p.Why, p.Fix)
+}
+
+// Load reads and checks a file; a missing file is an error. The result has every default filled in.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the configuration: %w", err)
+	}
+	c, err := Parse(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
+
+// Parse reads and checks YAML. All problems are returned at once, joined; each is a *Problem or says what cannot be read.
+func Parse(text []byte) (Config, error) {
+	var c Config
+	document, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("not valid YAML: %w", err)
+	}
+	strict, err := json.UnmarshalStrict(document, &c)
+	if err != nil {
+		return Config{}, fmt.Errorf("a value has the wrong type: %w", err)
+	}
+	for i, err := range strict {
+		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
+			strict[i] = &Problem{Field: m[1], What: "There is no such field.",
+				Why: "A mistyped field would silently keep its default.", Fix: "Remove it or correct its name; names are those of Cilium's chart."}
+		}
+	}
+	if len(strict) > 0 {
+		return Config{}, errors.Join(strict...)
+	}
+	c.fill()
+	return c, c.check()
+}
+
+func (c *Config) fill() {
+	fill(&c.Cluster.Name, "default")
+	fill(&c.RoutingMode, "tunnel")
+	fill(&c.TunnelProtocol, "vxlan")
+	fill(&c.IPAM.Mode, "kubernetes")
+	fill(&c.PolicyEnforcementMode, "default")
+	fill(&c.Hubble.ListenAddress, ":4244")
+	fill(&c.Hubble.EventBufferCapacity, 4095)
+	fill(&c.Prometheus.Port, 9962)
+	fill(&c.BPF.MonitorAggregation, "medium")
+	yes := true
+	for _, b := range []**bool{&c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
+		if *b == nil {
+			*b = &yes
+		}
+	}
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+var clusterName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
+
+func (c *Config) check() error {
+	var problems []error
+	refuse := func(field, what, why, fix string) {
+		problems = append(problems, &Problem{Field: field, What: what, Why: why, Fix: fix})
+	}
+	oneOf := func(field, value string, allowed ...string) {
+		for _, a := range allowed {
+			if value == a {
+				return
+			}
+		}
+		refuse(field, fmt.Sprintf("%q is not one of %s.", value, strings.Join(allowed, ", ")), "The agent knows no other.", "Use one of them.")
+	}
+	oneOf("routingMode", c.RoutingMode, "tunnel", "native")
+	oneOf("tunnelProtocol", c.TunnelProtocol, "vxlan")
+	oneOf("ipam.mode", c.IPAM.Mode, "kubernetes")
+	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
+	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
+	native := c.RoutingMode == "native"
+	if native && c.IPv4NativeRoutingCIDR == "" {
+		refuse("ipv4NativeRoutingCIDR", "Native routing needs a range that is routed as it is.",
+			"Without it the agent cannot tell which addresses to masquerade.", "Set it to a range that contains every node's pod CIDR.")
+	}
+	if c.IPv4NativeRoutingCIDR != "" {
+		if p, err := netip.ParsePrefix(c.IPv4NativeRoutingCIDR); err != nil || !p.Addr().Is4() {
+			refuse("ipv4NativeRoutingCIDR", fmt.Sprintf("%q is not an IPv4 range.", c.IPv4NativeRoutingCIDR),
+				"A range is an address and a length.", "Write it as 10.0.0.0/8.")
+		}
+	}
+	if c.AutoDirectNodeRoutes && !native {
+		refuse("autoDirectNodeRoutes", "Direct node routes need routingMode native.",
+			"In tunnel mode packets between nodes travel inside of VXLAN.", "Set routingMode: native, or autoDirectNodeRoutes: false.")
+	}
+	if c.BPF.Masquerade {
+		refuse("bpf.masquerade", "Masquerading in BPF is not in this version.",
+			"Traffic that leaves the cluster is masqueraded with nftables.", "Set bpf.masquerade: false.")
+	}
+	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
+		refuse("MTU", fmt.Sprintf("%d is no usable MTU.", c.MTU), "It has to be 1280 to 65535.", "Use 0 to have it worked out.")
+	}
+	if (c.KubernetesHost == "") != (c.KubernetesPort == 0) {
+		refuse("k8sServicePort", "k8sServiceHost and k8sServicePort belong together.", "One of them alone is no address.", "Set both or neither.")
+	}
+	for field, port := range map[string]int{"k8sServicePort": c.KubernetesPort, "prometheus.port": c.Prometheus.Port} {
+		if port < 0 || port > 65535 {
+			refuse(field, fmt.Sprintf("%d is not a port.", port), "Ports are 1 to 65535.", "Correct it.")
+		}
+	}
+	if !clusterName.MatchString(c.Cluster.Name) {
+		refuse("cluster.name", fmt.Sprintf("%q is not a cluster name.", c.Cluster.Name),
+			"It becomes part of names in certificates.", "Use at most 32 lower-case letters, digits and dashes.")
+	}
+	return errors.Join(problems...)
+}
+
+// NativeRoutingCIDR is the parsed range; the zero Prefix where none is set.
+func (c Config) NativeRoutingCIDR() netip.Prefix {
+	p, _ := netip.ParsePrefix(c.IPv4NativeRoutingCIDR)
+	return p
+}

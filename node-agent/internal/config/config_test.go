@@ -1,0 +1,66 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	tests := []struct {
+		name, text string
+		// field of the problem that is expected; "" for none.
+		field string
+	}{
+		{"empty", ``, ""},
+		{"all defaults written out", "routingMode: \"\"\nMTU: 0\ndevices: []\nk8sServicePort: 0\nipv4NativeRoutingCIDR: \"\"\n", ""},
+		{"native", "routingMode: native\nipv4NativeRoutingCIDR: 10.0.0.0/8\nautoDirectNodeRoutes: true\n", ""},
+		{"native without range", "routingMode: native\n", "ipv4NativeRoutingCIDR"},
+		{"range is none", "ipv4NativeRoutingCIDR: 10.0.0.0\n", "ipv4NativeRoutingCIDR"},
+		{"direct routes in a tunnel", "autoDirectNodeRoutes: true\n", "autoDirectNodeRoutes"},
+		{"BPF masquerade", "bpf: {masquerade: true}\n", "bpf.masquerade"},
+		{"unknown mode", "routingMode: carrier-pigeon\n", "routingMode"},
+		{"unknown IPAM", "ipam: {mode: eni}\n", "ipam.mode"},
+		{"unknown field", "hubble: {relay: true}\n", "hubble.relay"},
+		{"small MTU", "MTU: 576\n", "MTU"},
+		{"host without port", "k8sServiceHost: 10.0.0.1\n", "k8sServicePort"},
+		{"cluster name", "cluster: {name: Big_One}\n", "cluster.name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse([]byte(tt.text))
+			if tt.field == "" {
+				if err != nil {
+					t.Fatalf("unexpected: %v", err)
+				}
+				return
+			}
+			var p *Problem
+			if !errors.As(err, &p) {
+				t.Fatalf("got %v, want a problem", err)
+			}
+			if p.Field != tt.field || p.Why == "" || p.Fix == "" {
+				t.Fatalf("got %+v, want field %s with why and fix", p, tt.field)
+			}
+		})
+	}
+}
+
+func TestParseReportsAllProblems(t *testing.T) {
+	_, err := Parse([]byte("routingMode: native\nMTU: 5\nbpf: {masquerade: true}\n"))
+	for _, field := range []string{"ipv4NativeRoutingCIDR", "MTU", "bpf.masquerade"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s is missing in %v", field, err)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := Parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.RoutingMode != "tunnel" || !*c.KubeProxyReplacement || !*c.EnableIPv4Masquerade || c.Prometheus.Port != 9962 || c.Cluster.Name != "default" {
+		t.Fatalf("got %+v", c)
+	}
+}

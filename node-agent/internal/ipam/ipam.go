@@ -1,0 +1,135 @@
+// Package ipam hands out the addresses of a node's pod CIDR.
+package ipam
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ExhaustedError says that no address is left.
+type ExhaustedError struct {
+	Prefix netip.Prefix
+	Used   int
+}
+
+// Error says what to do about it.
+func (e *ExhaustedError) Error() string {
+	return fmt.Sprintf("no address is left in this node's pod CIDR %s: %d are in use; delete pods of this node, or give it a larger pod CIDR", e.Prefix, e.Used)
+}
+
+// Allocation is an address with its owner: "namespace/pod", or "router".
+type Allocation struct {
+	Address netip.Addr
+	Owner   string
+}
+
+// Pool hands out addresses. All methods are safe for concurrent use.
+type Pool struct {
+	mu     sync.Mutex
+	prefix netip.Prefix
+	router netip.Addr
+	used   map[netip.Addr]string
+	// freed holds when an address was released: it is reused last, so that no late packet reaches another pod.
+	freed map[netip.Addr]time.Time
+	next  netip.Addr
+	now   func() time.Time
+}
+
+// reuseAfter is how long a released address rests while others are free.
+const reuseAfter = 30 * time.Second
+
+// New makes a pool. The first usable address is the router's; network and broadcast address are never handed out.
+func New(prefix netip.Prefix) (*Pool, error) {
+	prefix = prefix.Masked()
+	if !prefix.IsValid() || !prefix.Addr().Is4() || prefix.Bits() > 30 {
+		return nil, fmt.Errorf("pod CIDR %s cannot be used: it has to be IPv4 with a length of at most 30", prefix)
+	}
+	router := prefix.Addr().Next()
+	return &Pool{
+		prefix: prefix, router: router, next: router.Next(), now: time.Now,
+		used:  map[netip.Addr]string{router: "router"},
+		freed: map[netip.Addr]time.Time{},
+	}, nil
+}
+
+// Router is this node's own address in the range.
+func (p *Pool) Router() netip.Addr { return p.router }
+
+// Capacity is how many addresses there are for pods.
+func (p *Pool) Capacity() int { return 1<<(32-p.prefix.Bits()) - 3 }
+
+func (p *Pool) broadcast(a netip.Addr) bool { return !p.prefix.Contains(a.Next()) }
+
+// Allocate gives the next free address, going round the range.
+func (p *Pool) Allocate(owner string) (netip.Addr, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var oldest netip.Addr
+	for i, a := 0, p.next; i <= p.Capacity()+2; i, a = i+1, a.Next() {
+		if !p.prefix.Contains(a) || p.broadcast(a) {
+			a = p.router
+			continue
+		}
+		if _, taken := p.used[a]; taken {
+			continue
+		}
+		if at, rests := p.freed[a]; rests && p.now().Sub(at) < reuseAfter {
+			if !oldest.IsValid() || at.Before(p.freed[oldest]) {
+				oldest = a
+			}
+			continue
+		}
+		return p.take(a, owner), nil
+	}
+	if oldest.IsValid() {
+		return p.take(oldest, owner), nil
+	}
+	return netip.Addr{}, &ExhaustedError{Prefix: p.prefix, Used: len(p.used) - 1}
+}
+
+func (p *Pool) take(a netip.Addr, owner string) netip.Addr {
+	delete(p.freed, a)
+	p.used[a] = owner
+	p.next = a.Next()
+	return a
+}
+
+// Claim takes a certain address, for endpoints that were there before a restart.
+func (p *Pool) Claim(a netip.Addr, owner string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.prefix.Contains(a) {
+		return fmt.Errorf("address %s of %s is not in this node's pod CIDR %s", a, owner, p.prefix)
+	}
+	if other, taken := p.used[a]; taken && other != owner {
+		return fmt.Errorf("address %s of %s is taken by %s", a, owner, other)
+	}
+	p.take(a, owner)
+	return nil
+}
+
+// Release gives an address back; a free one is left alone.
+func (p *Pool) Release(a netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.used[a]; ok && a != p.router {
+		delete(p.used, a)
+		p.freed[a] = p.now()
+	}
+}
+
+// Allocations lists what is in use, sorted by address.
+func (p *Pool) Allocations() []Allocation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Allocation, 0, len(p.used))
+	for a, owner := range p.used {
+		out = append(out, Allocation{a, owner})
+	}
+	slices.SortFunc(out, func(a, b Allocation) int { return cmp.Or(a.Address.Compare(b.Address), 0) })
+	return out
+}
