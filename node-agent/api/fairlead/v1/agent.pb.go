@@ -2559,6 +2559,165 @@ func (x *ListConntrackResponse) GetTruncated() bool {
 	return false
 }
 
+type CounterInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hubble's drop reason; 0 for forwarded packets.
+	Reason uint32 `protobuf:"varint,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Its name as Hubble has it, or "FORWARDED".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// ingress or egress.
+	Direction     string `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
+	Packets       uint64 `protobuf:"varint,4,opt,name=packets,proto3" json:"packets,omitempty"`
+	Bytes         uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterInfo) Reset() {
+	*x = CounterInfo{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterInfo) ProtoMessage() {}
+
+func (x *CounterInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterInfo.ProtoReflect.Descriptor instead.
+func (*CounterInfo) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CounterInfo) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
+func (x *CounterInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CounterInfo) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *CounterInfo) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *CounterInfo) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type ListCountersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCountersRequest) Reset() {
+	*x = ListCountersRequest{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCountersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCountersRequest) ProtoMessage() {}
+
+func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCountersRequest.ProtoReflect.Descriptor instead.
+func (*ListCountersRequest) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+}
+
+type ListCountersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Counters      []*CounterInfo         `protobuf:"bytes,1,rep,name=counters,proto3" json:"counters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCountersResponse) Reset() {
+	*x = ListCountersResponse{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCountersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCountersResponse) ProtoMessage() {}
+
+func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCountersResponse.ProtoReflect.Descriptor instead.
+func (*ListCountersResponse) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListCountersResponse) GetCounters() []*CounterInfo {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
 type IPInfo struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Prefix         string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
@@ -2571,7 +2730,7 @@ type IPInfo struct {
 
 func (x *IPInfo) Reset() {
 	*x = IPInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2742,7 @@ func (x *IPInfo) String() string {
 func (*IPInfo) ProtoMessage() {}
 
 func (x *IPInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2755,7 @@ func (x *IPInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPInfo.ProtoReflect.Descriptor instead.
 func (*IPInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *IPInfo) GetPrefix() string {
@@ -2635,7 +2794,7 @@ type ListIPsRequest struct {
 
 func (x *ListIPsRequest) Reset() {
 	*x = ListIPsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2806,7 @@ func (x *ListIPsRequest) String() string {
 func (*ListIPsRequest) ProtoMessage() {}
 
 func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2819,7 @@ func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsRequest.ProtoReflect.Descriptor instead.
 func (*ListIPsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 type ListIPsResponse struct {
@@ -2672,7 +2831,7 @@ type ListIPsResponse struct {
 
 func (x *ListIPsResponse) Reset() {
 	*x = ListIPsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2843,7 @@ func (x *ListIPsResponse) String() string {
 func (*ListIPsResponse) ProtoMessage() {}
 
 func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2856,7 @@ func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsResponse.ProtoReflect.Descriptor instead.
 func (*ListIPsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListIPsResponse) GetIps() []*IPInfo {
@@ -2723,7 +2882,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2894,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2907,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JournalEntry) GetSequence() uint64 {
@@ -2808,7 +2967,7 @@ type ListJournalRequest struct {
 
 func (x *ListJournalRequest) Reset() {
 	*x = ListJournalRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2979,7 @@ func (x *ListJournalRequest) String() string {
 func (*ListJournalRequest) ProtoMessage() {}
 
 func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2992,7 @@ func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalRequest.ProtoReflect.Descriptor instead.
 func (*ListJournalRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 type ListJournalResponse struct {
@@ -2845,7 +3004,7 @@ type ListJournalResponse struct {
 
 func (x *ListJournalResponse) Reset() {
 	*x = ListJournalResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3016,7 @@ func (x *ListJournalResponse) String() string {
 func (*ListJournalResponse) ProtoMessage() {}
 
 func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3029,7 @@ func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalResponse.ProtoReflect.Descriptor instead.
 func (*ListJournalResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListJournalResponse) GetEntries() []*JournalEntry {
@@ -2895,7 +3054,7 @@ type AnnounceEndpointRequest struct {
 
 func (x *AnnounceEndpointRequest) Reset() {
 	*x = AnnounceEndpointRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3066,7 @@ func (x *AnnounceEndpointRequest) String() string {
 func (*AnnounceEndpointRequest) ProtoMessage() {}
 
 func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3079,7 @@ func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AnnounceEndpointRequest) GetNodeName() string {
@@ -2980,7 +3139,7 @@ type AnnounceEndpointResponse struct {
 
 func (x *AnnounceEndpointResponse) Reset() {
 	*x = AnnounceEndpointResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3151,7 @@ func (x *AnnounceEndpointResponse) String() string {
 func (*AnnounceEndpointResponse) ProtoMessage() {}
 
 func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3164,7 @@ func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 var File_fairlead_v1_agent_proto protoreflect.FileDescriptor
@@ -3224,7 +3383,16 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\"s\n" +
 	"\x15ListConntrackResponse\x12<\n" +
 	"\vconnections\x18\x01 \x03(\v2\x1a.fairlead.v1.ConntrackInfoR\vconnections\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"{\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x87\x01\n" +
+	"\vCounterInfo\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\rR\x06reason\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\x18\n" +
+	"\apackets\x18\x04 \x01(\x04R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"\x15\n" +
+	"\x13ListCountersRequest\"L\n" +
+	"\x14ListCountersResponse\x124\n" +
+	"\bcounters\x18\x01 \x03(\v2\x18.fairlead.v1.CounterInfoR\bcounters\"{\n" +
 	"\x06IPInfo\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\rR\bidentity\x12'\n" +
@@ -3252,7 +3420,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x1c\n" +
 	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x19\n" +
 	"\bpod_name\x18\a \x01(\tR\apodName\"\x1a\n" +
-	"\x18AnnounceEndpointResponse2\xac\t\n" +
+	"\x18AnnounceEndpointResponse2\x81\n" +
+	"\n" +
 	"\fAgentService\x12J\n" +
 	"\tGetStatus\x12\x1d.fairlead.v1.GetStatusRequest\x1a\x1e.fairlead.v1.GetStatusResponse\x12O\n" +
 	"\n" +
@@ -3266,7 +3435,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\fListServices\x12 .fairlead.v1.ListServicesRequest\x1a!.fairlead.v1.ListServicesResponse\x12S\n" +
 	"\fListPolicies\x12 .fairlead.v1.ListPoliciesRequest\x1a!.fairlead.v1.ListPoliciesResponse\x12b\n" +
 	"\x11GetEndpointPolicy\x12%.fairlead.v1.GetEndpointPolicyRequest\x1a&.fairlead.v1.GetEndpointPolicyResponse\x12V\n" +
-	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12D\n" +
+	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12S\n" +
+	"\fListCounters\x12 .fairlead.v1.ListCountersRequest\x1a!.fairlead.v1.ListCountersResponse\x12D\n" +
 	"\aListIPs\x12\x1b.fairlead.v1.ListIPsRequest\x1a\x1c.fairlead.v1.ListIPsResponse\x12P\n" +
 	"\vListJournal\x12\x1f.fairlead.v1.ListJournalRequest\x1a .fairlead.v1.ListJournalResponse\x12_\n" +
 	"\x10AnnounceEndpoint\x12$.fairlead.v1.AnnounceEndpointRequest\x1a%.fairlead.v1.AnnounceEndpointResponseB4Z2fairlead.dev/node-agent/api/fairlead/v1;fairleadv1b\x06proto3"
@@ -3283,7 +3453,7 @@ func file_fairlead_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fairlead_v1_agent_proto_rawDescData
 }
 
-var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 0: fairlead.v1.GetStatusRequest
 	(*Component)(nil),                 // 1: fairlead.v1.Component
@@ -3321,28 +3491,31 @@ var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*ConntrackInfo)(nil),             // 33: fairlead.v1.ConntrackInfo
 	(*ListConntrackRequest)(nil),      // 34: fairlead.v1.ListConntrackRequest
 	(*ListConntrackResponse)(nil),     // 35: fairlead.v1.ListConntrackResponse
-	(*IPInfo)(nil),                    // 36: fairlead.v1.IPInfo
-	(*ListIPsRequest)(nil),            // 37: fairlead.v1.ListIPsRequest
-	(*ListIPsResponse)(nil),           // 38: fairlead.v1.ListIPsResponse
-	(*JournalEntry)(nil),              // 39: fairlead.v1.JournalEntry
-	(*ListJournalRequest)(nil),        // 40: fairlead.v1.ListJournalRequest
-	(*ListJournalResponse)(nil),       // 41: fairlead.v1.ListJournalResponse
-	(*AnnounceEndpointRequest)(nil),   // 42: fairlead.v1.AnnounceEndpointRequest
-	(*AnnounceEndpointResponse)(nil),  // 43: fairlead.v1.AnnounceEndpointResponse
-	(*timestamppb.Timestamp)(nil),     // 44: google.protobuf.Timestamp
+	(*CounterInfo)(nil),               // 36: fairlead.v1.CounterInfo
+	(*ListCountersRequest)(nil),       // 37: fairlead.v1.ListCountersRequest
+	(*ListCountersResponse)(nil),      // 38: fairlead.v1.ListCountersResponse
+	(*IPInfo)(nil),                    // 39: fairlead.v1.IPInfo
+	(*ListIPsRequest)(nil),            // 40: fairlead.v1.ListIPsRequest
+	(*ListIPsResponse)(nil),           // 41: fairlead.v1.ListIPsResponse
+	(*JournalEntry)(nil),              // 42: fairlead.v1.JournalEntry
+	(*ListJournalRequest)(nil),        // 43: fairlead.v1.ListJournalRequest
+	(*ListJournalResponse)(nil),       // 44: fairlead.v1.ListJournalResponse
+	(*AnnounceEndpointRequest)(nil),   // 45: fairlead.v1.AnnounceEndpointRequest
+	(*AnnounceEndpointResponse)(nil),  // 46: fairlead.v1.AnnounceEndpointResponse
+	(*timestamppb.Timestamp)(nil),     // 47: google.protobuf.Timestamp
 }
 var file_fairlead_v1_agent_proto_depIdxs = []int32{
-	44, // 0: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	47, // 0: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	3,  // 1: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
 	2,  // 2: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
 	1,  // 3: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
 	5,  // 4: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
 	5,  // 5: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
-	44, // 6: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
-	44, // 7: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
+	47, // 6: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	47, // 7: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
 	6,  // 8: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
 	11, // 9: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
-	44, // 10: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
+	47, // 10: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
 	14, // 11: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
 	17, // 12: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
 	20, // 13: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
@@ -3351,42 +3524,45 @@ var file_fairlead_v1_agent_proto_depIdxs = []int32{
 	27, // 16: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
 	30, // 17: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
 	33, // 18: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
-	36, // 19: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
-	44, // 20: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
-	39, // 21: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
-	0,  // 22: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
-	7,  // 23: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
-	9,  // 24: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
-	12, // 25: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
-	15, // 26: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
-	18, // 27: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
-	21, // 28: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
-	25, // 29: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
-	28, // 30: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
-	31, // 31: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
-	34, // 32: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
-	37, // 33: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
-	40, // 34: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
-	42, // 35: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
-	4,  // 36: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
-	8,  // 37: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
-	10, // 38: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
-	13, // 39: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
-	16, // 40: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
-	19, // 41: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
-	22, // 42: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
-	26, // 43: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
-	29, // 44: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
-	32, // 45: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
-	35, // 46: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
-	38, // 47: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
-	41, // 48: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
-	43, // 49: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
-	36, // [36:50] is the sub-list for method output_type
-	22, // [22:36] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	36, // 19: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
+	39, // 20: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
+	47, // 21: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
+	42, // 22: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
+	0,  // 23: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
+	7,  // 24: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
+	9,  // 25: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
+	12, // 26: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
+	15, // 27: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
+	18, // 28: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
+	21, // 29: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
+	25, // 30: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
+	28, // 31: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
+	31, // 32: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
+	34, // 33: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
+	37, // 34: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
+	40, // 35: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
+	43, // 36: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
+	45, // 37: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
+	4,  // 38: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
+	8,  // 39: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
+	10, // 40: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
+	13, // 41: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
+	16, // 42: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
+	19, // 43: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
+	22, // 44: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
+	26, // 45: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
+	29, // 46: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
+	32, // 47: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
+	35, // 48: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
+	38, // 49: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
+	41, // 50: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
+	44, // 51: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
+	46, // 52: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
+	38, // [38:53] is the sub-list for method output_type
+	23, // [23:38] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_fairlead_v1_agent_proto_init() }
@@ -3400,7 +3576,7 @@ func file_fairlead_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fairlead_v1_agent_proto_rawDesc), len(file_fairlead_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	AgentService_ListPolicies_FullMethodName      = "/fairlead.v1.AgentService/ListPolicies"
 	AgentService_GetEndpointPolicy_FullMethodName = "/fairlead.v1.AgentService/GetEndpointPolicy"
 	AgentService_ListConntrack_FullMethodName     = "/fairlead.v1.AgentService/ListConntrack"
+	AgentService_ListCounters_FullMethodName      = "/fairlead.v1.AgentService/ListCounters"
 	AgentService_ListIPs_FullMethodName           = "/fairlead.v1.AgentService/ListIPs"
 	AgentService_ListJournal_FullMethodName       = "/fairlead.v1.AgentService/ListJournal"
 	AgentService_AnnounceEndpoint_FullMethodName  = "/fairlead.v1.AgentService/AnnounceEndpoint"
@@ -66,6 +67,8 @@ type AgentServiceClient interface {
 	GetEndpointPolicy(ctx context.Context, in *GetEndpointPolicyRequest, opts ...grpc.CallOption) (*GetEndpointPolicyResponse, error)
 	// ListConntrack lists connections.
 	ListConntrack(ctx context.Context, in *ListConntrackRequest, opts ...grpc.CallOption) (*ListConntrackResponse, error)
+	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
+	ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
 	ListIPs(ctx context.Context, in *ListIPsRequest, opts ...grpc.CallOption) (*ListIPsResponse, error)
 	// ListJournal lists every change that the agent made on the node and that an uninstall has to undo.
@@ -211,6 +214,16 @@ func (c *agentServiceClient) ListConntrack(ctx context.Context, in *ListConntrac
 	return out, nil
 }
 
+func (c *agentServiceClient) ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCountersResponse)
+	err := c.cc.Invoke(ctx, AgentService_ListCounters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentServiceClient) ListIPs(ctx context.Context, in *ListIPsRequest, opts ...grpc.CallOption) (*ListIPsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIPsResponse)
@@ -270,6 +283,8 @@ type AgentServiceServer interface {
 	GetEndpointPolicy(context.Context, *GetEndpointPolicyRequest) (*GetEndpointPolicyResponse, error)
 	// ListConntrack lists connections.
 	ListConntrack(context.Context, *ListConntrackRequest) (*ListConntrackResponse, error)
+	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
+	ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
 	ListIPs(context.Context, *ListIPsRequest) (*ListIPsResponse, error)
 	// ListJournal lists every change that the agent made on the node and that an uninstall has to undo.
@@ -319,6 +334,9 @@ func (UnimplementedAgentServiceServer) GetEndpointPolicy(context.Context, *GetEn
 }
 func (UnimplementedAgentServiceServer) ListConntrack(context.Context, *ListConntrackRequest) (*ListConntrackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListConntrack not implemented")
+}
+func (UnimplementedAgentServiceServer) ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCounters not implemented")
 }
 func (UnimplementedAgentServiceServer) ListIPs(context.Context, *ListIPsRequest) (*ListIPsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIPs not implemented")
@@ -534,6 +552,24 @@ func _AgentService_ListConntrack_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentService_ListCounters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCountersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).ListCounters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_ListCounters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).ListCounters(ctx, req.(*ListCountersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentService_ListIPs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIPsRequest)
 	if err := dec(in); err != nil {
@@ -630,6 +666,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListConntrack",
 			Handler:    _AgentService_ListConntrack_Handler,
+		},
+		{
+			MethodName: "ListCounters",
+			Handler:    _AgentService_ListCounters_Handler,
 		},
 		{
 			MethodName: "ListIPs",

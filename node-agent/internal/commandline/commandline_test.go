@@ -1,0 +1,119 @@
+package commandline
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
+)
+
+// node answers as an agent would.
+type node struct {
+	fairleadv1.UnimplementedAgentServiceServer
+}
+
+func (node) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fairleadv1.GetStatusResponse, error) {
+	return &fairleadv1.GetStatusResponse{NodeName: "node1", Ready: true, Started: timestamppb.Now(), RoutingMode: "tunnel", TunnelProtocol: "vxlan",
+		Masquerade: "nftables (v4)", KubeProxyReplacement: "true", Devices: []string{"eth0"}, NodeAddress: "172.31.77.11", PodCidr: "10.77.1.0/24", AllocationsCapacity: 254,
+		Allocations: []*fairleadv1.Allocation{{Address: "10.77.1.1", Owner: "router"}},
+		Nodes:       []*fairleadv1.NodeHealth{{Name: "node2", Address: "172.31.77.12", Reachable: true, LatencyMilliseconds: 0.31}, {Name: "node3", Error: "timed out"}},
+		Components:  []*fairleadv1.Component{{Name: "hubble", State: "degraded", Message: "no certificate", Fix: "create Secret fairlead-tls"}}}, nil
+}
+
+func (node) ListMaps(context.Context, *fairleadv1.ListMapsRequest) (*fairleadv1.ListMapsResponse, error) {
+	return &fairleadv1.ListMapsResponse{Maps: []*fairleadv1.MapInfo{{Name: "policy", Entries: 50, MaxEntries: 100}, {Name: "events", Entries: -1}}}, nil
+}
+
+func (node) ListEndpoints(context.Context, *fairleadv1.ListEndpointsRequest) (*fairleadv1.ListEndpointsResponse, error) {
+	return &fairleadv1.ListEndpointsResponse{Endpoints: []*fairleadv1.EndpointInfo{{Id: 7, Identity: 4321, Namespace: "galaxy", PodName: "xwing", PolicyIngress: true, State: "ready"}}}, nil
+}
+
+func (node) GetEndpointPolicy(_ context.Context, request *fairleadv1.GetEndpointPolicyRequest) (*fairleadv1.GetEndpointPolicyResponse, error) {
+	return &fairleadv1.GetEndpointPolicyResponse{Lines: []*fairleadv1.PolicyLine{{Direction: "ingress", Identity: request.GetEndpoint(), Protocol: 6, Port: 8080, PortPrefix: 12, Rule: "CiliumNetworkPolicy galaxy/rule1 spec.ingress[0]"}}}, nil
+}
+
+func run(t *testing.T, socket string, args ...string) (string, error) {
+	t.Helper()
+	for _, command := range Commands() {
+		if command.Name() != args[0] {
+			continue
+		}
+		var out bytes.Buffer
+		command.SetOut(&out)
+		command.SetErr(&out)
+		command.SilenceUsage = true
+		command.SetArgs(append(args[1:], "--socket", socket))
+		err := command.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	t.Fatalf("no command %s", args[0])
+	return "", nil
+}
+
+func TestCommands(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	fairleadv1.RegisterAgentServiceServer(server, node{})
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+
+	for _, test := range []struct {
+		args []string
+		want []string
+		fail string
+	}{
+		{args: []string{"status"}, want: []string{"ready on node1", "true [eth0 172.31.77.11]", "tunnel (vxlan)", "1/254 allocated", "10.77.1.1        router", "1/2 reachable", "unreachable: timed out", "50.0 %", "fix: create Secret fairlead-tls"}},
+		{args: []string{"status", "-o", "json"}, want: []string{`"routing_mode":`, `"tunnel"`}},
+		{args: []string{"status", "-o", "yaml"}, fail: `-o takes table or json, not "yaml"`},
+		{args: []string{"endpoints"}, want: []string{"ENDPOINT", "galaxy/xwing", "4321", "Enabled", "Disabled"}},
+		{args: []string{"bpf", "policy", "list"}, want: []string{"8080-8095", "rule1", "allow", "TCP"}},
+		{args: []string{"bpf", "metrics", "list"}, fail: "does not know that question"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			out, err := run(t, socket, test.args...)
+			if test.fail != "" {
+				if err == nil || !strings.Contains(err.Error(), test.fail) {
+					t.Fatalf("error %v, want %q", err, test.fail)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestNoAgent(t *testing.T) {
+	_, err := run(t, filepath.Join(t.TempDir(), "none.sock"), "status")
+	if err == nil || !strings.Contains(err.Error(), "why: no agent runs on this node") {
+		t.Fatalf("error %v does not say why", err)
+	}
+}
+
+func TestPortText(t *testing.T) {
+	for _, test := range []struct {
+		port, prefix uint32
+		want         string
+	}{{80, 16, "80"}, {0, 0, "ANY"}, {8080, 12, "8080-8095"}, {1024, 15, "1024-1025"}} {
+		if got := portText(test.port, test.prefix); got != test.want {
+			t.Errorf("portText(%d, %d) = %s, want %s", test.port, test.prefix, got, test.want)
+		}
+	}
+}
