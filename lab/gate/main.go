@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,6 +117,13 @@ func enter(pid int, files []*os.File, fs []forward) error {
 
 // serve accepts on inherited sockets, "FD=HOST:PORT" each.
 func serve(args []string) error {
+	// nsenter stands between the starter and this process; without this, one
+	// that is killed would leave this one with the ports. The signal belongs to
+	// the thread that asked for it, which must therefore stay.
+	runtime.LockOSThread()
+	if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0); e != 0 {
+		return fmt.Errorf("asking to end with the parent: %w", e)
+	}
 	var wg sync.WaitGroup
 	for _, a := range args {
 		fd, target, _ := strings.Cut(a, "=")

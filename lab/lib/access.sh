@@ -30,7 +30,7 @@ start_gate() {
 	until_ok 20 gate_answers || die "The lab's loopback ports could not be opened." "$(tail -n 1 "$RUN/gate.log" 2>/dev/null)" "Free the port it names, or run: $SELF down, then up"
 }
 gate_alive() { local p; p=$(cat "$RUN/gate.pid" 2>/dev/null) && grep -qsF "$GROUP/" "/proc/$p/cgroup"; }
-gate_answers() { gate_alive && [ -n "$(port api)" ] && tr '\0' ' ' < "/proc/$(cat "$RUN/gate.pid")/cmdline" | grep -q -- -serve; }
+gate_answers() { gate_alive && [ -n "$(port api)" ] && [[ $(tr '\0' ' ' < "/proc/$(cat "$RUN/gate.pid")/cmdline") = *" -serve "* ]]; }
 
 # port NAME: the loopback port of the API server (api) or of a machine's sshd
 port() { [ ! -f "$RUN/gate.json" ] || sed -n "s/^ *\"$1\": \([0-9]*\).*/\1/p" "$RUN/gate.json"; }
@@ -72,7 +72,7 @@ exec_on() {
 	[ "${1:-}" != -- ] || shift
 	read_settings
 	case $m in [0-9]*) m=node$m ;; esac
-	machines | grep -qxF -- "$m" || die "There is no machine '$m'." "This lab has: $(machines | tr '\n' ' ')" "Name one of them, or a node by its number."
+	[[ " $(machines | tr '\n' ' ')" = *" $m "* ]] || die "There is no machine '$m'." "This lab has: $(machines | tr '\n' ' ')" "Name one of them, or a node by its number."
 	[ $# -gt 0 ] || set -- bash
 	on "$m" "$@"
 }

@@ -56,7 +56,7 @@ make_cgroups() {
 			done ;;
 		,unified,)
 			if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
-				for x in $(cat "${p%/*}/cgroup.controllers"); do { echo "+$x" > "${p%/*}/cgroup.subtree_control"; } 2>/dev/null || true; done
+				for x in $(<"${p%/*}/cgroup.controllers"); do { echo "+$x" > "${p%/*}/cgroup.subtree_control"; } 2>/dev/null || true; done
 			fi ;;
 		esac
 	done < "$RUN/$1/cgroups"
@@ -79,8 +79,8 @@ mount_cgroups() {
 		if mountpoint -q /sys/fs/cgroup; then umount -l /sys/fs/cgroup; fi
 		mount -t cgroup2 cgroup2 /sys/fs/cgroup
 		mkdir -p /sys/fs/cgroup/init
-		for x in $(cat /sys/fs/cgroup/cgroup.procs); do [ "$x" = 0 ] || echo "$x" > /sys/fs/cgroup/init/cgroup.procs || true; done
-		for x in $(cat /sys/fs/cgroup/cgroup.controllers); do { echo "+$x" > /sys/fs/cgroup/cgroup.subtree_control; } || true; done
+		for x in $(< /sys/fs/cgroup/cgroup.procs); do [ "$x" = 0 ] || echo "$x" > /sys/fs/cgroup/init/cgroup.procs || true; done
+		for x in $(< /sys/fs/cgroup/cgroup.controllers); do { echo "+$x" > /sys/fs/cgroup/cgroup.subtree_control; } || true; done
 		return
 	fi
 	mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup

@@ -15,11 +15,12 @@ up() {
 		esac
 		shift
 	done
-	[[ $nodes =~ ^[1-9][0-9]?$ ]] && [ "$nodes" -le $MAX_NODES ] || die "'$nodes' is not a number of nodes." "A lab has 1 to $MAX_NODES nodes." "Run: $SELF up --nodes 3"
+	[[ $nodes =~ ^[1-9][0-9]?$ && $nodes -le $MAX_NODES ]] || die "'$nodes' is not a number of nodes." "A lab has 1 to $MAX_NODES nodes." "Run: $SELF up --nodes 3"
 	case $cni in fairlead|bridge|none) ;; *) die "There is no CNI mode '$cni'." "The lab knows fairlead (nodes wait for the agent), bridge (a plain bridge CNI) and none." "Run: $SELF up --cni fairlead" ;; esac
 
 	if up_already "$nodes" "$cni" "$proxy"; then return; fi
 	NODES=$nodes CNI=$cni PROXY=$proxy MODE=$(cgroup_mode)
+	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy")"
 	build_all
 	t0=$EPOCHREALTIME
 	prepare
@@ -93,6 +94,7 @@ apply_coredns() {
 down() {
 	if [ ! -e "$RUN" ] && [ -z "$(groups)" ]; then say "not up"; return; fi
 	local t0=$EPOCHREALTIME
+	note down
 	down_quietly
 	say "down in $(since "$t0")"
 }
@@ -149,7 +151,7 @@ status_json() {
 		printf ',"nodes":%d,"cni":"%s","kubeProxy":%s' "$NODES" "$CNI" "$proxy"
 		[ "$1" != up ] || printf ',"server":"https://127.0.0.1:%s","kubeconfig":"%s","context":"fairlead-lab","sshConfig":"%s","knownHosts":"%s","identityFile":"%s","kubectl":"%s"' \
 			"$(port api)" "$RUN/kubeconfig" "$RUN/ssh_config" "$RUN/known_hosts" "$RUN/ssh/id_ed25519" "$HYPERKUBE/kubectl"
-		printf ',"run":"%s","machines":[' "$RUN"
+		printf ',"run":"%s","group":"%s","machines":[' "$RUN" "$GROUP"
 		for m in $(machines); do
 			printf '%s{"name":"%s","address":"%s"' "$sep" "$m" "$(address "$m")"; sep=,
 			if alive "$m"; then printf ',"alive":true,"pid":%d,"sshPort":%d,"processes":%d,"memory":%d}' "$(init_pid "$m")" "$(port "$m")" "$(processes "$m")" "$(memory "$m")"

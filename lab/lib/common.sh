@@ -32,9 +32,15 @@ need_up() {
 # lock: one of up and down at a time. Descriptor 9 holds the lock and must not
 # reach a process that outlives this one (9>&-).
 lock() {
-	mkdir -p "$CACHE"
-	exec 9>"$CACHE/lock"
-	flock -n 9 || { say "another lab command is running; waiting for it"; flock -w 900 9 || die "Another lab command holds the lock." "$CACHE/lock has been locked for 15 minutes." "See who holds it: fuser -v $CACHE/lock"; }
+	mkdir -p "$(dirname "$RUN")"
+	exec 9>"$RUN.lock"
+	flock -n 9 || { say "another lab command is running; waiting for it"; flock -w 900 9 || die "Another lab command holds the lock." "$RUN.lock has been locked for 15 minutes." "See who holds it: fuser -v $RUN.lock"; }
+}
+
+# note WORDS: record who started or stopped a lab, beside the run directory
+note() {
+	printf '%(%F %T)T %s; pid %d, parent: %s\n' -1 "$*" $$ "$(tr '\0' ' ' 2>/dev/null < /proc/$PPID/cmdline | cut -c1-200)" >> "$RUN.history"
+	tail -n 200 "$RUN.history" > "$RUN.history.new" && mv "$RUN.history.new" "$RUN.history"
 }
 
 # close_others: in a subshell that becomes a lasting process, close what it
@@ -53,10 +59,10 @@ machines() { local n; echo router cp outside; for n in $(seq "$NODES"); do echo 
 # address MACHINE: its address on its network
 address() {
 	case $1 in
-	router) echo $NET.1 ;;
-	cp) echo $NET.10 ;;
-	outside) echo $FAR.10 ;;
-	node*) echo $NET.$((10 + ${1#node})) ;;
+	router) echo "$NET.1" ;;
+	cp) echo "$NET.10" ;;
+	outside) echo "$FAR.10" ;;
+	node*) echo "$NET.$((10 + ${1#node}))" ;;
 	esac
 }
 

@@ -66,6 +66,7 @@ build_images() {
 	local name from
 	IMAGES=()
 	for name in pause agnhost coredns starwars netshoot; do
+		# shellcheck disable=SC2086 # a list of words
 		case $name in
 		pause) from=$KUBETOOLS ;;
 		agnhost) from=$AGNHOST ;;

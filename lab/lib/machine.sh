@@ -22,7 +22,7 @@ spawn() {
 # alive MACHINE: whether its holder runs (and is ours, not a later process of that number)
 alive() {
 	local p; p=$(cat "$RUN/$1/pid" 2>/dev/null) || return 1
-	tr '\0' ' ' 2>/dev/null < "/proc/$p/cmdline" | grep -qF "_machine $1 " && grep -qF "$GROUP/" "/proc/$p/cgroup"
+	[[ $({ tr '\0' ' ' < "/proc/$p/cmdline"; } 2>/dev/null) = *" _machine $1 "* ]] && grep -qsF "$GROUP/" "/proc/$p/cgroup"
 }
 
 # init_pid MACHINE: the number, seen from here, of its first process
@@ -89,7 +89,7 @@ machine() {
 names() {
 	local m
 	rm -f /etc/resolv.conf
-	printf 'nameserver %s\noptions timeout:2 attempts:1\n' $FAR.10 > /etc/resolv.conf
+	printf 'nameserver %s\noptions timeout:2 attempts:1\n' "$FAR.10" > /etc/resolv.conf
 	{ echo "127.0.0.1 localhost"; for m in $(machines); do echo "$(address "$m") $m"; done; } > /etc/hosts
 	# A locked account cannot log in by key either when there is no PAM.
 	sed -i 's/^root:!*:/root:*:/' /etc/shadow
@@ -112,7 +112,7 @@ ssh_server() {
 	AllowStreamLocalForwarding yes
 	MaxStartups 200
 	MaxSessions 200
-	SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$HYPERKUBE
+	SetEnv PATH=$HYPERKUBE:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	Subsystem sftp internal-sftp
 	PidFile none
 	T

@@ -5,7 +5,7 @@
 pod_routes() { # own number, or 0
 	local n
 	[ "$CNI" = bridge ] || return 0
-	for n in $(seq "$NODES"); do [ "$n" = "$1" ] || ip route add $POD."$n".0/24 via "$(address "node$n")"; done
+	for n in $(seq "$NODES"); do [ "$n" = "$1" ] || ip route add "$POD.$n.0/24" via "$(address "node$n")"; done
 }
 
 router() {
@@ -16,7 +16,7 @@ router() {
 
 outside() {
 	wait_link
-	ip addr add $FAR.10/24 dev eth0; ip link set eth0 up; ip route add default via $FAR.1
+	ip addr add "$FAR.10/24" dev eth0; ip link set eth0 up; ip route add default via "$FAR.1"
 	ssh_server
 	service outside "$TOOLS/outside"
 	cat > "$D/Corefile" <<-T
@@ -36,13 +36,13 @@ outside() {
 control_plane() {
 	local P=$RUN/pki n
 	wait_link
-	ip addr add $NET.10/24 dev eth0; ip link set eth0 up; ip route add default via $NET.1
+	ip addr add "$NET.10/24" dev eth0; ip link set eth0 up; ip route add default via "$NET.1"
 	pod_routes 0
 	mkdir -p "$D/etcd"; chmod 700 "$D/etcd"
 	service etcd "$HYPERKUBE/etcd" --name cp --data-dir "$D/etcd" --unsafe-no-fsync --log-level warn \
 		--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
-	service apiserver "$HYPERKUBE/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --advertise-address $NET.10 --secure-port 6443 \
-		--service-cluster-ip-range $SERVICES --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
+	service apiserver "$HYPERKUBE/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --advertise-address "$NET.10" --secure-port 6443 \
+		--service-cluster-ip-range "$SERVICES" --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
 		--client-ca-file "$P/ca.crt" --tls-cert-file "$P/apiserver.crt" --tls-private-key-file "$P/apiserver.key" \
 		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$P/sa.pub" --service-account-signing-key-file "$P/sa.key" \
 		--kubelet-certificate-authority "$P/ca.crt" --kubelet-client-certificate "$P/apiserver-kubelet.crt" --kubelet-client-key "$P/apiserver-kubelet.key" \
@@ -61,10 +61,10 @@ control_plane() {
 	done
 	touch "$RUN/api-ready"
 	service kcm "$HYPERKUBE/kube-controller-manager" --kubeconfig "$P/kcm.kubeconfig" --authentication-kubeconfig "$P/kcm.kubeconfig" --authorization-kubeconfig "$P/kcm.kubeconfig" \
-		--leader-elect=false --use-service-account-credentials --root-ca-file "$P/ca.crt" --service-account-private-key-file "$P/sa.key" \
+		--leader-elect=false --kube-api-qps 500 --kube-api-burst 1000 --use-service-account-credentials --root-ca-file "$P/ca.crt" --service-account-private-key-file "$P/sa.key" \
 		--cluster-signing-cert-file "$P/ca.crt" --cluster-signing-key-file "$P/ca.key" \
-		--allocate-node-cidrs --cluster-cidr $POD.0.0/16 --service-cluster-ip-range $SERVICES
-	service scheduler "$HYPERKUBE/kube-scheduler" --kubeconfig "$P/scheduler.kubeconfig" --authentication-kubeconfig "$P/scheduler.kubeconfig" --authorization-kubeconfig "$P/scheduler.kubeconfig" --leader-elect=false
+		--allocate-node-cidrs --cluster-cidr "$POD.0.0/16" --service-cluster-ip-range "$SERVICES"
+	service scheduler "$HYPERKUBE/kube-scheduler" --kubeconfig "$P/scheduler.kubeconfig" --authentication-kubeconfig "$P/scheduler.kubeconfig" --authorization-kubeconfig "$P/scheduler.kubeconfig" --leader-elect=false --kube-api-qps 500 --kube-api-burst 1000
 }
 
 # bridge_cni N: Debian's bridge plugin, and masquerading of what leaves the cluster
@@ -75,8 +75,8 @@ bridge_cni() {
 	  "ipam": {"type": "host-local", "ranges": [[{"subnet": "$POD.$1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
 	 {"type": "portmap", "capabilities": {"portMappings": true}}]}
 	J
-	iptables -t nat -A POSTROUTING -s $POD."$1".0/24 -d $NET.0/24 -j RETURN
-	iptables -t nat -A POSTROUTING -s $POD."$1".0/24 ! -d $POD.0.0/16 -j MASQUERADE
+	iptables -t nat -A POSTROUTING -s "$POD.$1.0/24" -d "$NET.0/24" -j RETURN
+	iptables -t nat -A POSTROUTING -s "$POD.$1.0/24" ! -d "$POD.0.0/16" -j MASQUERADE
 }
 
 node() {
@@ -87,7 +87,7 @@ node() {
 	for f in containerd kubelet; do mount --bind "$D/$f" "/var/lib/$f"; done
 	mount --make-shared /var/lib/kubelet; mount --make-shared /var/lib/containerd
 	wait_link
-	ip addr add "$(address "node$n")/24" dev eth0; ip link set eth0 up; ip route add default via $NET.1
+	ip addr add "$(address "node$n")/24" dev eth0; ip link set eth0 up; ip route add default via "$NET.1"
 	pod_routes "$n"
 	[ "$CNI" != bridge ] || bridge_cni "$n"
 	for f in /usr/lib/cni/*; do ln -sf "$f" /opt/cni/bin/; done
@@ -143,7 +143,7 @@ node() {
 	until_ok 180 test -f "$RUN/api-ready" || say "no API server"
 	service kubelet "$HYPERKUBE/kubelet" --config /etc/kubelet.yaml --kubeconfig "$P/node$n.kubeconfig" --hostname-override "node$n" --node-ip "$(address "node$n")" --v=2
 	if [ "$PROXY" = 1 ]; then
-		service kube-proxy "$HYPERKUBE/kube-proxy" --kubeconfig "$P/proxy.kubeconfig" --hostname-override "node$n" --proxy-mode iptables --cluster-cidr $POD.0.0/16 \
+		service kube-proxy "$HYPERKUBE/kube-proxy" --kubeconfig "$P/proxy.kubeconfig" --hostname-override "node$n" --proxy-mode iptables --cluster-cidr "$POD.0.0/16" \
 			--oom-score-adj 0 --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
 	fi
 }
