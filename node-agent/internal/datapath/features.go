@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/link"
 )
 
 // Answer of a feature probe.
@@ -60,7 +59,7 @@ func (KernelProbes) Probe(name string) error {
 		}
 		return nil
 	case "tcx":
-		return features.HaveProgramType(ebpf.SchedCLS) // narrowed by probeTCX in Open, which attaches for real
+		return probeTCX()
 	case "ring-buffer":
 		return features.HaveMapType(ebpf.RingBuf)
 	case "lpm-trie":
@@ -130,5 +129,3 @@ func requireFeatures(ctx context.Context, p Probes) error {
 	}
 	return nil
 }
-
-var _ = link.ErrNotSupported

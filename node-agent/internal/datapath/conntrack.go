@@ -1,0 +1,147 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// collectBatch entries are read at a time: 140 kB of them.
+	collectBatch   = 1024
+	collectFast    = 5 * time.Second
+	collectRegular = 30 * time.Second
+	collectSlow    = 2 * time.Minute
+)
+
+func monotonic() uint64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0
+	}
+	return uint64(t.Nano())
+}
+
+// eachConnection visits the whole table in batches; visit returns false to end.
+func eachConnection(m *ebpf.Map, visit func(*connectionKeyLayout, *connectionLayout) bool) error {
+	keys, values := make([]connectionKeyLayout, collectBatch), make([]connectionLayout, collectBatch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("reading connections: %w", err)
+		}
+		for i := range n {
+			if !visit(&keys[i], &values[i]) {
+				return nil
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// deleteConnections deletes what match says, and counts what is left.
+func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connectionLayout) bool) (left int, err error) {
+	var doomed []connectionKeyLayout
+	if err := eachConnection(m, func(key *connectionKeyLayout, value *connectionLayout) bool {
+		if match(key, value) {
+			doomed = append(doomed, *key)
+		} else {
+			left++
+		}
+		return true
+	}); err != nil {
+		return 0, err
+	}
+	for _, key := range doomed {
+		if err := ignoreMissing(m.Delete(key)); err != nil {
+			return 0, fmt.Errorf("deleting a connection: %w", err)
+		}
+	}
+	return left, nil
+}
+
+// collectConnections deletes expired connections until ctx ends: the fuller the table, the more often. The table's own
+// eviction is the backstop.
+func (k *kernel) collectConnections(ctx context.Context) {
+	wait := collectRegular
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		// The map stays open until this goroutine has ended, so no lock is needed.
+		m := k.objects.maps["connections"]
+		now := monotonic()
+		left, err := deleteConnections(m, func(_ *connectionKeyLayout, v *connectionLayout) bool { return v.Expires < now })
+		if err != nil {
+			k.options.log.Warn("connections could not be collected", "error", err)
+			continue
+		}
+		switch fill := float64(left) / float64(m.MaxEntries()); {
+		case fill > 0.5:
+			wait = collectFast
+		case fill > 0.05:
+			wait = collectRegular
+		default:
+			wait = collectSlow
+		}
+	}
+}
+
+// Conntrack implements Datapath.
+func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
+	var out []ConntrackEntry
+	err := k.read("listing connections", func() error {
+		now := monotonic()
+		return eachConnection(k.objects.maps["connections"], func(key *connectionKeyLayout, v *connectionLayout) bool {
+			if v.Expires >= now {
+				out = append(out, k.conntrackEntry(key, v, now))
+			}
+			return limit <= 0 || len(out) < limit
+		})
+	})
+	return out, err
+}
+
+func (k *kernel) conntrackEntry(key *connectionKeyLayout, v *connectionLayout, now uint64) ConntrackEntry {
+	local := netip.AddrPortFrom(fromWire(key.Local), fromPort(key.LocalPort))
+	remote := netip.AddrPortFrom(fromWire(key.Remote), fromPort(key.RemotePort))
+	e := ConntrackEntry{
+		Protocol: key.Protocol, Direction: Direction(v.Initiator), Flags: connectionFlags(v.Flags),
+		PacketsOut: v.Packets[1], PacketsIn: v.Packets[0], BytesOut: v.Bytes[1], BytesIn: v.Bytes[0],
+		Expires: time.Duration(v.Expires - now),
+	}
+	if e.Direction == Egress {
+		e.Source, e.Destination, e.SourceIdentity = local, remote, k.endpoints[EndpointID(key.Endpoint)].Identity
+	} else {
+		e.Source, e.Destination, e.SourceIdentity = remote, local, v.Peer
+	}
+	translated := netip.AddrPortFrom(fromWire(v.Translated), fromPort(v.TranslatedPort))
+	switch {
+	case v.Flags&connectionReverse != 0:
+		e.TranslatedFrom = translated
+	case v.Flags&connectionService != 0:
+		e.TranslatedFrom, e.Destination = remote, translated
+	}
+	return e
+}
+
+func connectionFlags(f uint8) string {
+	var out []string
+	for i, name := range []string{"service", "reverse", "replied", "fin-out", "fin-in", "reset", "wire"} {
+		if f&(1<<i) != 0 {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,116 @@
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// eventBytes is the size of struct event in bpf/lib/types.h.
+const eventBytes = 144
+
+// lostInterval is how often the count of lost events is read.
+const lostInterval = time.Second
+
+func (k *kernel) readLost() (uint64, error) {
+	var perCPU []uint64
+	if err := k.objects.maps["lost"].Lookup(uint32(0), &perCPU); err != nil {
+		return 0, fmt.Errorf("reading the count of lost events: %w", err)
+	}
+	var sum uint64
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}
+
+// Events implements Datapath. One caller at a time: the ring has one reader.
+func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint64)) error {
+	var reader *ringbuf.Reader
+	if err := k.read("reading events", func() (err error) {
+		reader, err = ringbuf.NewReader(k.objects.maps["events"])
+		return err
+	}); err != nil {
+		return err
+	}
+	defer reader.Close()
+	ended := context.AfterFunc(ctx, func() { reader.Close() })
+	defer ended()
+
+	reportLost := func() {
+		var n uint64
+		if err := k.read("reading events", func() error {
+			now, err := k.readLost()
+			if err == nil {
+				n, k.lostBase = now-k.lostBase, now
+			}
+			return err
+		}); err == nil && n > 0 && lost != nil {
+			lost(n)
+		}
+	}
+	defer reportLost()
+	var record ringbuf.Record
+	offset, next := clockOffset(), time.Now().Add(lostInterval)
+	for {
+		reader.SetDeadline(next)
+		err := reader.ReadInto(&record)
+		switch {
+		case errors.Is(err, ringbuf.ErrClosed):
+			return nil
+		case err != nil && !isTimeout(err):
+			return fmt.Errorf("reading events: %w", err)
+		case err == nil:
+			if e, ok := decodeEvent(record.RawSample, offset); ok {
+				handle(e)
+			}
+			if record.Remaining != 0 {
+				continue
+			}
+		}
+		if now := time.Now(); now.After(next) {
+			offset, next = clockOffset(), now.Add(lostInterval)
+			reportLost()
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// clockOffset is what turns the kernel's monotonic clock into the time of day.
+func clockOffset() int64 { return time.Now().UnixNano() - int64(monotonic()) }
+
+func decodeEvent(b []byte, offset int64) (Event, bool) {
+	if len(b) < eventBytes {
+		return Event{}, false
+	}
+	word := binary.NativeEndian
+	address := func(at int) netip.Addr {
+		if a := [16]byte(b[at : at+16]); a != ([16]byte{}) {
+			return fromWire(a)
+		}
+		return netip.Addr{}
+	}
+	e := Event{
+		Time:         time.Unix(0, int64(word.Uint64(b))+offset),
+		SocketCookie: word.Uint64(b[8:]), CgroupID: word.Uint64(b[16:]),
+		Source: address(24), Destination: address(40), SourceTranslated: address(56), TunnelRemote: address(72),
+		SourceIdentity: word.Uint32(b[88:]), DestIdentity: word.Uint32(b[92:]), Rule: word.Uint32(b[96:]),
+		Interface: word.Uint32(b[100:]), Length: word.Uint32(b[104:]), TunnelVNI: word.Uint32(b[108:]),
+		SourcePort: binary.BigEndian.Uint16(b[112:]), DestPort: binary.BigEndian.Uint16(b[114:]),
+		Endpoint: EndpointID(word.Uint16(b[116:])), Line: word.Uint16(b[118:]),
+		Type: EventType(b[120]), SubType: b[121], TraceReason: b[122], Direction: Direction(b[123]),
+		Reply: b[124] == 1, ReplyKnown: b[124] != 2, Denied: b[125] != 0, MatchType: b[126], Protocol: b[127],
+		TCPFlags: b[128], ICMPType: b[129], ICMPCode: b[130], File: b[131],
+		SourceMAC: [6]byte(b[132:138]), DestMAC: [6]byte(b[138:144]),
+	}
+	return e, true
+}

@@ -1,0 +1,130 @@
+package datapath
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Maps implements Datapath.
+func (k *kernel) Maps() ([]MapInfo, error) {
+	var out []MapInfo
+	err := k.read("listing maps", func() error {
+		for _, name := range slices.Sorted(maps.Keys(k.objects.maps)) {
+			m := k.objects.maps[name]
+			info, err := m.Info()
+			if err != nil {
+				return fmt.Errorf("asking about map %s: %w", name, err)
+			}
+			id, _ := info.ID()
+			memory, _ := info.Memlock()
+			out = append(out, MapInfo{
+				Name: name, Type: info.Type.String(), ID: uint32(id), MaxEntries: info.MaxEntries, Entries: k.entries(name),
+				MemoryBytes: memory, PinPath: mapPin(k.mapDirectory(), name), KeyBytes: info.KeySize, ValueBytes: info.ValueSize,
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// entries is what we know without walking the map, or by walking a small one.
+func (k *kernel) entries(name string) int {
+	switch name {
+	case "services":
+		return len(k.services)
+	case "interfaces":
+		return len(k.endpoints)
+	case "endpoints":
+		n := 0
+		for _, e := range k.endpoints {
+			n += len(e.Addresses)
+		}
+		return n
+	case "backends":
+		n := 0
+		for _, s := range k.services {
+			n += len(s.slots)
+		}
+		return n
+	case "connections":
+		n := 0
+		if eachConnection(k.objects.maps[name], func(*connectionKeyLayout, *connectionLayout) bool { n++; return true }) != nil {
+			return -1
+		}
+		return n
+	}
+	return -1
+}
+
+// Programs implements Datapath.
+func (k *kernel) Programs() ([]ProgramInfo, error) {
+	var out []ProgramInfo
+	err := k.read("listing programs", func() error {
+		links, err := k.attached()
+		if err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(k.objects.programs)) {
+			info, err := k.objects.programs[name].Info()
+			if err != nil {
+				return fmt.Errorf("asking about program %s: %w", name, err)
+			}
+			id, _ := info.ID()
+			p := ProgramInfo{Name: name, Type: info.Type.String(), ID: uint32(id)}
+			if since, ok := info.LoadTime(); ok {
+				p.LoadedAt = bootTime().Add(since)
+			}
+			if memory, ok := info.Memlock(); ok {
+				p.MemoryBytes = memory
+			}
+			if stats, err := k.objects.programs[name].Stats(); err == nil {
+				p.RunCount, p.RunTime = stats.RunCount, stats.Runtime
+			}
+			for pin, program := range links {
+				if program == ebpf.ProgramID(id) {
+					p.Attach = append(p.Attach, pin)
+				}
+			}
+			slices.Sort(p.Attach)
+			out = append(out, p)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func bootTime() time.Time {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(t.Nano()))
+}
+
+// Drops implements Datapath: the counters that are not zero, those of forwarded packets included.
+func (k *kernel) Drops() ([]DropCount, error) {
+	var out []DropCount
+	err := k.read("reading counters", func() error {
+		m := k.objects.maps["metrics"]
+		for index := range m.MaxEntries() {
+			var perCPU []counterLayout
+			if err := m.Lookup(index, &perCPU); err != nil {
+				return fmt.Errorf("reading counter %d: %w", index, err)
+			}
+			c := DropCount{Reason: uint8(index / 2), Forwarded: index < 2, Direction: Direction(index % 2)}
+			for _, n := range perCPU {
+				c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes
+			}
+			if c.Packets > 0 {
+				out = append(out, c)
+			}
+		}
+		return nil
+	})
+	return out, err
+}

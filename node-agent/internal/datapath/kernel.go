@@ -1,0 +1,252 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+)
+
+// kernel is the Datapath that is in the kernel.
+type kernel struct {
+	config  Config
+	options options
+	// namespace in which all interfaces are.
+	namespace *namespace
+	objects   *objects
+	tcx       bool
+	mtu       int
+	nodes     map[string]Node
+
+	// mu serialises changes; the packet programs need no lock.
+	mu        sync.Mutex
+	endpoints map[EndpointID]Endpoint
+	services  map[Frontend]*serviceState
+	// freeServices and nextService hand out service ids.
+	nextService uint32
+	// generation rises with each change of a service's backends; revision with each change that may revoke something.
+	generation, revision uint32
+	lostBase             uint64
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+var _ Datapath = (*kernel)(nil)
+
+// Open loads the programs, attaches them to the devices, the tunnel and the cgroup, and takes over what an earlier run
+// left pinned: maps keep their entries, links their hooks, and pods' interfaces get the new programs in place. It works
+// in the network namespace of the calling thread and stays with it.
+func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
+	o := options{journal: func(string, string, string, string, string) {}, log: slog.Default(), probes: KernelProbes{}}
+	for _, apply := range opts {
+		apply(&o)
+	}
+	if err := validate(c); err != nil {
+		return nil, err
+	}
+	if err := requireFeatures(ctx, o.probes); err != nil {
+		return nil, err
+	}
+	ns, err := currentNamespace()
+	if err != nil {
+		return nil, err
+	}
+	k := &kernel{
+		config: c, options: o, namespace: ns, nodes: map[string]Node{},
+		endpoints: map[EndpointID]Endpoint{}, services: map[Frontend]*serviceState{},
+	}
+	if err := ns.do(func() error { return k.open() }); err != nil {
+		k.Close()
+		return nil, fmt.Errorf("opening the datapath: %w", err)
+	}
+	background, stop := context.WithCancel(context.Background())
+	k.stop = stop
+	k.done.Add(1)
+	go func() {
+		defer k.done.Done()
+		k.collectConnections(background)
+	}()
+	return k, nil
+}
+
+func validate(c Config) error {
+	problem := func(what, fix string) error {
+		return &Problem{Code: "config.invalid", What: what, Why: "The datapath cannot be specialised without it.", Fix: fix}
+	}
+	switch {
+	case !c.NodeAddress.Unmap().Is4():
+		return problem("The node has no IPv4 address.", "Give the node an InternalIP of version 4.")
+	case !c.RouterAddress.Unmap().Is4() || !c.PodCIDR.IsValid() || !c.PodCIDR.Contains(c.RouterAddress):
+		return problem("The router's address is not out of the node's pod range.", "Set spec.podCIDR of the node and take the address out of it.")
+	case len(c.Devices) == 0:
+		return problem("No outward interface is configured.", "Name at least one in `devices`.")
+	case c.Routing != RoutingTunnel && c.Routing != RoutingNative:
+		return problem(fmt.Sprintf("%q is no routing mode.", c.Routing), "Use `tunnel` or `native`.")
+	case c.BPFFS == "":
+		return problem("No bpf file system is configured.", "Mount one at /sys/fs/bpf.")
+	case c.KubeProxyReplacement && c.CgroupRoot == "":
+		return problem("No cgroup2 directory is configured.", "Mount cgroup2 and name its directory.")
+	}
+	return nil
+}
+
+func (k *kernel) pinDirectory() string  { return filepath.Join(k.config.BPFFS, "fairlead") }
+func (k *kernel) mapDirectory() string  { return filepath.Join(k.pinDirectory(), "maps") }
+func (k *kernel) linkDirectory() string { return filepath.Join(k.pinDirectory(), "links") }
+
+func (k *kernel) open() error {
+	for _, d := range []string{k.mapDirectory(), k.linkDirectory()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return &Problem{
+				Code: "bpffs.not-mounted", What: "The bpf file system cannot be written.", Why: "Maps and links have to outlive the agent.",
+				Fix: "Mount it: mount -t bpf bpf " + k.config.BPFFS, Cause: err,
+			}
+		}
+	}
+	devices, err := k.devices()
+	if err != nil {
+		return err
+	}
+	k.mtu = k.workOutMTU(devices)
+	if err := k.prepareHost(devices); err != nil {
+		return err
+	}
+	tunnelIfindex, hostLink, err := k.ensureInterfaces()
+	if err != nil {
+		return err
+	}
+	s, err := newSpec(k.config, tunnelIfindex)
+	if err != nil {
+		return err
+	}
+	if k.objects, err = s.load(k.mapDirectory()); err != nil {
+		return err
+	}
+	k.tcx = k.options.probes.Probe("tcx") == nil
+	if err := k.restore(); err != nil {
+		return err
+	}
+	return k.attachAll(devices, tunnelIfindex, hostLink)
+}
+
+// restore reads back what the maps hold.
+func (k *kernel) restore() error {
+	if err := k.restoreEndpoints(); err != nil {
+		return err
+	}
+	if err := k.restoreServices(); err != nil {
+		return err
+	}
+	n, err := k.readLost()
+	if err != nil {
+		return err
+	}
+	k.lostBase = n
+	return nil
+}
+
+func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink netlink.Link) error {
+	var all []attachment
+	for _, e := range k.endpoints {
+		all = append(all, podAttachments(e)...)
+	}
+	for _, d := range devices {
+		all = append(all, attachment{program: "from_netdev", device: d.Attrs().Name, ifindex: d.Attrs().Index, ingress: true})
+	}
+	if tunnelIfindex != 0 {
+		all = append(all,
+			attachment{program: "from_overlay", device: tunnelName, ifindex: tunnelIfindex, ingress: true},
+			attachment{program: "from_host", device: hostName, ifindex: hostLink.Attrs().Index})
+	}
+	if k.config.KubeProxyReplacement {
+		for program, kind := range map[string]ebpf.AttachType{
+			"connect4": ebpf.AttachCGroupInet4Connect, "sendmsg4": ebpf.AttachCGroupUDP4Sendmsg,
+			"recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "getpeername4": ebpf.AttachCgroupInet4GetPeername,
+		} {
+			all = append(all, attachment{program: program, cgroup: k.config.CgroupRoot, kind: kind})
+		}
+	}
+	wanted := map[string]bool{}
+	for _, a := range all {
+		if err := k.attach(a); err != nil {
+			return err
+		}
+		wanted[filepath.Base(a.pin(k.linkDirectory()))] = true
+	}
+	// Links of devices that are no longer configured or gone.
+	entries, err := os.ReadDir(k.linkDirectory())
+	if err != nil {
+		return fmt.Errorf("listing links: %w", err)
+	}
+	for _, e := range entries {
+		if !wanted[e.Name()] {
+			if err := os.Remove(filepath.Join(k.linkDirectory(), e.Name())); err != nil {
+				return fmt.Errorf("removing the link %s: %w", e.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// MTU implements Datapath.
+func (k *kernel) MTU() int { return k.mtu }
+
+// Close implements Datapath.
+func (k *kernel) Close() error {
+	if k.stop != nil {
+		k.stop()
+		k.done.Wait()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects != nil {
+		k.objects.close()
+		k.objects = nil
+	}
+	return k.namespace.file.Close()
+}
+
+var errClosed = errors.New("the datapath is closed")
+
+// change runs fn under the lock, in the datapath's namespace.
+func (k *kernel) change(ctx context.Context, doing string, fn func() error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects == nil {
+		return fmt.Errorf("%s: %w", doing, errClosed)
+	}
+	if err := k.namespace.do(fn); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+// read runs fn under the lock.
+func (k *kernel) read(doing string, fn func() error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects == nil {
+		return fmt.Errorf("%s: %w", doing, errClosed)
+	}
+	if err := fn(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}

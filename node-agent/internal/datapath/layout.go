@@ -1,0 +1,217 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+)
+
+// layoutVersion is part of every map's pin. Raise it when a structure in bpf/lib/types.h changes.
+const layoutVersion = 1
+
+// The structures below mirror bpf/lib/types.h byte for byte; layout_test.go compares them with the objects' BTF.
+
+// wireAddress is 16 bytes in network order, version 4 mapped.
+type wireAddress [16]byte
+
+// big16 is a port in network order as the kernel keeps it in memory.
+type big16 [2]byte
+
+type configLayout struct {
+	NodeAddress, RouterAddress  [4]byte
+	PodNet, PodMask             [4]byte
+	NativeNet, NativeMask       [4]byte
+	TunnelIfindex               uint32
+	Tunnel, Services, Aggregate uint32
+	ReportInterval              uint64
+}
+
+type endpointLayout struct {
+	Ifindex, Identity, Revision uint32
+	ID, Flags                   uint16
+	PodMAC, HostMAC             [6]byte
+	Pad                         uint32
+	NetnsCookie                 uint64
+}
+
+const (
+	endpointPolicyIngress = 1
+	endpointPolicyEgress  = 2
+)
+
+type ipcacheKeyLayout struct {
+	PrefixLen uint32
+	Address   wireAddress
+}
+
+type ipcacheValueLayout struct {
+	Identity uint32
+	Tunnel   [4]byte
+}
+
+type policyKeyLayout struct {
+	PrefixLen, Endpoint, Identity uint32
+	Direction, Protocol           uint8
+	Port                          big16
+}
+
+type policyValueLayout struct {
+	Rule            uint32
+	Deny, PrefixLen uint8
+	Pad             uint16
+}
+
+const (
+	policyPrefixPeer     = 72
+	policyPrefixProtocol = 80
+)
+
+type connectionKeyLayout struct {
+	Local, Remote         wireAddress
+	LocalPort, RemotePort big16
+	Endpoint              uint16
+	Protocol, Pad         uint8
+}
+
+type connectionLayout struct {
+	Expires                  uint64
+	Packets, Bytes, Reported [2]uint64
+	Revision, Rule, Peer     uint32
+	Tunnel                   [4]byte
+	Translated               wireAddress
+	TranslatedPort           big16
+	Initiator, Flags         uint8
+	Seen                     [2]uint8
+	Pad                      uint16
+}
+
+const (
+	connectionService = 1 << iota
+	connectionReverse
+	connectionReplied
+	connectionFinOut
+	connectionFinIn
+	connectionReset
+	connectionWire
+)
+
+type serviceKeyLayout struct {
+	Address       wireAddress
+	Port          big16
+	Protocol, Pad uint8
+}
+
+type serviceLayout struct {
+	ID, Count, Generation, Affinity, Kind uint32
+}
+
+type backendKeyLayout struct {
+	Service, Slot uint32
+}
+
+type backendLayout struct {
+	Address wireAddress
+	Port    big16
+	Flags   uint16
+}
+
+type counterLayout struct {
+	Packets, Bytes uint64
+}
+
+func toWire(a netip.Addr) wireAddress { return a.As16() }
+
+func fromWire(w wireAddress) netip.Addr { return netip.AddrFrom16(w).Unmap() }
+
+// toWire4 gives zeros for an address that is not of version 4.
+func toWire4(a netip.Addr) [4]byte {
+	if a = a.Unmap(); a.Is4() {
+		return a.As4()
+	}
+	return [4]byte{}
+}
+
+func fromWire4(w [4]byte) netip.Addr {
+	if w == ([4]byte{}) {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom4(w)
+}
+
+func toPort(p uint16) (b big16) {
+	binary.BigEndian.PutUint16(b[:], p)
+	return b
+}
+
+func fromPort(b big16) uint16 { return binary.BigEndian.Uint16(b[:]) }
+
+// netAndMask of a version 4 prefix; an invalid one matches no address.
+func netAndMask(p netip.Prefix) (network, mask [4]byte) {
+	if !p.IsValid() || !p.Addr().Unmap().Is4() {
+		return [4]byte{255, 255, 255, 255}, [4]byte{}
+	}
+	binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-p.Bits()))
+	if p.Bits() == 0 {
+		mask = [4]byte{}
+	}
+	return p.Masked().Addr().Unmap().As4(), mask
+}
+
+func prefixToKey(p netip.Prefix) ipcacheKeyLayout {
+	bitCount := p.Bits()
+	if p.Addr().Is4() {
+		bitCount += 96
+	}
+	return ipcacheKeyLayout{PrefixLen: uint32(bitCount), Address: toWire(p.Masked().Addr())}
+}
+
+func keyToPrefix(k ipcacheKeyLayout) netip.Prefix {
+	a, n := fromWire(k.Address), int(k.PrefixLen)
+	if a.Is4() && n >= 96 {
+		return netip.PrefixFrom(a, n-96)
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(k.Address), n)
+}
+
+func policyKeyToLayout(k PolicyKey) policyKeyLayout {
+	out := policyKeyLayout{PrefixLen: policyPrefixPeer, Endpoint: uint32(k.Endpoint), Identity: k.Identity, Direction: uint8(k.Direction)}
+	if k.Protocol == 0 {
+		return out
+	}
+	out.PrefixLen, out.Protocol = policyPrefixProtocol, k.Protocol
+	n := min(k.PortPrefix, 16)
+	out.PrefixLen += uint32(n)
+	out.Port = toPort(uint16(uint32(k.Port) & (0xffff0000 >> n) & 0xffff))
+	return out
+}
+
+func policyKeyFromLayout(k policyKeyLayout) PolicyKey {
+	out := PolicyKey{Endpoint: EndpointID(k.Endpoint), Identity: k.Identity, Direction: Direction(k.Direction)}
+	if k.PrefixLen >= policyPrefixProtocol {
+		out.Protocol, out.Port, out.PortPrefix = k.Protocol, fromPort(k.Port), uint8(k.PrefixLen-policyPrefixProtocol)
+	}
+	return out
+}
+
+func endpointToLayout(e Endpoint, revision uint32) endpointLayout {
+	out := endpointLayout{
+		Ifindex: uint32(e.InterfaceIndex), Identity: e.Identity, Revision: revision, ID: uint16(e.ID),
+		PodMAC: e.PodMAC, HostMAC: e.HostMAC, NetnsCookie: e.NetnsCookie,
+	}
+	if e.PolicyIngress {
+		out.Flags |= endpointPolicyIngress
+	}
+	if e.PolicyEgress {
+		out.Flags |= endpointPolicyEgress
+	}
+	return out
+}
+
+func endpointFromLayout(l endpointLayout) Endpoint {
+	return Endpoint{
+		ID: EndpointID(l.ID), InterfaceIndex: int(l.Ifindex), PodMAC: l.PodMAC, HostMAC: l.HostMAC, Identity: l.Identity,
+		NetnsCookie: l.NetnsCookie, PolicyIngress: l.Flags&endpointPolicyIngress != 0, PolicyEgress: l.Flags&endpointPolicyEgress != 0,
+	}
+}
+
+func powerOfTwo(n int) uint32 { return 1 << bits.Len(uint(max(n, 1)-1)) }

@@ -1,0 +1,175 @@
+package datapath
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/cilium/ebpf"
+)
+
+// Compiled from bpf/ by bpf/build.sh; check-objects.sh compares.
+//
+//go:embed objects/*.o
+var compiled embed.FS
+
+// hookObjects are the object files, by the name that they share with their C file.
+var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "from_overlay", "from_host", "sockets"}
+
+// spec is what should be loaded: nothing here refers to the kernel.
+type spec struct {
+	collections map[string]*ebpf.CollectionSpec
+}
+
+func newSpec(c Config, tunnelIfindex int) (*spec, error) {
+	values := configLayout{
+		NodeAddress: toWire4(c.NodeAddress), RouterAddress: toWire4(c.RouterAddress), TunnelIfindex: uint32(tunnelIfindex),
+		ReportInterval: uint64(c.MonitorAggregationInterval),
+	}
+	values.PodNet, values.PodMask = netAndMask(c.PodCIDR)
+	values.NativeNet, values.NativeMask = netAndMask(c.NativeRoutingCIDR)
+	for condition, field := range map[*uint32]bool{
+		&values.Tunnel: c.Routing == RoutingTunnel, &values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
+	} {
+		if field {
+			*condition = 1
+		}
+	}
+	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax}
+	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
+	for _, name := range hookObjects {
+		raw, err := compiled.ReadFile("objects/" + name + ".o")
+		if err != nil {
+			return nil, fmt.Errorf("reading the object of %s: %w", name, err)
+		}
+		collection, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil, fmt.Errorf("parsing the object of %s: %w", name, err)
+		}
+		if v := collection.Variables["config"]; v != nil {
+			if err := v.Set(values); err != nil {
+				return nil, fmt.Errorf("specialising %s: %w", name, err)
+			}
+		}
+		for mapName, m := range collection.Maps {
+			if n := sizes[mapName]; n > 0 {
+				m.MaxEntries = uint32(n)
+			}
+		}
+		out.collections[name] = collection
+	}
+	return out, nil
+}
+
+// mapSpecs lists every shared map once.
+func (s *spec) mapSpecs() map[string]*ebpf.MapSpec {
+	out := map[string]*ebpf.MapSpec{}
+	for _, c := range s.collections {
+		for name, m := range c.Maps {
+			if name[0] != '.' {
+				out[name] = m
+			}
+		}
+	}
+	return out
+}
+
+// objects are the kernel's: maps that are shared and pinned, programs by name.
+type objects struct {
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program
+}
+
+func (o *objects) close() {
+	for _, m := range o.maps {
+		m.Close()
+	}
+	for _, p := range o.programs {
+		p.Close()
+	}
+}
+
+func mapPin(directory, name string) string {
+	return filepath.Join(directory, fmt.Sprintf("%s_v%d", name, layoutVersion))
+}
+
+// load opens or creates the pinned maps and loads the programs on top of them.
+func (s *spec) load(directory string) (*objects, error) {
+	o := &objects{maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
+	specs := s.mapSpecs()
+	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		m, err := openMap(specs[name], mapPin(directory, name))
+		if err != nil {
+			o.close()
+			return nil, fmt.Errorf("opening map %s: %w", name, err)
+		}
+		o.maps[name] = m
+	}
+	for _, name := range hookObjects {
+		c := s.collections[name]
+		replacements := map[string]*ebpf.Map{}
+		for mapName, ms := range c.Maps {
+			if m := o.maps[mapName]; m != nil {
+				ms.MaxEntries = m.MaxEntries()
+				replacements[mapName] = m
+			}
+		}
+		loaded, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replacements})
+		if err != nil {
+			o.close()
+			return nil, loadProblem(name, err)
+		}
+		for programName, p := range loaded.Programs {
+			o.programs[programName] = p
+			delete(loaded.Programs, programName)
+		}
+		loaded.Close()
+	}
+	return o, nil
+}
+
+// openMap takes over the pinned map of an earlier run. A size that differs from the configuration stays as it is, since
+// connections outweigh a setting; it applies after cleanup.
+func openMap(s *ebpf.MapSpec, pin string) (*ebpf.Map, error) {
+	s.Pinning = ebpf.PinNone
+	if m, err := ebpf.LoadPinnedMap(pin, nil); err == nil {
+		compare := s.Copy()
+		compare.MaxEntries = m.MaxEntries()
+		if err := compare.Compatible(m); err == nil {
+			return m, nil
+		}
+		m.Close()
+		if err := os.Remove(pin); err != nil {
+			return nil, fmt.Errorf("replacing an incompatible map: %w", err)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening the pin %s: %w", pin, err)
+	}
+	m, err := ebpf.NewMap(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Pin(pin); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("pinning at %s: %w", pin, err)
+	}
+	return m, nil
+}
+
+func loadProblem(name string, err error) error {
+	var rejected *ebpf.VerifierError
+	if errors.As(err, &rejected) {
+		return &Problem{
+			Code: "kernel.program-rejected", What: fmt.Sprintf("The kernel refused the program %s.", name),
+			Why:   "Its verifier does not accept the program; this kernel is older or was changed by its distributor.",
+			Fix:   "Boot a kernel of 5.15 or newer; report the kernel's version together with this message.",
+			Cause: err,
+		}
+	}
+	return fmt.Errorf("loading %s: %w", name, err)
+}
