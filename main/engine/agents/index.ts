@@ -1,8 +1,4 @@
-import type { Agents, AgentsOptions } from './agent-pool.ts';
-
+export type { AgentConnection } from './agent-connection.ts';
+export { agentFailure, unaryTimeout } from './agent-connection.ts';
 export type { AgentLink, AgentStatuses, Agents, AgentsOptions, ClusterAgents } from './agent-pool.ts';
-
-/** The pool of agents, one per cluster in use. */
-export function createAgents(_options: AgentsOptions): Agents {
-  throw new Error('agents are not built yet');
-}
+export { createAgents } from './agent-pool.ts';

@@ -1,8 +1,17 @@
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
+import { type Failure, failed, type InstallProgress, ok, type Values, valuesSchema } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import type { Log } from '../log.ts';
-import { unbuilt } from '../unbuilt.ts';
+import { installStages, uninstallStages, type Workbench } from './apply.ts';
+import { readFacts } from './facts.ts';
+import { type ImageArchive, readImageArchive } from './image.ts';
+import { agentNamespace } from './names.ts';
+import { allObjects } from './plan.ts';
+import { installedImage, type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
+import { makeSecrets } from './secrets.ts';
+import { runStages } from './steps.ts';
+import { suggestValues } from './values.ts';
 
 export interface InstallOptions {
   readonly connections: Connections;
@@ -13,7 +22,176 @@ export interface InstallOptions {
   readonly image: string | undefined;
 }
 
-/** Provides the capability “install”. */
-export function createInstall(_options: InstallOptions): CapabilityImplementation<'install'> & Disposable {
-  return { ...unbuilt('install'), [Symbol.dispose]() {} };
+/** A running or the last application of a plan to one cluster. */
+interface Run {
+  progress: InstallProgress;
+  readonly stop: AbortController;
+  readonly listeners: Set<() => void>;
+}
+
+function stale(why: string): Failure {
+  return {
+    code: 'install.plan-stale',
+    what: 'This plan cannot be applied any more.',
+    why,
+    fix: 'Look at the new plan and apply that one.',
+  };
+}
+
+/** Plans, applies and watches installations of the agent. */
+export function createInstall(options: InstallOptions): CapabilityImplementation<'install'> & Disposable {
+  const { connections, agents, audit, log } = options;
+  /** What was asked for in the newest plan of each cluster: applying makes that plan again and compares. */
+  const planned = new Map<
+    string,
+    { readonly action: PreparedPlan['plan']['action']; readonly values: Values; readonly digest: string }
+  >();
+  const runs = new Map<string, Run>();
+
+  const image = async (): Promise<ImageArchive | undefined> => {
+    if (!options.image) return undefined;
+    const read = await readImageArchive(options.image);
+    if (read.ok) return read.value;
+    log.warn('install', `${read.failure.what} ${read.failure.why}`);
+    return undefined;
+  };
+
+  const prepare = async (cluster: string, action: PreparedPlan['plan']['action'], values: Values) => {
+    const connection = await connections.get(cluster);
+    if (!connection.ok) return connection;
+    const prepared = await preparePlan(connection.value, connections.ssh(cluster), await image(), action, values);
+    return prepared.ok ? ok({ connection: connection.value, prepared: prepared.value }) : prepared;
+  };
+
+  const start = (cluster: string, bench: Workbench, { plan, input, secrets }: PreparedPlan): void => {
+    const stop = new AbortController();
+    const run: Run = {
+      progress: { action: plan.action, state: 'running', steps: [] },
+      stop,
+      listeners: new Set(),
+    };
+    runs.set(cluster, run);
+    const end = () => stop.abort();
+    bench.connection.signal.addEventListener('abort', end, { once: true });
+    const objects = allObjects(input);
+    const stages =
+      plan.action === 'uninstall'
+        ? uninstallStages(bench, installedImage(input.facts) ?? input.image?.reference ?? '', objects)
+        : installStages(bench, input.image as ImageArchive, {
+            definitions: objects.filter(({ type }) => type.kind === 'CustomResourceDefinition'),
+            others: objects.filter(
+              ({ type }) => !['CustomResourceDefinition', 'Secret', 'DaemonSet'].includes(type.kind),
+            ),
+            workload: objects.find(({ type }) => type.kind === 'DaemonSet') as (typeof objects)[number],
+            makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority),
+            secretsNeeded: secrets.renew !== undefined,
+          });
+    log.info('install', `${plan.action} of ${bench.connection.contextName} begins`);
+    void runStages(plan.action, stages, stop.signal, (progress) => {
+      run.progress = progress;
+      for (const listener of run.listeners) listener();
+    }).then((progress) => {
+      bench.connection.signal.removeEventListener('abort', end);
+      const failure = progress.steps.find((step) => step.failure)?.failure;
+      const result = failure ? `${progress.state}: ${failure.what} ${failure.why}` : progress.state;
+      audit.record({
+        cluster: bench.connection.contextName,
+        action: `install.${plan.action}`,
+        subject: `agent in ${agentNamespace}`,
+        result,
+      });
+      log.info('install', `${plan.action} of ${bench.connection.contextName}: ${result}`);
+    });
+  };
+
+  return {
+    async status({ cluster }) {
+      const connection = await connections.get(cluster);
+      if (!connection.ok) return connection;
+      const [facts, values, archive] = await Promise.all([
+        readFacts(connection.value, connections.ssh(cluster)),
+        readInstalledValues(connection.value),
+        image(),
+      ]);
+      if (!facts.ok) return facts;
+      if (!values.ok) return values;
+      const { values: suggested, reasons } = suggestValues(values.value ?? valuesSchema.parse({}), facts.value);
+      return ok({
+        installed: facts.value.installed !== undefined,
+        version: installedImage(facts.value) ?? '',
+        ...(values.value ? { values: values.value } : {}),
+        image: archive?.reference ?? '',
+        suggested,
+        reasons,
+      });
+    },
+
+    async plan({ cluster, action, values }) {
+      const result = await prepare(cluster, action, values);
+      if (!result.ok) return result;
+      const { plan } = result.value.prepared;
+      planned.set(cluster, { action, values, digest: plan.digest });
+      return ok(plan);
+    },
+
+    async apply({ cluster, digest }) {
+      const writable = connections.writable(cluster);
+      if (!writable.ok) return writable;
+      if (runs.get(cluster)?.progress.state === 'running')
+        return failed({
+          code: 'install.running',
+          what: 'An installation is running in this cluster.',
+          why: 'Two at once would undo each other.',
+          fix: 'Wait for it to end, or stop it.',
+        });
+      const asked = planned.get(cluster);
+      if (!asked || asked.digest !== digest) return failed(stale('It is not the newest plan of this cluster.'));
+      const result = await prepare(cluster, asked.action, asked.values);
+      if (!result.ok) return result;
+      const { connection, prepared } = result.value;
+      if (prepared.plan.digest !== digest)
+        return failed(stale('The cluster, or the image archive, has changed since it was made.'));
+      const [obstacle] = prepared.plan.obstacles;
+      if (obstacle) return failed(obstacle);
+      const bench = { connection, ssh: connections.ssh(cluster), agents, facts: prepared.input.facts };
+      start(cluster, bench, prepared);
+      return ok({});
+    },
+
+    async stop({ cluster }) {
+      runs.get(cluster)?.stop.abort();
+      return ok({});
+    },
+
+    async watch({ cluster }, sink, { signal }) {
+      const run = runs.get(cluster);
+      if (!run) return undefined;
+      let changed = true;
+      let wake: () => void = () => undefined;
+      const listener = () => {
+        changed = true;
+        wake();
+      };
+      run.listeners.add(listener);
+      signal.addEventListener('abort', listener, { once: true });
+      try {
+        while (!signal.aborted) {
+          if (!changed) await new Promise<void>((resolve) => (wake = resolve));
+          if (signal.aborted || !changed) continue;
+          changed = false;
+          const { progress } = run;
+          await sink.push([progress]);
+          if (progress.state !== 'running') break;
+        }
+      } finally {
+        run.listeners.delete(listener);
+        signal.removeEventListener('abort', listener);
+      }
+      return undefined;
+    },
+
+    [Symbol.dispose]() {
+      for (const run of runs.values()) run.stop.abort();
+    },
+  };
 }

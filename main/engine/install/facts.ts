@@ -1,0 +1,184 @@
+import { failed, ok, type Result } from '../../../contract/failure.ts';
+import type { Failure } from '../../../contract/index.ts';
+import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
+import type { SshConnector } from '../ssh/ssh-connector.ts';
+import { type ForeignNetwork, foreignNetworks } from './foreign.ts';
+import { agentName, agentNamespace } from './names.ts';
+import type { ValueFacts } from './values.ts';
+
+/** The verbs with which a plan may look at a cluster: none of them changes anything. */
+export type ReadOnlyConnection = Pick<ClusterConnection, 'get' | 'list' | 'raw'>;
+
+export interface NodeFacts {
+  readonly name: string;
+  readonly address: string;
+  readonly podCIDRs: readonly string[];
+  readonly ready: boolean;
+  readonly unschedulable: boolean;
+  readonly os: string;
+  readonly kernel: string;
+  readonly runtime: string;
+  /** Every name of every image that the kubelet lists. */
+  readonly images: readonly string[];
+  /** Host alias of the SSH configuration. */
+  readonly ssh: string | undefined;
+}
+
+/** Everything that a plan depends on besides the values. */
+export interface ClusterFacts extends ValueFacts {
+  readonly machines: readonly NodeFacts[];
+  readonly foreign: readonly ForeignNetwork[];
+  /** Our DaemonSet as it is now. */
+  readonly installed: KubeObject | undefined;
+}
+
+interface NodeObject extends KubeObject {
+  readonly spec?: {
+    readonly podCIDR?: string;
+    readonly podCIDRs?: readonly string[];
+    readonly unschedulable?: boolean;
+  };
+  readonly status?: {
+    readonly addresses?: readonly { readonly type: string; readonly address: string }[];
+    readonly conditions?: readonly { readonly type: string; readonly status: string }[];
+    readonly images?: readonly { readonly names?: readonly string[] }[];
+    readonly nodeInfo?: {
+      readonly operatingSystem?: string;
+      readonly kernelVersion?: string;
+      readonly containerRuntimeVersion?: string;
+    };
+  };
+}
+
+interface DaemonSetObject extends KubeObject {
+  readonly spec?: {
+    readonly template?: { readonly metadata?: { readonly labels?: Readonly<Record<string, string>> } };
+  };
+  readonly status?: { readonly desiredNumberScheduled?: number };
+}
+
+interface EndpointsObject extends KubeObject {
+  readonly subsets?: readonly {
+    readonly addresses?: readonly { readonly ip: string }[];
+    readonly ports?: readonly { readonly name?: string; readonly port: number }[];
+  }[];
+}
+
+async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promise<NodeFacts> {
+  const address = node.status?.addresses?.find((entry) => entry.type === 'InternalIP')?.address ?? '';
+  const cidrs = node.spec?.podCIDRs ?? (node.spec?.podCIDR ? [node.spec.podCIDR] : []);
+  return {
+    name: node.metadata.name,
+    address,
+    podCIDRs: cidrs.filter((cidr) => cidr.includes('.')),
+    ready: node.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True') ?? false,
+    unschedulable: node.spec?.unschedulable ?? false,
+    os: node.status?.nodeInfo?.operatingSystem ?? 'linux',
+    kernel: node.status?.nodeInfo?.kernelVersion ?? '',
+    runtime: node.status?.nodeInfo?.containerRuntimeVersion ?? '',
+    images: node.status?.images?.flatMap((image) => image.names ?? []) ?? [],
+    ssh: await ssh?.aliasFor({ name: node.metadata.name, address }).catch(() => undefined),
+  };
+}
+
+/** Reads what a plan depends on. Only GET requests are made. */
+export async function readFacts(
+  connection: ReadOnlyConnection,
+  ssh: SshConnector | undefined,
+): Promise<Result<ClusterFacts>> {
+  const [nodes, daemonSets, endpoints] = await Promise.all([
+    connection.list<NodeObject>(resources.nodes),
+    connection.list<DaemonSetObject>(resources.daemonSets),
+    connection.get<EndpointsObject>(resources.endpoints, 'kubernetes', 'default'),
+  ]);
+  if (!nodes.ok) return nodes;
+  if (!daemonSets.ok) return daemonSets;
+  const machines = await Promise.all(nodes.value.map((node) => readNode(node, ssh)));
+  machines.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  const subset = endpoints.ok ? endpoints.value.subsets?.[0] : undefined;
+  const host = subset?.addresses?.[0]?.ip;
+  const port = (subset?.ports?.find((entry) => entry.name === 'https') ?? subset?.ports?.[0])?.port;
+  return ok({
+    machines,
+    podCIDRs: machines.flatMap((machine) => machine.podCIDRs),
+    nodes: machines.length,
+    apiEndpoint: host && port ? { host, port } : undefined,
+    kubeProxy: daemonSets.value.some(
+      (set) =>
+        (set.metadata.name === 'kube-proxy' || set.spec?.template?.metadata?.labels?.['k8s-app'] === 'kube-proxy') &&
+        (set.status?.desiredNumberScheduled ?? 1) > 0,
+    ),
+    foreign: foreignNetworks(daemonSets.value),
+    installed: daemonSets.value.find(
+      (set) => set.metadata.name === agentName && set.metadata.namespace === agentNamespace,
+    ),
+  });
+}
+
+/** One right that applying needs. */
+export interface Right {
+  readonly verb: string;
+  readonly type: ResourceType;
+  readonly namespace: string;
+}
+
+interface Review extends KubeObject {
+  readonly status?: { readonly allowed?: boolean; readonly reason?: string };
+}
+
+const reviews: ResourceType = {
+  group: 'authorization.k8s.io',
+  version: 'v1',
+  plural: 'selfsubjectaccessreviews',
+  kind: 'SelfSubjectAccessReview',
+  namespaced: false,
+};
+
+/** Asks the API server "may I?": a question in the form of an object, which is answered and stored nowhere. */
+export type AskRight = (right: Right) => Promise<Result<{ readonly allowed: boolean; readonly reason: string }>>;
+
+/** Makes the question for a connection. */
+export function askRights(connection: Pick<ClusterConnection, 'create'>): AskRight {
+  return async ({ verb, type, namespace }) => {
+    const answer = await connection.create<Review>(reviews, {
+      apiVersion: 'authorization.k8s.io/v1',
+      kind: 'SelfSubjectAccessReview',
+      metadata: {},
+      spec: {
+        resourceAttributes: {
+          verb,
+          group: type.group,
+          version: type.version,
+          resource: type.plural,
+          ...(namespace === '' ? {} : { namespace }),
+        },
+      },
+    } as unknown as KubeObject);
+    if (!answer.ok) return failed(answer.failure);
+    return ok({ allowed: answer.value.status?.allowed ?? false, reason: answer.value.status?.reason ?? '' });
+  };
+}
+
+/** Rights that applying would miss, one failure for all of them. */
+export async function missingRights(ask: AskRight, rights: readonly Right[]): Promise<readonly Failure[]> {
+  const distinct = new Map(
+    rights.map((right) => [`${right.verb} ${right.type.group}/${right.type.plural} ${right.namespace}`, right]),
+  );
+  const answers = await Promise.all([...distinct.values()].map(async (right) => ({ right, answer: await ask(right) })));
+  const refused = answers.flatMap(({ right, answer }) =>
+    answer.ok && !answer.value.allowed
+      ? [
+          `${right.verb} ${right.type.plural}${right.type.group ? `.${right.type.group}` : ''}${right.namespace ? ` in ${right.namespace}` : ''}`,
+        ]
+      : [],
+  );
+  if (refused.length === 0) return [];
+  return [
+    {
+      code: 'install.rights',
+      what: 'This user may not do everything that is needed.',
+      why: `The API server would refuse: ${refused.join(', ')}.`,
+      fix: 'Use a context with cluster-admin rights for the installation; day-to-day use needs far less.',
+    },
+  ];
+}

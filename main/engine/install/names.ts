@@ -1,0 +1,29 @@
+/** Namespace of everything that is namespaced. */
+export const agentNamespace = 'kube-system';
+/** Name of the DaemonSet, its account and its roles. */
+export const agentName = 'fairlead-agent';
+/** Name of the DaemonSet that undoes everything on the nodes. */
+export const cleanupName = 'fairlead-cleanup';
+/** Label by which the agent's pods are found. */
+export const agentLabel = { key: 'app.kubernetes.io/name', value: agentName } as const;
+/** Labels of every object of an installation. */
+export const labels = {
+  [agentLabel.key]: agentLabel.value,
+  'app.kubernetes.io/part-of': 'fairlead',
+  'app.kubernetes.io/managed-by': 'fairlead',
+} as const;
+export const agentSelector = `${agentLabel.key}=${agentLabel.value}`;
+export const cleanupSelector = `${agentLabel.key}=${cleanupName}`;
+export const configName = 'fairlead-config';
+export const serverSecret = 'fairlead-tls';
+export const clientSecret = 'fairlead-client-tls';
+export const authoritySecret = 'fairlead-ca';
+/** Port of the agent's API and of Hubble's, mutual TLS. */
+export const agentPort = 4244;
+/** Annotation on pods: a change of it rolls the DaemonSet. */
+export const configDigestAnnotation = 'fairlead.dev/config-digest';
+/** Annotation on the configuration: the values as they were given, JSON. */
+export const valuesAnnotation = 'fairlead.dev/values';
+/** Annotation on secrets: cluster name that the certificates are for. */
+export const clusterNameAnnotation = 'fairlead.dev/cluster-name';
+export const fieldManager = 'fairlead';

@@ -1,0 +1,200 @@
+import type { Failure, Plan, Values } from '../../../contract/index.ts';
+import { type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
+import { difference, digestOf, shown } from './diff.ts';
+import type { ClusterFacts } from './facts.ts';
+import type { ImageArchive } from './image.ts';
+import { nodeHasImage } from './image.ts';
+import type { Rendered } from './manifests.ts';
+import { agentNamespace } from './names.ts';
+import { checkValues } from './values.ts';
+
+export type PlanAction = Plan['action'];
+
+/** Everything a plan is made of. All of it is read before, nothing is asked while planning. */
+export interface PlanInput {
+  readonly action: PlanAction;
+  readonly values: Values;
+  readonly facts: ClusterFacts;
+  readonly image: ImageArchive | undefined;
+  /** Rendered objects without definitions and secrets. */
+  readonly objects: readonly Rendered[];
+  readonly definitions: readonly KubeObject[];
+  /** Placeholders of the secrets that would be made; empty when they stay. */
+  readonly secrets: readonly KubeObject[];
+  /** Why the secrets are made. */
+  readonly secretsReason: string | undefined;
+  /** Live objects by `keyOf`. */
+  readonly live: ReadonlyMap<string, KubeObject>;
+  /** Rights that are missing. */
+  readonly rights: readonly Failure[];
+}
+
+/** Key of an object among all kinds. */
+export function keyOf(kind: string, name: string, namespace = ''): string {
+  return `${kind} ${namespace}/${name}`;
+}
+
+function keyOfObject(type: ResourceType, object: KubeObject): string {
+  return keyOf(type.kind, object.metadata.name, type.namespaced ? (object.metadata.namespace ?? '') : '');
+}
+
+/** All objects of an installation with their types, in the order of applying. */
+export function allObjects(input: Pick<PlanInput, 'objects' | 'definitions' | 'secrets'>): readonly Rendered[] {
+  const workloads = input.objects.filter(({ type }) => type.kind === 'DaemonSet');
+  const others = input.objects.filter(({ type }) => type.kind !== 'DaemonSet');
+  return [
+    ...input.definitions.map((object) => ({ type: resources.customResourceDefinitions, object })),
+    ...others,
+    ...input.secrets.map((object) => ({ type: resources.secrets, object })),
+    ...workloads,
+  ];
+}
+
+function nodePlans(input: PlanInput): Plan['nodes'] {
+  const { facts, image, action, values } = input;
+  return facts.machines.map((machine) => {
+    if (action === 'uninstall')
+      return {
+        name: machine.name,
+        changes: [
+          'Everything that the agent changed is undone from its journal, newest first: programs, pins, links, routes, rules, files.',
+          'The node has no pod network afterwards and becomes NotReady; running pods lose theirs.',
+        ],
+        image: 'present',
+      };
+    const present = image !== undefined && nodeHasImage(machine.images, image);
+    const changes = [
+      ...(present || !image
+        ? []
+        : [`Image ${image.reference} (${Math.ceil(image.bytes / 1e6)} MB) is copied over SSH into containerd.`]),
+      'CNI plugin /opt/cni/bin/fairlead-cni and configuration /etc/cni/net.d/05-fairlead.conflist are written.',
+      `BPF programs are attached to pod interfaces${values.kubeProxyReplacement ? ', to the cgroup (services)' : ''} and to the node's devices; maps are pinned in /sys/fs/bpf/fairlead.`,
+      values.routingMode === 'tunnel'
+        ? 'A VXLAN device is made (UDP 8472).'
+        : values.autoDirectNodeRoutes
+          ? "Routes to the other nodes' pod CIDRs are added."
+          : 'No routes are added: the network has to have them.',
+    ];
+    return { name: machine.name, changes, image: present ? 'present' : machine.ssh ? 'side-load' : 'unknown' };
+  });
+}
+
+function nodeObstacles(input: PlanInput): readonly Failure[] {
+  const { facts, image } = input;
+  const names = (machines: ClusterFacts['machines']) => machines.map((machine) => machine.name).join(', ');
+  const obstacles: Failure[] = [];
+  if (facts.machines.length === 0)
+    obstacles.push({
+      code: 'install.no-nodes',
+      what: 'The cluster has no nodes.',
+      why: 'No kubelet has registered.',
+      fix: 'Add nodes to the cluster first.',
+    });
+  const foreignSystem = facts.machines.filter((machine) => machine.os !== 'linux');
+  const linux = facts.machines.filter((machine) => machine.os === 'linux');
+  if (foreignSystem.length > 0 && linux.length === 0)
+    obstacles.push({
+      code: 'install.no-linux',
+      what: 'No node runs Linux.',
+      why: 'The agent works with eBPF, which only Linux has.',
+      fix: 'Add Linux nodes.',
+    });
+  const withoutCIDR = linux.filter((machine) => machine.podCIDRs.length === 0);
+  if (withoutCIDR.length > 0)
+    obstacles.push({
+      code: 'install.no-pod-cidr',
+      what: `No pod CIDR is assigned to ${names(withoutCIDR)}.`,
+      why: 'With ipam.mode=kubernetes pods get their addresses out of spec.podCIDR of their node, and nobody has set it.',
+      fix: 'Start kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr (kubeadm: podSubnet).',
+    });
+  if (!image) {
+    obstacles.push({
+      code: 'install.no-image',
+      what: 'This console carries no agent image.',
+      why: 'No archive was found beside the program (dist/fairlead-agent.tar).',
+      fix: 'Build it with `node scripts/build-agent.mjs`.',
+    });
+    return obstacles;
+  }
+  const unreachable = linux.filter((machine) => !nodeHasImage(machine.images, image) && !machine.ssh);
+  if (unreachable.length > 0)
+    obstacles.push({
+      code: 'install.image-unreachable',
+      what: `The agent image cannot be brought to ${names(unreachable)}.`,
+      why: 'The node does not have it, the SSH configuration names no way to the node, and there is no registry to pull it from.',
+      fix: `Add a Host for the node to your SSH configuration (its name, or a HostName of ${unreachable[0]?.address ?? 'its address'}), or load the image by hand: ctr -n k8s.io images import fairlead-agent.tar.`,
+    });
+  return obstacles;
+}
+
+function foreignObstacles(facts: ClusterFacts): readonly Failure[] {
+  return facts.foreign.map(({ product, namespace, name }) => ({
+    code: 'install.other-network',
+    what: `${product} serves this cluster's pods (DaemonSet ${namespace}/${name}).`,
+    why: 'Two pod networks on one node break both; Fairlead never starts beside another one.',
+    fix: `Remove ${product} first. Fairlead can observe and govern a Cilium cluster without its own agent.`,
+  }));
+}
+
+/** Compares what should be with what is. Pure; nothing is asked and nothing is written. */
+export function makePlan(input: PlanInput): Plan {
+  const { action, values, facts, live } = input;
+  const objects: Plan['objects'][number][] = [];
+  const warnings: string[] = [];
+  const obstacles: Failure[] = [...input.rights];
+
+  if (action === 'uninstall') {
+    for (const { type, object } of allObjects(input).toReversed()) {
+      const there = live.get(keyOfObject(type, object));
+      if (!there) continue;
+      const kept = type.kind === 'CustomResourceDefinition';
+      const full = { ...there, apiVersion: object.apiVersion, kind: object.kind } as KubeObject;
+      const before = kept ? '' : shown(full);
+      objects.push({
+        kind: type.kind,
+        namespace: object.metadata.namespace ?? '',
+        name: object.metadata.name,
+        action: kept ? 'unchanged' : 'delete',
+        before,
+        after: '',
+      });
+    }
+    if (!facts.installed)
+      obstacles.push({
+        code: 'install.not-installed',
+        what: 'Fairlead is not installed in this cluster.',
+        why: `There is no DaemonSet fairlead-agent in ${agentNamespace}.`,
+        fix: 'Nothing to do.',
+      });
+    warnings.push(
+      'The custom resource definitions stay, and with them every policy: deleting them would delete all objects of their kinds. Remove them by hand with kubectl delete crd if nobody needs them.',
+      'Pods keep running but have no network until another one is installed.',
+    );
+  } else {
+    const checked = checkValues(values, facts);
+    obstacles.push(...checked.obstacles, ...nodeObstacles(input), ...foreignObstacles(facts));
+    warnings.push(...checked.warnings);
+    for (const { type, object } of allObjects(input)) {
+      const change = difference(type.kind === 'Secret' ? undefined : live.get(keyOfObject(type, object)), object);
+      const replaces = type.kind === 'Secret' && live.has(keyOfObject(type, object));
+      objects.push({
+        kind: type.kind,
+        namespace: object.metadata.namespace ?? '',
+        name: object.metadata.name,
+        ...change,
+        ...(replaces ? { action: 'update' as const, before: change.after } : {}),
+      });
+    }
+    if (action === 'upgrade' && !facts.installed)
+      warnings.push('Fairlead is not installed yet: this upgrade is an installation.');
+    if (input.secretsReason && live.has(keyOf('Secret', 'fairlead-tls', agentNamespace)))
+      warnings.push(`The certificates are made anew because ${input.secretsReason}.`);
+    const notReady = facts.machines.filter((machine) => !machine.ready);
+    if (notReady.length > 0 && facts.installed)
+      warnings.push(`Not ready at the moment: ${notReady.map((machine) => machine.name).join(', ')}.`);
+  }
+
+  const nodes = nodePlans(input);
+  const digest = digestOf({ action, values, objects, nodes, obstacles, image: input.image?.digest ?? '' });
+  return { digest, action, objects, nodes, obstacles, warnings };
+}

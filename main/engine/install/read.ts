@@ -1,0 +1,117 @@
+import { failed, ok, type Result } from '../../../contract/failure.ts';
+import { type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
+import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
+import type { SshConnector } from '../ssh/ssh-connector.ts';
+import { customResourceDefinitions } from './definitions.ts';
+import {
+  askRights,
+  type ClusterFacts,
+  missingRights,
+  type ReadOnlyConnection,
+  type Right,
+  readFacts,
+} from './facts.ts';
+import type { ImageArchive } from './image.ts';
+import { type Rendered, renderObjects } from './manifests.ts';
+import { agentNamespace, configName, valuesAnnotation } from './names.ts';
+import { allObjects, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
+import { isNotFound, readSecrets, type SecretState, secretPlaceholders } from './secrets.ts';
+
+/** A plan together with what applying it needs. */
+export interface PreparedPlan {
+  readonly plan: Plan;
+  readonly input: PlanInput;
+  readonly secrets: SecretState;
+}
+
+interface ConfigMap extends KubeObject {
+  readonly data?: Readonly<Record<string, string>>;
+}
+
+/** Values of the present installation; undefined when there is none or they cannot be read. */
+export async function readInstalledValues(connection: ReadOnlyConnection): Promise<Result<Values | undefined>> {
+  const found = await connection.get<ConfigMap>(resources.configMaps, configName, agentNamespace);
+  if (!found.ok) return isNotFound(found.failure.code) ? ok(undefined) : found;
+  try {
+    const parsed = valuesSchema.safeParse(JSON.parse(found.value.metadata.annotations?.[valuesAnnotation] ?? ''));
+    return ok(parsed.success ? parsed.data : undefined);
+  } catch {
+    return ok(undefined);
+  }
+}
+
+async function readLive(
+  connection: ReadOnlyConnection,
+  objects: readonly Rendered[],
+): Promise<Result<ReadonlyMap<string, KubeObject>>> {
+  const live = new Map<string, KubeObject>();
+  const read = async ({ type, object }: Rendered) => {
+    const { name, namespace } = object.metadata;
+    const found = await connection.get<KubeObject>(type, name, type.namespaced ? namespace : undefined);
+    if (found.ok) live.set(keyOf(type.kind, name, type.namespaced ? (namespace ?? '') : ''), found.value);
+    return found;
+  };
+  for (const found of await Promise.all(objects.map(read)))
+    if (!found.ok && !isNotFound(found.failure.code)) return failed(found.failure);
+  return ok(live);
+}
+
+function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly Right[] {
+  const kinds = new Map<string, { readonly type: ResourceType; readonly namespace: string }>();
+  for (const { type } of objects) kinds.set(type.plural, { type, namespace: type.namespaced ? agentNamespace : '' });
+  const verbs = action === 'uninstall' ? ['delete'] : ['create', 'patch'];
+  return [...kinds.values()]
+    .filter(({ type }) => action !== 'uninstall' || type.kind !== 'CustomResourceDefinition')
+    .flatMap((kind) => verbs.map((verb) => ({ ...kind, verb })));
+}
+
+/**
+ * Reads everything that a plan depends on and makes the plan. Through the read-only verbs only; the one POST is the
+ * question "may I?", which the API server stores nowhere.
+ */
+export async function preparePlan(
+  connection: ClusterConnection,
+  ssh: SshConnector,
+  image: ImageArchive | undefined,
+  action: PlanAction,
+  values: Values,
+): Promise<Result<PreparedPlan>> {
+  const reader: ReadOnlyConnection = connection;
+  const facts = await readFacts(reader, ssh);
+  if (!facts.ok) return facts;
+  const secrets = await readSecrets(reader, values.cluster.name);
+  if (!secrets.ok) return secrets;
+  const makes = action === 'uninstall' || secrets.value.renew !== undefined;
+  const parts = {
+    objects: renderObjects(values, image?.reference ?? installedImage(facts.value) ?? ''),
+    definitions: customResourceDefinitions(),
+    secrets: makes ? secretPlaceholders(values.cluster.name) : [],
+  };
+  const all = allObjects(parts);
+  const live = await readLive(reader, all);
+  if (!live.ok) return live;
+  const rights = await missingRights(askRights(connection), rightsFor(action, all));
+  const input: PlanInput = {
+    ...parts,
+    action,
+    values,
+    facts: facts.value,
+    image,
+    secretsReason: secrets.value.renew,
+    live: live.value,
+    rights,
+  };
+  return ok({ plan: makePlan(input), input, secrets: secrets.value });
+}
+
+/** Image of the DaemonSet that is there. */
+export function installedImage(facts: ClusterFacts): string | undefined {
+  const set = facts.installed as
+    | {
+        readonly spec?: {
+          readonly template?: { readonly spec?: { readonly containers?: readonly { readonly image?: string }[] } };
+        };
+      }
+    | undefined;
+  return set?.spec?.template?.spec?.containers?.[0]?.image;
+}
