@@ -44,7 +44,7 @@ func (r *rule) directionText(direction Direction) []string {
 	if direction == Egress {
 		verb, rest = "send", "Everything else that they would send is dropped."
 	}
-	allows := false
+	allows, everything := false, false
 	for _, e := range r.elements {
 		if e.direction != direction {
 			continue
@@ -54,6 +54,7 @@ func (r *rule) directionText(direction Direction) []string {
 			permission = "must not"
 		} else {
 			allows = true
+			everything = everything || (e.anyPeer && e.anyPort)
 		}
 		preposition := "from"
 		if direction == Egress {
@@ -68,7 +69,7 @@ func (r *rule) directionText(direction Direction) []string {
 		out = append(out, "They receive nothing, unless another policy allows it; only their own node still reaches them.")
 	case !allows:
 		out = append(out, "They send nothing, unless another policy allows it.")
-	default:
+	case !everything:
 		out = append(out, rest)
 	}
 	return out
