@@ -8,23 +8,23 @@
 //   node scripts/generate-api.mjs --check    writes nothing; exit code 1 when a committed file is not what would be written
 //
 // Works offline once `npm install` and `go mod download` have run.
-import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { delimiter, dirname, join, relative } from "node:path";
-import { fileURLToPath } from "node:url";
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const agent = join(root, "node-agent");
-const check = process.argv.includes("--check");
-const hubbleProtos = ["flow", "observer", "peer", "relay"];
+const agent = join(root, 'node-agent');
+const check = process.argv.includes('--check');
+const hubbleProtos = ['flow', 'observer', 'peer', 'relay'];
 
 /** Runs a program and returns its output; ends the script with what, why and fix when it fails. */
 function run(command, args, options, fix) {
-  const result = spawnSync(command, args, { encoding: "utf8", ...options });
+  const result = spawnSync(command, args, { encoding: 'utf8', ...options });
   if (result.error || result.status !== 0) {
     process.stderr.write(
-      `Generating the API failed at: ${command} ${args.join(" ")}\n` +
+      `Generating the API failed at: ${command} ${args.join(' ')}\n` +
         `Why: ${result.error?.message ?? result.stderr.trim()}\nFix: ${fix}\n`,
     );
     process.exit(1);
@@ -41,43 +41,52 @@ function generatedFiles(directory, isGenerated) {
     .sort();
 }
 
-const work = mkdtempSync(join(tmpdir(), "fairlead-generate-api-"));
+const work = mkdtempSync(join(tmpdir(), 'fairlead-generate-api-'));
 try {
-  const bin = join(work, "bin");
+  const bin = join(work, 'bin');
   mkdirSync(bin);
-  const plugins = ["google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc"];
-  run("go", ["build", "-o", bin, ...plugins], { cwd: agent }, "install Go 1.26 and run `go mod download` in node-agent.");
-  const cilium = run(
-    "go",
-    ["list", "-m", "-f", "{{.Dir}}", "github.com/cilium/cilium"],
+  const plugins = ['google.golang.org/protobuf/cmd/protoc-gen-go', 'google.golang.org/grpc/cmd/protoc-gen-go-grpc'];
+  run(
+    'go',
+    ['build', '-o', bin, ...plugins],
     { cwd: agent },
-    "run `go mod download` in node-agent.",
+    'install Go 1.26 and run `go mod download` in node-agent.',
   );
-  const npmBin = join(root, "node_modules", ".bin");
-  const env = { ...process.env, PATH: [bin, npmBin, process.env.PATH].join(delimiter), BUF_CACHE_DIR: join(work, "cache") };
-  const out = join(work, "out");
-  const fix = "run `npm install`, and look at the message above for a mistake in the .proto file.";
-  const template = join(root, "buf.gen.yaml");
-  const buf = join(npmBin, "buf");
-  run(buf, ["generate", "--template", template, "--output", out], { cwd: root, env }, fix);
+  const cilium = run(
+    'go',
+    ['list', '-m', '-f', '{{.Dir}}', 'github.com/cilium/cilium'],
+    { cwd: agent },
+    'run `go mod download` in node-agent.',
+  );
+  const npmBin = join(root, 'node_modules', '.bin');
+  const env = {
+    ...process.env,
+    PATH: [bin, npmBin, process.env.PATH].join(delimiter),
+    BUF_CACHE_DIR: join(work, 'cache'),
+  };
+  const out = join(work, 'out');
+  const fix = 'run `npm install`, and look at the message above for a mistake in the .proto file.';
+  const template = join(root, 'buf.gen.yaml');
+  const buf = join(npmBin, 'buf');
+  run(buf, ['generate', '--template', template, '--output', out], { cwd: root, env }, fix);
 
-  const api = join(cilium, "api", "v1");
+  const api = join(cilium, 'api', 'v1');
   const esOnly = JSON.stringify({
-    version: "v2",
+    version: 'v2',
     plugins: [
       {
-        local: "protoc-gen-es",
-        out: "main/engine/agents/gen",
-        opt: ["target=ts", "import_extension=ts", "erasable_syntax=true"],
+        local: 'protoc-gen-es',
+        out: 'main/engine/agents/gen',
+        opt: ['target=ts', 'import_extension=ts', 'erasable_syntax=true'],
       },
     ],
   });
-  const paths = hubbleProtos.flatMap((name) => ["--path", join(api, name)]);
-  run(buf, ["generate", api, "--template", esOnly, "--output", out, ...paths], { cwd: root, env }, fix);
+  const paths = hubbleProtos.flatMap((name) => ['--path', join(api, name)]);
+  run(buf, ['generate', api, '--template', esOnly, '--output', out, ...paths], { cwd: root, env }, fix);
 
   const targets = [
-    { directory: "main/engine/agents/gen", isGenerated: () => true },
-    { directory: "node-agent/api", isGenerated: (name) => name.endsWith(".pb.go") },
+    { directory: 'main/engine/agents/gen', isGenerated: () => true },
+    { directory: 'node-agent/api', isGenerated: (name) => name.endsWith('.pb.go') },
   ];
   const stale = [];
   for (const { directory, isGenerated } of targets) {
@@ -96,13 +105,13 @@ try {
   }
   if (check && stale.length > 0) {
     process.stderr.write(
-      `Generated API code is stale:\n${stale.map((name) => `  ${name}\n`).join("")}` +
-        "Why: a .proto file, a plugin or the Hubble module changed after the code was generated.\n" +
-        "Fix: node scripts/generate-api.mjs, and commit the result.\n",
+      `Generated API code is stale:\n${stale.map((name) => `  ${name}\n`).join('')}` +
+        'Why: a .proto file, a plugin or the Hubble module changed after the code was generated.\n' +
+        'Fix: node scripts/generate-api.mjs, and commit the result.\n',
     );
     process.exitCode = 1;
   } else {
-    const what = check ? "Generated API code is fresh." : `Generated API code: ${stale.length} file(s) changed.`;
+    const what = check ? 'Generated API code is fresh.' : `Generated API code: ${stale.length} file(s) changed.`;
     process.stdout.write(`${what}\n`);
   }
 } finally {
