@@ -18,7 +18,8 @@ static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct 
 				struct tracking *t)
 {
 	struct connection_key key;
-	struct connection fresh = {}, *c;
+	struct connection *fresh, *c;
+	__u32 zero = 0;
 	struct backend backend;
 	struct service *service;
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -44,15 +45,19 @@ static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct 
 		err = pick_backend(service, p->source, 1, &backend);
 		if (err)
 			return err;
-		fresh.flags = CONNECTION_SERVICE;
-		fresh.initiator = EGRESS;
-		fresh.revision = service->generation;
-		fresh.translated = backend.address;
-		fresh.translated_port = backend.port;
-		fresh.expires = now + LIFETIME_OTHER;
-		fresh.packets[OUT] = 1;
-		fresh.bytes[OUT] = p->length;
-		if (bpf_map_update_elem(&connections, &key, &fresh, BPF_ANY))
+		fresh = bpf_map_lookup_elem(&scratch, &zero);
+		if (!fresh)
+			return -DROP_CT_INSERT;
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->flags = CONNECTION_SERVICE;
+		fresh->initiator = EGRESS;
+		fresh->revision = service->generation;
+		fresh->translated = backend.address;
+		fresh->translated_port = backend.port;
+		fresh->expires = now + LIFETIME_OTHER;
+		fresh->packets[OUT] = 1;
+		fresh->bytes[OUT] = p->length;
+		if (bpf_map_update_elem(&connections, &key, fresh, BPF_ANY))
 			return -DROP_CT_INSERT;
 		err = rewrite(skb, p, false, backend.address.word[3], backend.port);
 	}

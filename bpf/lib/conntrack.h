@@ -133,20 +133,24 @@ static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, s
 				      struct tracking *t, struct report *r)
 {
 	struct connection_key key;
-	struct connection c = {};
+	struct connection *c;
+	__u32 zero = 0;
 	struct verdict v = {};
 	__u64 now = bpf_ktime_get_coarse_ns();
-	__u8 seen;
 
+	c = bpf_map_lookup_elem(&scratch, &zero);
+	if (!c)
+		return -DROP_CT_INSERT;
+	__builtin_memset(c, 0, sizeof(*c));
 	connection_key(&key, p, ep->id, t->side);
-	c.initiator = t->side == OUT ? EGRESS : INGRESS;
-	judge_connection(p, ep, &key, c.initiator, t->peer.identity, &v);
+	c->initiator = t->side == OUT ? EGRESS : INGRESS;
+	judge_connection(p, ep, &key, c->initiator, t->peer.identity, &v);
 	r->rule = v.rule;
 	r->match = v.match;
 	r->reply = 0;
 	r->trace_reason = TRACE_NEW;
 	if (v.rule || v.reason ||
-	    (ep->flags & (c.initiator == EGRESS ? ENDPOINT_POLICY_EGRESS : ENDPOINT_POLICY_INGRESS))) {
+	    (ep->flags & (c->initiator == EGRESS ? ENDPOINT_POLICY_EGRESS : ENDPOINT_POLICY_INGRESS))) {
 		r->type = EVENT_VERDICT;
 		r->subtype = 0;
 		r->denied = v.reason != 0;
@@ -154,32 +158,24 @@ static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, s
 	}
 	if (v.reason)
 		return -v.reason;
-	c.revision = ep->revision;
-	c.rule = v.rule;
-	c.peer = t->peer.identity;
-	c.tunnel = t->peer.tunnel;
+	c->revision = ep->revision;
+	c->rule = v.rule;
+	c->peer = t->peer.identity;
+	c->tunnel = t->peer.tunnel;
 	if (t->from_wire)
-		c.flags |= CONNECTION_WIRE;
+		c->flags |= CONNECTION_WIRE;
 	if (t->service) {
-		c.flags |= CONNECTION_REVERSE;
-		c.translated = mapped(t->service);
-		c.translated_port = t->service_port;
+		c->flags |= CONNECTION_REVERSE;
+		c->translated = mapped(t->service);
+		c->translated_port = t->service_port;
 	}
-	/* Both sides spelled out: an index into the stack that is not constant does not pass the verifier. */
-	seen = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	c.expires = now + lifetime(&c, p, t->side);
-	c.packets[OUT] = t->side == OUT;
-	c.packets[IN] = t->side == IN;
-	c.bytes[OUT] = t->side == OUT ? p->length : 0;
-	c.bytes[IN] = t->side == IN ? p->length : 0;
-	c.reported[OUT] = t->side == OUT ? now : 0;
-	c.reported[IN] = t->side == IN ? now : 0;
-	c.seen[OUT] = t->side == OUT ? seen : 0;
-	c.seen[IN] = t->side == IN ? seen : 0;
+	refresh(c, p, t->side, now);
+	c->reported[t->side & 1] = now;
+	c->seen[t->side & 1] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	/* Under contention an LRU insert may fail once; without state the packet still passes, its reply will
 	 * be judged. */
-	if (bpf_map_update_elem(&connections, &key, &c, BPF_ANY) &&
-	    bpf_map_update_elem(&connections, &key, &c, BPF_ANY))
+	if (bpf_map_update_elem(&connections, &key, c, BPF_ANY) &&
+	    bpf_map_update_elem(&connections, &key, c, BPF_ANY))
 		count(DROP_CT_INSERT, r->direction, 0);
 	t->report = true;
 	t->service = 0;

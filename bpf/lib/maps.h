@@ -115,3 +115,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } metrics SEC(".maps");
+
+/* Room for a connection that is being made, too large for the stack. Packet programs run with bottom halves
+ * off. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct connection);
+} scratch SEC(".maps");

@@ -63,7 +63,8 @@ static __always_inline bool has_ports(__u8 protocol)
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
+		 (a[5] ^ b[5]));
 }
 
 /* The packet inside of an ICMP error; what is cut off leaves ports of 0. */

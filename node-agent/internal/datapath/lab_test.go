@@ -1,0 +1,323 @@
+package datapath_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/podlink"
+)
+
+// space is a network namespace of the test.
+type space struct{ file *os.File }
+
+func newSpace(t testing.TB) *space {
+	t.Helper()
+	result := make(chan any, 1)
+	go func() {
+		// The thread keeps the namespace, so it must end with the goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			result <- err
+			return
+		}
+		f, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		if err != nil {
+			result <- err
+			return
+		}
+		if l, err := netlink.LinkByName("lo"); err == nil {
+			err = netlink.LinkSetUp(l)
+		}
+		result <- f
+	}()
+	switch r := (<-result).(type) {
+	case *os.File:
+		t.Cleanup(func() { r.Close() })
+		return &space{r}
+	case error:
+		t.Skipf("cannot make a network namespace, which these tests are about: %v", r)
+	}
+	return nil
+}
+
+func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()) }
+
+// in runs fn on a thread of its own in the namespace.
+func (s *space) in(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(int(s.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- err
+			return
+		}
+		result <- fn()
+	}()
+	return <-result
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// node of the test's cluster.
+type node struct {
+	t        testing.TB
+	name     string
+	space    *space
+	config   datapath.Config
+	datapath datapath.Datapath
+	pods     []*pod
+	next     datapath.EndpointID
+	cgroup   string
+}
+
+type pod struct {
+	node     *node
+	space    *space
+	endpoint datapath.Endpoint
+	address  netip.Addr
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// cluster is two nodes on one link with two pods each.
+type cluster struct {
+	nodes [2]*node
+}
+
+func requireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes network namespaces and loads programs into the kernel")
+	}
+}
+
+func cgroup2Root() string {
+	raw, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			return f[1]
+		}
+	}
+	return ""
+}
+
+func newCluster(t testing.TB, routing datapath.RoutingMode, adjust func(*datapath.Config)) *cluster {
+	t.Helper()
+	requireRoot(t)
+	c := &cluster{}
+	for i := range c.nodes {
+		n := &node{t: t, name: fmt.Sprintf("node%d", i+1), space: newSpace(t), next: 1}
+		bpffs := t.TempDir()
+		if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
+			t.Skipf("cannot mount a bpf file system: %v", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
+		if root := cgroup2Root(); root != "" {
+			n.cgroup = filepath.Join(root, fmt.Sprintf("fairlead-test-%d-%s", os.Getpid(), n.name))
+			must(t, os.MkdirAll(n.cgroup, 0o755))
+			t.Cleanup(func() { _ = os.Remove(n.cgroup) })
+		}
+		n.config = datapath.Config{
+			NodeName: n.name, NodeAddress: addr(fmt.Sprintf("192.0.2.%d", i+1)),
+			RouterAddress: addr(fmt.Sprintf("10.77.%d.1", i+1)), PodCIDR: netip.MustParsePrefix(fmt.Sprintf("10.77.%d.0/24", i+1)),
+			NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"), Routing: routing, AutoDirectNodeRoutes: true,
+			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
+			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
+		}
+		if adjust != nil {
+			adjust(&n.config)
+		}
+		c.nodes[i] = n
+	}
+	must(t, c.nodes[0].space.in(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(c.nodes[1].space.file.Fd())})
+	}))
+	for i, n := range c.nodes {
+		must(t, n.space.in(func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			a, _ := netlink.ParseAddr(fmt.Sprintf("%s/24", n.config.NodeAddress))
+			if err := netlink.AddrAdd(l, a); err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(l); err != nil {
+				return err
+			}
+			if i == 1 {
+				// The world, as seen from the first node.
+				lo, _ := netlink.LinkByName("lo")
+				w, _ := netlink.ParseAddr(world + "/32")
+				return netlink.AddrAdd(lo, w)
+			}
+			return nil
+		}))
+	}
+	must(t, c.nodes[0].space.in(func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP(world).To4(), Mask: net.CIDRMask(32, 32)}, Gw: net.ParseIP("192.0.2.2")})
+	}))
+	for _, n := range c.nodes {
+		n.open()
+		t.Cleanup(func() { _ = n.datapath.Close() })
+	}
+	ctx := context.Background()
+	for i, n := range c.nodes {
+		other := c.nodes[1-i]
+		must(t, n.datapath.UpsertNode(ctx, datapath.Node{
+			Name: other.name, Address: other.config.NodeAddress, PodCIDRs: []netip.Prefix{other.config.PodCIDR}, RouterAddress: other.config.RouterAddress,
+		}))
+		n.addPod(uint32(1000 + 10*i + 1))
+		n.addPod(uint32(1000 + 10*i + 2))
+	}
+	for i, n := range c.nodes {
+		for _, p := range n.pods {
+			must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: p.endpoint.Identity}))
+			e := datapath.IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: p.endpoint.Identity}
+			if routing == datapath.RoutingTunnel {
+				e.TunnelEndpoint = n.config.NodeAddress
+			}
+			must(t, c.nodes[1-i].datapath.UpsertIP(ctx, e))
+		}
+	}
+	return c
+}
+
+const world = "203.0.113.7"
+
+func (n *node) open() {
+	n.t.Helper()
+	must(n.t, n.space.in(func() (err error) {
+		n.datapath, err = datapath.Open(context.Background(), n.config, datapath.WithLogger(slog.New(slog.DiscardHandler)))
+		return err
+	}))
+}
+
+func (n *node) addPod(identity uint32) *pod {
+	n.t.Helper()
+	p := &pod{node: n, space: newSpace(n.t), address: addr(fmt.Sprintf("%s.%d", strings.TrimSuffix(n.config.PodCIDR.Addr().String(), ".0"), 10+n.next))}
+	var d podlink.Details
+	must(n.t, n.space.in(func() (err error) {
+		d, err = podlink.SetupPodInterface(p.space.path(), "eth0", podlink.Params{Address: p.address, Router: n.config.RouterAddress, MTU: n.datapath.MTU()})
+		return err
+	}))
+	p.endpoint = datapath.Endpoint{
+		ID: n.next, Interface: d.Interface, InterfaceIndex: d.InterfaceIndex, Addresses: []netip.Addr{p.address},
+		PodMAC: d.PodMAC, HostMAC: d.HostMAC, Identity: identity, NetnsCookie: d.NetnsCookie,
+	}
+	n.next++
+	must(n.t, n.datapath.UpsertEndpoint(context.Background(), p.endpoint))
+	n.pods = append(n.pods, p)
+	return p
+}
+
+// echoTCP answers each line with the client's address and the line.
+func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
+	t.Helper()
+	var l net.Listener
+	must(t, s.in(func() (err error) { l, err = net.Listen("tcp4", at); return err }))
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
+				for {
+					line, err := in.ReadString('\n')
+					if err != nil {
+						return
+					}
+					if _, err := fmt.Fprintf(c, "%s %s", c.RemoteAddr(), line); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// echoUDP answers each datagram with itself.
+func (s *space) echoUDP(t testing.TB, at string) {
+	t.Helper()
+	var c net.PacketConn
+	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp4", at); return err }))
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 65536)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(b[:n], from)
+		}
+	}()
+}
+
+// dial opens a connection from the namespace; two failures of a second each would make tests slow, so one is enough.
+func (s *space) dial(network, to string) (c net.Conn, err error) {
+	err = s.in(func() error {
+		c, err = (&net.Dialer{Timeout: time.Second}).Dial(network, to)
+		return err
+	})
+	return c, err
+}
+
+// ask sends a line and gives the answer.
+func ask(c net.Conn, line string) (string, error) {
+	_ = c.SetDeadline(time.Now().Add(1500 * time.Millisecond))
+	if _, err := fmt.Fprintln(c, line); err != nil {
+		return "", err
+	}
+	b := make([]byte, 65536)
+	n, err := c.Read(b)
+	return strings.TrimSpace(string(b[:n])), err
+}
+
+// try is one dial and one question.
+func (s *space) try(network, to string) (string, error) {
+	c, err := s.dial(network, to)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return ask(c, "hello")
+}
+
+func (s *space) ping(to string, flags ...string) error {
+	return s.in(func() error {
+		out, err := exec.Command("ping", append([]string{"-c", "1", "-W", "1"}, append(flags, to)...)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
