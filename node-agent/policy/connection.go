@@ -189,10 +189,14 @@ type Explanation struct {
 	Selected []int `json:"selected"`
 	// Changes has what passes or not otherwise than before, and nothing else.
 	Changes []PairChange `json:"changes"`
-	// Examined counts the (group, peer, port) that were looked at; Truncated tells that Changes stops at the limit.
+	// Examined counts the (group, peer, port) that were looked at; Truncated tells that Changes stops at the limit, or that
+	// there were more to look at than examineLimit.
 	Examined  int  `json:"examined"`
 	Truncated bool `json:"truncated"`
 }
+
+// examineLimit bounds the time that Explain takes, to about a second where the console runs it.
+const examineLimit = 200_000
 
 type groupEnd struct {
 	end
@@ -203,7 +207,12 @@ type groupEnd struct {
 // with the candidate in its place. limit bounds the number of changes listed.
 func Explain(present []Policy, candidate Policy, pods []Pod, limit int) Explanation {
 	after := slices.DeleteFunc(slices.Clone(present), func(p Policy) bool { return p.Ref.Key() == candidate.Ref.Key() })
-	earlier := len(after) < len(present)
+	editions := []Policy{candidate}
+	for _, p := range present {
+		if p.Ref.Key() == candidate.Ref.Key() {
+			editions = append(editions, p)
+		}
+	}
 	after = append(after, candidate)
 	out := Explanation{Groups: groupPods(pods), Selected: Selected(candidate, pods), Changes: []PairChange{}}
 	var peers []groupEnd
@@ -222,17 +231,25 @@ func Explain(present []Policy, candidate Policy, pods []Pod, limit int) Explanat
 	}
 	for i, g := range out.Groups {
 		subject := end{pod: &pods[g.Pods[0]], labels: g.Labels}
-		governed := candidate.Selects(g.Labels) || (earlier && slices.ContainsFunc(present, func(p Policy) bool {
-			return p.Ref.Key() == candidate.Ref.Key() && p.Selects(g.Labels)
-		}))
-		if !subject.governed() || !governed {
+		if !subject.governed() {
+			continue
+		}
+		if !slices.ContainsFunc(editions, func(p Policy) bool { return p.Selects(g.Labels) }) {
 			continue
 		}
 		before, now := selecting(present, g.Labels), selecting(after, g.Labels)
 		packets := samplePackets(append(slices.Clone(before), now...), pods)
 		for _, direction := range []Direction{Ingress, Egress} {
+			// What neither edition takes part in cannot change.
+			if !slices.ContainsFunc(editions, func(p Policy) bool { return p.governs(g.Labels, direction) }) {
+				continue
+			}
 			for _, peer := range peers {
 				for _, packet := range packets {
+					if out.Examined == examineLimit {
+						out.Truncated = true
+						return out
+					}
 					out.Examined++
 					q := question(subject, peer.end, direction, packet.protocol, packet.port)
 					c := peer.change

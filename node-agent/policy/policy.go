@@ -184,6 +184,11 @@ func (p Policy) Selects(labels Labels) bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.subject.matches(labels) })
 }
 
+// governs tells whether any rule of the policy that governs such a pod takes part in a direction.
+func (p Policy) governs(labels Labels, direction Direction) bool {
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.active[direction] && r.subject.matches(labels) })
+}
+
 // Directions tells in which directions the policy takes part, and in which of them it switches default deny on.
 func (p Policy) Directions() (ingress, egress, denyIngress, denyEgress bool) {
 	for _, r := range p.rules {
