@@ -5,7 +5,7 @@
 //
 //   - delivered to a pod: by the pod's node, when it reaches the pod (TO_ENDPOINT);
 //   - to anybody who is no pod (world, host, another node's host, the API server): by the node of the pod that sent it,
-//     when it leaves the pod's programs (TO_STACK, TO_HOST or TO_NETWORK with an endpoint);
+//     when it leaves the pod's programs (TO_STACK, TO_HOST, TO_OVERLAY or TO_NETWORK with an endpoint);
 //   - dropped: by the node that dropped it.
 //
 // An edge points the way the connection was opened: replies count on the edge of their request, with its port.
@@ -30,10 +30,16 @@ import (
 // MaxEdges of one watcher between two batches; what does not fit is counted as overflow.
 const MaxEdges = 20000
 
+// maxSockets bounds the sockets that are being connected at one time.
+const maxSockets = 4096
+
 const (
 	protocolTCP  = 6
 	protocolUDP  = 17
 	protocolSCTP = 132
+
+	socketBefore = uint8(flowpb.SocketTranslationPoint_SOCK_XLATE_POINT_PRE_DIRECTION_FWD)
+	socketAfter  = uint8(flowpb.SocketTranslationPoint_SOCK_XLATE_POINT_POST_DIRECTION_FWD)
 
 	// Identities from here on name pods by labels; identities with this bit name address ranges of one node.
 	firstPodIdentity   = 256
@@ -70,11 +76,13 @@ type Aggregator struct {
 
 	mu     sync.Mutex
 	tables map[*table]struct{}
+	// sockets being connected to a service, by cookie.
+	sockets map[uint64]*flows.ServiceInfo
 }
 
 // New makes an aggregator that sees all further events of the store.
 func New(store *flows.Store) *Aggregator {
-	a := &Aggregator{store: store, tables: map[*table]struct{}{}}
+	a := &Aggregator{store: store, tables: map[*table]struct{}{}, sockets: map[uint64]*flows.ServiceInfo{}}
 	store.AddSink(a)
 	return a
 }
@@ -87,10 +95,20 @@ func (a *Aggregator) Observe(o *flows.Observation) {
 		return
 	}
 	kind := classify(o)
+	if o.Event.Type == datapath.EventSocket && o.Event.SubType == socketBefore {
+		a.rememberService(o)
+	}
 	if kind == ignored {
 		return
 	}
 	k, service := edgeOf(o)
+	if o.Event.Type == datapath.EventSocket {
+		service = a.sockets[o.Event.SocketCookie]
+		delete(a.sockets, o.Event.SocketCookie)
+		if service == nil {
+			return
+		}
+	}
 	for t := range a.tables {
 		c := t.edges[k]
 		if c == nil {
@@ -103,6 +121,17 @@ func (a *Aggregator) Observe(o *flows.Observation) {
 		}
 		c.add(o, kind, service)
 	}
+}
+
+// rememberService keeps which service a socket asked for until the event with the backend comes, which is at once.
+func (a *Aggregator) rememberService(o *flows.Observation) {
+	if o.DestinationService == nil || o.Event.SocketCookie == 0 {
+		return
+	}
+	if len(a.sockets) >= maxSockets {
+		clear(a.sockets)
+	}
+	a.sockets[o.Event.SocketCookie] = o.DestinationService
 }
 
 // kind says what an event means for its edge.
@@ -135,7 +164,7 @@ func classify(o *flows.Observation) kind {
 		case flowpb.TraceObservationPoint_TO_ENDPOINT:
 			return forwarded
 		case flowpb.TraceObservationPoint_TO_STACK, flowpb.TraceObservationPoint_TO_HOST,
-			flowpb.TraceObservationPoint_TO_NETWORK:
+			flowpb.TraceObservationPoint_TO_NETWORK, flowpb.TraceObservationPoint_TO_OVERLAY:
 			if e.Endpoint != 0 && !isPod(o.Destination) {
 				return forwarded
 			}
@@ -145,8 +174,7 @@ func classify(o *flows.Observation) kind {
 			return noted
 		}
 	case datapath.EventSocket:
-		point := flowpb.SocketTranslationPoint(e.SubType)
-		if point == flowpb.SocketTranslationPoint_SOCK_XLATE_POINT_POST_DIRECTION_FWD && o.DestinationService != nil {
+		if e.SubType == socketAfter && isPod(o.Source) {
 			return noted
 		}
 	}

@@ -41,13 +41,19 @@ func newInterner(resolver Resolver) *interner {
 	}
 }
 
+// nobody stands for a side without an address.
+var nobody = &EndpointInfo{}
+
 func (i *interner) endpoint(address netip.Addr, identity uint32) *EndpointInfo {
-	key := endpointKey{address, identity}
+	if !address.IsValid() && identity == 0 {
+		return nobody
+	}
 	info := i.resolver.ByAddress(address, identity)
 	if identity != 0 {
 		// What the datapath judged by is what is reported, even where the agent has learned better since.
 		info.Identity = identity
 	}
+	key := endpointKey{address, info.Identity}
 	if known := i.endpoints[key]; known != nil && sameEndpoint(known, &info) {
 		return known
 	}

@@ -1,12 +1,12 @@
 package flows
 
 import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"crypto/rand"
-	"encoding/binary"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -122,6 +122,7 @@ func (s *Store) Ingest(event datapath.Event) {
 	if e.Time.IsZero() {
 		e.Time = s.options.Now()
 	}
+	s.placeSocket(e)
 	r.pack(e)
 	r.source = s.interner.endpoint(e.Source, e.SourceIdentity)
 	r.destination = s.interner.endpoint(e.Destination, e.DestIdentity)
@@ -144,6 +145,26 @@ func (s *Store) Ingest(event datapath.Event) {
 		}
 	}
 	s.ring.append(r)
+}
+
+// SocketResolver is an optional part of a Resolver: socket hooks run before there is an address, and only know the cgroup
+// of the process. Without it (or for an unknown cgroup) such flows have no source.
+type SocketResolver interface {
+	// AddressOfCgroup is the address of the pod whose processes are in the cgroup.
+	AddressOfCgroup(cgroup uint64) (netip.Addr, bool)
+}
+
+// placeSocket finds the address behind a socket event.
+func (s *Store) placeSocket(e *datapath.Event) {
+	if e.Type != datapath.EventSocket || e.Source.IsValid() && !e.Source.IsUnspecified() {
+		return
+	}
+	e.Source = netip.Addr{}
+	if resolver, ok := s.options.Resolver.(SocketResolver); ok {
+		if address, known := resolver.AddressOfCgroup(e.CgroupID); known {
+			e.Source = address
+		}
+	}
 }
 
 // decidedBy finds the policies behind a decision: those of the rule that matched, or, where nothing matched and default

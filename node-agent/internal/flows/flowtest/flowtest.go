@@ -31,6 +31,7 @@ const (
 	AllianceIdentity = 4003
 	AllowRule        = 7
 	DenyRule         = 8
+	TieCgroup        = 1234
 )
 
 // Resolver is the cluster's; it never changes.
@@ -98,6 +99,11 @@ func (Resolver) InterfaceName(index uint32) string {
 	return ""
 }
 
+// AddressOfCgroup knows the tiefighter's.
+func (Resolver) AddressOfCgroup(cgroup uint64) (netip.Addr, bool) {
+	return Tiefighter, cgroup == TieCgroup
+}
+
 // Node is where the tests happen.
 func Node() flows.NodeInfo {
 	return flows.NodeInfo{Name: "node1", Cluster: "default", Version: "0.1.0-test", Address: Node1, Started: time.Now()}
@@ -150,8 +156,9 @@ func Denied(at time.Time, port uint16) []datapath.Event {
 // Connected are the two socket events of the tiefighter's connecting to the deathstar's service.
 func Connected(at time.Time) []datapath.Event {
 	before := datapath.Event{
-		Time: at, Type: datapath.EventSocket, SubType: 1, Direction: datapath.Egress, Endpoint: TiefighterID,
-		Source: Tiefighter, Destination: Service, DestPort: 80, Protocol: 6, SocketCookie: 99, CgroupID: 1234,
+		Time: at, Type: datapath.EventSocket, SubType: 1, Direction: datapath.Egress,
+		Source: netip.IPv4Unspecified(), Destination: Service, DestPort: 80, Protocol: 6, SocketCookie: 99,
+		CgroupID: TieCgroup,
 	}
 	after := before
 	after.SubType, after.Destination = 2, Deathstar
