@@ -136,7 +136,7 @@ func decision(allowed bool, reason Reason, matches []decidingMatch) Decision {
 	var best decidingMatch
 	for i, m := range matches {
 		d.Rules = append(d.Rules, m.ref)
-		if i == 0 || m.specificity > best.specificity || (m.specificity == best.specificity && m.peer) {
+		if i == 0 || (m.peer && !best.peer) || (m.peer == best.peer && m.specificity > best.specificity) {
 			best = m
 		}
 	}
@@ -175,22 +175,17 @@ func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIde
 	return Decide(policies, q)
 }
 
-// LookupKernel does what the BPF program does with an endpoint's lines: the longest match with the peer's identity, the
-// longest match with AnyPeer, and of the two a deny wins. entry is the deciding line, the zero Entry where none matched; of
-// two lines that say the same, the one with the longer protocol and port prefix decides, then the one that names the peer.
+// LookupKernel does what the BPF program (bpf/lib/policy.h) does with an endpoint's lines: the longest match with the peer's
+// identity, the longest match with AnyPeer, and of the two a deny wins. entry is the deciding line, the zero Entry where none
+// matched; of two lines that say the same, the one that names the peer decides.
 func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer NumericIdentity, protocol uint8, port uint16) (allowed bool, entry Entry) {
 	exact, exactOK := longestPrefix(entries, direction, peer, protocol, port)
 	wild, wildOK := longestPrefix(entries, direction, AnyPeer, protocol, port)
 	switch {
-	case exactOK && exact.Deny && (!wildOK || !wild.Deny):
+	case exactOK && exact.Deny:
 		return false, exact
-	case wildOK && wild.Deny && (!exactOK || !exact.Deny):
+	case wildOK && wild.Deny:
 		return false, wild
-	case exactOK && wildOK:
-		if wild.specificity() > exact.specificity() {
-			exact = wild
-		}
-		return !exact.Deny, exact
 	case exactOK:
 		return true, exact
 	case wildOK:
