@@ -25,10 +25,17 @@ export interface SshCommandResult {
 /** An authenticated connection to one machine, through as many hops as its configuration names. */
 export interface SshSession {
   readonly host: string;
-  readonly run: (command: string, options?: { readonly input?: NodeJS.ReadableStream; readonly signal?: AbortSignal }) => Promise<Result<SshCommandResult>>;
+  readonly run: (
+    command: string,
+    options?: { readonly input?: NodeJS.ReadableStream; readonly signal?: AbortSignal },
+  ) => Promise<Result<SshCommandResult>>;
   readonly shell: (columns: number, rows: number) => Promise<Result<SshShell>>;
   /** Copies a local file to the machine. */
-  readonly upload: (localPath: string, remotePath: string, progress?: (bytes: number, total: number) => void) => Promise<Result<void>>;
+  readonly upload: (
+    localPath: string,
+    remotePath: string,
+    progress?: (bytes: number, total: number) => void,
+  ) => Promise<Result<void>>;
   readonly streamTo: (host: string, port: number) => Promise<Result<Duplex>>;
   readonly close: () => void;
 }
@@ -38,5 +45,8 @@ export interface SshConnector {
   readonly hosts: () => Promise<Result<readonly string[]>>;
   /** The alias by which a Kubernetes node can be reached: its name, or an alias whose HostName is its address. */
   readonly aliasFor: (node: { readonly name: string; readonly address: string }) => Promise<string | undefined>;
-  readonly connect: (alias: string, options?: { readonly askHostKey?: (question: HostKeyQuestion) => Promise<boolean>; readonly signal?: AbortSignal }) => Promise<Result<SshSession>>;
+  readonly connect: (
+    alias: string,
+    options?: { readonly askHostKey?: (question: HostKeyQuestion) => Promise<boolean>; readonly signal?: AbortSignal },
+  ) => Promise<Result<SshSession>>;
 }
