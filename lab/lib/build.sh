@@ -30,9 +30,10 @@ artefact() {
 		rm -rf "$CACHE/$name"/.new.* # of a build that was cut off: the lock is ours
 		temp=$(mktemp -d "$CACHE/$name/.new.XXXXXX"); chmod 755 "$temp"
 		say "building $name"
-		# In the background, because bash ignores -e in whatever || follows.
-		(set -e; "$make" "$temp") 8>&- 9>&- >"$CACHE/$name/build.log" 2>&1 &
-		wait $! ||
+		# Another process of this program, which ends with this one: a build that
+		# nobody waits for would go on beside the next.
+		export HYPERKUBE AGNHOST COREDNS KUBETOOLS TOOLS STARWARS IMAGES
+		setpriv --pdeathsig KILL "$SELF" _make "$make" "$temp" 8>&- 9>&- >"$CACHE/$name/build.log" 2>&1 ||
 			die "$name could not be built." "$(tail -n 3 "$CACHE/$name/build.log")" "See $CACHE/$name/build.log"
 		mv -T "$temp" "$ARTEFACT"
 		say "built $name in $(since "$t")"
@@ -53,7 +54,7 @@ prune() {
 # go_build DIR ARGS...: in a module, static; ends with the lab command that started it
 go_build() {
 	local dir=$1; shift
-	(cd "$dir" && GOFLAGS='-buildvcs=false -mod=readonly' CGO_ENABLED=0 GOWORK=off exec setpriv --pdeathsig TERM nice -n 5 go build -trimpath "$@")
+	(cd "$dir" && GOFLAGS='-buildvcs=false -mod=readonly' CGO_ENABLED=0 GOWORK=off exec setpriv --pdeathsig KILL nice -n 5 go build -trimpath "$@")
 }
 
 make_hyperkube() {

@@ -76,7 +76,6 @@ enter_cgroups() {
 mount_cgroups() {
 	local c p x
 	if [ "$MODE" = v2 ]; then
-		if mountpoint -q /sys/fs/cgroup; then umount -l /sys/fs/cgroup; fi
 		mount -t cgroup2 cgroup2 /sys/fs/cgroup
 		mkdir -p /sys/fs/cgroup/init
 		for x in $(< /sys/fs/cgroup/cgroup.procs); do [ "$x" = 0 ] || echo "$x" > /sys/fs/cgroup/init/cgroup.procs || true; done

@@ -50,21 +50,21 @@ make_template() {
 	[grpc]
 	  address = "$1/containerd.sock"
 	T
-	# shellcheck disable=SC2016 # expanded by the inner shell
+	# shellcheck disable=SC2016,SC2086 # expanded by the inner shell; a list of words
 	setpriv --pdeathsig KILL unshare --fork --kill-child --pid --mount --net --mount-proc --propagation private bash -ec '
 		containerd -c "$1/config.toml" &
 		ctl() { ctr -a "$1/containerd.sock" -n k8s.io "${@:2}"; }
 		for i in $(seq 300); do ctl "$1" version >/dev/null 2>&1 && break; sleep 0.1; done
 		for tar in "${@:2}"; do ctl "$1" images import "$tar"; done
-		kill %1; wait %1 || true' _ "$1" "${IMAGES[@]}"
+		kill %1; wait %1 || true' _ "$1" $IMAGES
 	rm -rf "$1/state" "$1/config.toml" "$1/containerd.sock"*
 	[ -f "$1/root/io.containerd.metadata.v1.bolt/meta.db" ]
 }
 
-# build_images: IMAGES are the archives, TEMPLATE the containerd store of them
+# build_images: IMAGES are the archives (words), TEMPLATE the containerd store of them
 build_images() {
 	local name from
-	IMAGES=()
+	IMAGES=''
 	for name in pause agnhost coredns starwars netshoot; do
 		# shellcheck disable=SC2086 # a list of words
 		case $name in
@@ -75,9 +75,9 @@ build_images() {
 		netshoot) from="$(dpkg-query -W -f '${Package}=${Version} ' $NETSHOOT_PACKAGES 'busybox*' 2>/dev/null) $(cat "$LAB"/images/netshoot/*) $NETSHOOT $APPLETS" ;;
 		esac
 		artefact "image-$name" "$(hash_of "$from" "$KUBETOOLS" "$(declare -f "image_$name")")" "image_$name"
-		IMAGES+=("$ARTEFACT/image.tar")
+		IMAGES="$IMAGES $ARTEFACT/image.tar"
 	done
-	artefact template "$(hash_of "${IMAGES[*]}" "$(containerd --version)" "$(declare -f make_template)")" make_template
+	artefact template "$(hash_of "$IMAGES" "$(containerd --version)" "$(declare -f make_template)")" make_template
 	TEMPLATE=$ARTEFACT
 }
 
