@@ -5,7 +5,6 @@
  * in any network namespace.
  */
 #include <linux/in.h>
-#include <bpf/bpf_core_read.h>
 #include "lib/services.h"
 
 #define FORWARD 1 /* Hubble's SocketTranslationPoint: before, after */
@@ -14,12 +13,10 @@
 #define PROCEED 1
 #define ECONNREFUSED 111
 
-enum bpf_func_id___probe { BPF_FUNC_set_retval___probe = 187 };
-
-/* Without the helper the caller sees EPERM. */
+/* Without the helper (a dead branch to the verifier then) the caller sees EPERM. */
 static __always_inline void refuse(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_set_retval___probe))
+	if (config.set_retval)
 		bpf_set_retval(-ECONNREFUSED);
 }
 

@@ -82,6 +82,8 @@ struct config {
 	__u32 tunnel;	       /* 1: pods of other nodes are reached by VXLAN */
 	__u32 services;	       /* 1: translate service addresses */
 	__u32 aggregate;       /* 1: trace events are throttled */
+	__u32 set_retval; /* 1: the kernel has the helper (5.18) */
+	__u32 pad;
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
 

@@ -122,7 +122,7 @@ func (k *kernel) open() error {
 	if err != nil {
 		return err
 	}
-	s, err := newSpec(k.config, tunnelIfindex)
+	s, err := newSpec(k.config, tunnelIfindex, k.options.probes.Probe("set-retval") == nil)
 	if err != nil {
 		return err
 	}

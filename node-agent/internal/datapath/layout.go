@@ -23,6 +23,7 @@ type configLayout struct {
 	NativeNet, NativeMask       [4]byte
 	TunnelIfindex               uint32
 	Tunnel, Services, Aggregate uint32
+	SetRetval, Pad              uint32
 	ReportInterval              uint64
 }
 

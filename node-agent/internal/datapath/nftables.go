@@ -42,13 +42,22 @@ func (k *kernel) ensureMasquerade(devices []netlink.Link) error {
 		return err
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	// Nodes that an earlier run knew stay until this one knows better.
+	elements := k.nodeElements()
+	if old, err := c.GetSetElements(&nftables.Set{Table: table, Name: "nodes", KeyType: nftables.TypeIPAddr}); err == nil {
+		for _, e := range old {
+			if !net.IP(e.Key).Equal(net.IP(k.config.NodeAddress.Unmap().AsSlice())) {
+				elements = append(elements, nftables.SetElement{Key: e.Key})
+			}
+		}
+	}
 	// Adding makes the deletion succeed where there is none.
 	c.AddTable(table)
 	c.DelTable(table)
 	if k.config.Masquerade {
 		c.AddTable(table)
 		nodes := &nftables.Set{Table: table, Name: "nodes", KeyType: nftables.TypeIPAddr}
-		if err := c.AddSet(nodes, k.nodeElements()); err != nil {
+		if err := c.AddSet(nodes, elements); err != nil {
 			return fmt.Errorf("adding the set of nodes: %w", err)
 		}
 		chain := c.AddChain(&nftables.Chain{

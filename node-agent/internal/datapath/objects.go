@@ -26,18 +26,19 @@ type spec struct {
 	collections map[string]*ebpf.CollectionSpec
 }
 
-func newSpec(c Config, tunnelIfindex int) (*spec, error) {
+func newSpec(c Config, tunnelIfindex int, setRetval bool) (*spec, error) {
 	values := configLayout{
 		NodeAddress: toWire4(c.NodeAddress), RouterAddress: toWire4(c.RouterAddress), TunnelIfindex: uint32(tunnelIfindex),
 		ReportInterval: uint64(c.MonitorAggregationInterval),
 	}
 	values.PodNet, values.PodMask = netAndMask(c.PodCIDR)
 	values.NativeNet, values.NativeMask = netAndMask(c.NativeRoutingCIDR)
-	for condition, field := range map[*uint32]bool{
+	for field, set := range map[*uint32]bool{
 		&values.Tunnel: c.Routing == RoutingTunnel, &values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
+		&values.SetRetval: setRetval,
 	} {
-		if field {
-			*condition = 1
+		if set {
+			*field = 1
 		}
 	}
 	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax}
