@@ -10,11 +10,14 @@ import (
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
 	"fairlead.dev/node-agent/internal/flows"
 	"fairlead.dev/node-agent/internal/flows/flowtest"
 )
@@ -233,5 +236,71 @@ func TestFieldMask(t *testing.T) {
 	whole, _ := query(t, store, &observerpb.GetFlowsRequest{})
 	if len(whole[0].GetSource().GetLabels()) != 3 {
 		t.Errorf("labels are gone: %v", whole[0].GetSource())
+	}
+}
+
+// Losses within one second are one message, which comes without any further event, to whoever follows.
+func TestRepeatedLossIsGathered(t *testing.T) {
+	store := flowtest.NewStore(255)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got := make(chan uint64)
+	go func() {
+		_ = store.Query(ctx, &observerpb.GetFlowsRequest{Follow: true, Number: 1},
+			flows.SendFunc(func(r *observerpb.GetFlowsResponse) error {
+				got <- r.GetLostEvents().GetNumEventsLost()
+				return nil
+			}))
+	}()
+	store.Lost(5)
+	if n := <-got; n != 5 {
+		t.Errorf("first %d", n)
+	}
+	store.Lost(3)
+	store.Lost(4)
+	if n := <-got; n != 7 {
+		t.Errorf("then %d", n)
+	}
+}
+
+// collector is the client's side of WatchFlows.
+type collector struct {
+	grpc.ServerStream
+	ctx     context.Context
+	batches chan *fairleadv1.WatchFlowsResponse
+}
+
+func (c *collector) Context() context.Context { return c.ctx }
+
+func (c *collector) Send(r *fairleadv1.WatchFlowsResponse) error { c.batches <- r; return nil }
+
+// A batch is full or its time is up; nothing is held back at the end.
+func TestWatchFlowsBatches(t *testing.T) {
+	store := flowtest.NewStore(1023)
+	for range 25 {
+		store.Ingest(flowtest.Delivered(start, 1, 0x02))
+	}
+	request, err := proto.Marshal(&observerpb.GetFlowsRequest{Follow: true, Number: 25})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &collector{ctx: ctx, batches: make(chan *fairleadv1.WatchFlowsResponse)}
+	done := make(chan error, 1)
+	go func() {
+		done <- store.WatchFlows(&fairleadv1.WatchFlowsRequest{Request: request, MaxBatch: 10, MaxDelayMilliseconds: 1000}, c)
+	}()
+	for _, want := range []int{10, 10, 5} {
+		if n := len((<-c.batches).GetResponses()); n != want {
+			t.Errorf("batch of %d, want %d", n, want)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+	wrong := store.WatchFlows(&fairleadv1.WatchFlowsRequest{Request: []byte{0xff}}, c)
+	if status.Code(wrong) != codes.InvalidArgument {
+		t.Errorf("a wrong request: %v", wrong)
 	}
 }
