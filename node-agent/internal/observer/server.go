@@ -43,6 +43,11 @@ func Register(server *grpc.Server, store *flows.Store, peers *peer.Registry) *he
 	}
 	observerpb.RegisterObserverServer(server, NewServer(store, peers))
 	peerpb.RegisterPeerServer(server, peer.NewServer(peers))
+	return RegisterHealth(server)
+}
+
+// RegisterHealth puts grpc.health on a server, under the names that Hubble's clients ask for.
+func RegisterHealth(server *grpc.Server) *health.Server {
 	checks := health.NewServer()
 	for _, name := range healthNames {
 		checks.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
