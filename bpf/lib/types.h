@@ -79,9 +79,9 @@ struct config {
 	__be32 native_net;
 	__be32 native_mask;
 	__u32 tunnel_ifindex;
-	__u32 tunnel;	       /* 1: pods of other nodes are reached by VXLAN */
-	__u32 services;	       /* 1: translate service addresses */
-	__u32 aggregate;       /* 1: trace events are throttled */
+	__u32 tunnel;	  /* 1: pods of other nodes are reached by VXLAN */
+	__u32 services;	  /* 1: translate service addresses */
+	__u32 aggregate;  /* 1: trace events are throttled */
 	__u32 set_retval; /* 1: the kernel has the helper (5.18) */
 	__u32 pad;
 	__u64 report_interval; /* ns between trace events of one connection and direction */
@@ -274,6 +274,11 @@ struct event {
 	__u8 source_mac[6];
 	__u8 dest_mac[6];
 };
+
+/* node-agent/internal/datapath/events.go reads it by offsets. */
+_Static_assert(sizeof(struct event) == 144 && offsetof(struct event, source_port) == 112 &&
+		   offsetof(struct event, type) == 120,
+	       "the agent expects another layout of events");
 
 const volatile struct config config;
 
