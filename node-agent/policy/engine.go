@@ -207,7 +207,7 @@ func (e *Engine) wireRule(tx *transaction, ref Ref, r *rule) *liveRule {
 	for i := range r.elements {
 		source := &r.elements[i]
 		for _, part := range splitNamedPorts(source) {
-			le := e.newElement(part, source.ref(ref, r.index), live)
+			le := e.newElement(part, r.ref(ref, source), live)
 			le.perPeer = part.direction == Egress && slices.ContainsFunc(part.ports, func(m portMatch) bool { return m.name != "" })
 			if !part.anyPeer {
 				le.selector = e.selectors.acquire(le, e.identities)

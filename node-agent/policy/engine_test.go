@@ -60,7 +60,7 @@ func TestDemoPolicyAsKernelLines(t *testing.T) {
 		t.Fatalf("lines %+v, want %+v", keys, want)
 	}
 	ref, ok := e.Rule(c.Adds[1].Rule)
-	if !ok || ref.String() != "CiliumNetworkPolicy/default/rule1 ingress[0]" || ref.Policy.UID != "u1" || ref.Policy.ResourceVersion != "7" {
+	if !ok || ref.String() != "CiliumNetworkPolicy/default/rule1 ingress[0]" || ref.Path != "spec.ingress[0]" || ref.Policy.UID != "u1" || ref.Policy.ResourceVersion != "7" {
 		t.Errorf("the deciding rule is %v %+v", ok, ref)
 	}
 	if ref, _ := e.Rule(c.Adds[0].Rule); ref.String() != BuiltinAllowLocalhost || !ref.IsBuiltin() {

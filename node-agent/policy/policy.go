@@ -73,11 +73,13 @@ const (
 // RuleRef is one element of a section of a policy object.
 type RuleRef struct {
 	Policy Ref `json:"policy"`
-	// Rule is the index in `specs`; 0 for a policy with `spec`.
+	// Rule numbers the policy's rules: 0 is `spec`, and those of `specs` follow (from 0 where there is no `spec`).
 	Rule    int     `json:"rule"`
 	Section Section `json:"section"`
 	// Index of the element in its section.
 	Index int `json:"index"`
+	// Path is where the element stands in the document, e.g. specs[1].ingress[0]; "" for a builtin rule.
+	Path string `json:"path"`
 }
 
 // String gives e.g. CiliumNetworkPolicy/default/rule1 ingress[0].

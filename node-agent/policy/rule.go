@@ -250,9 +250,10 @@ func (e element) matchesPort(protocol uint8, port uint16, names NamedPorts) bool
 	return slices.ContainsFunc(e.ports, func(m portMatch) bool { return m.matches(protocol, port, names) })
 }
 
-// ref names the element.
-func (e element) ref(policy Ref, rule int) RuleRef {
-	return RuleRef{Policy: policy, Rule: rule, Section: e.section, Index: e.index}
+// ref names one of the rule's elements.
+func (r *rule) ref(policy Ref, e *element) RuleRef {
+	return RuleRef{Policy: policy, Rule: r.index, Section: e.section, Index: e.index,
+		Path: item(r.path+"."+string(e.section), e.index)}
 }
 
 // peersKey identifies what all the peers together select.

@@ -69,7 +69,7 @@ func Decide(policies []Policy, q Question) Decision {
 				if !ok {
 					continue
 				}
-				m.ref = e.ref(p.Ref, r.index)
+				m.ref = r.ref(p.Ref, e)
 				if e.deny {
 					denies = append(denies, m)
 				} else {

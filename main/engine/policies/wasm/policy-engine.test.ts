@@ -115,6 +115,7 @@ describe('policy engine in WebAssembly', () => {
         rule: 0,
         section: 'ingress',
         index: 0,
+        path: 'spec.ingress[0]',
       },
     ]);
     expect(verdicts[1]?.ingress?.policies.map((policy) => policy.name)).toEqual(['rule1']);

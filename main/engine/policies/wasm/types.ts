@@ -82,10 +82,12 @@ export interface PolicyQuery {
 
 export interface RuleRef {
   readonly policy: PolicyRef;
-  /** Index in `specs`; 0 for `spec`. */
+  /** 0 is `spec`, and the rules of `specs` follow (from 0 where there is no `spec`). */
   readonly rule: number;
   readonly section: 'ingress' | 'ingressDeny' | 'egress' | 'egressDeny' | 'builtin';
   readonly index: number;
+  /** Where the element stands in the document: specs[1].ingress[0]. "" for a builtin rule. */
+  readonly path: string;
 }
 
 export interface Decision {
