@@ -1,6 +1,19 @@
+import { join } from 'node:path';
 import type { Implementation } from '../../contract/implementation.ts';
+import { createAgents } from './agents/index.ts';
+import { openAuditLog } from './application/audit.ts';
+import { createApplication, projectRoot } from './application/index.ts';
+import { type LabCommand, openLab } from './application/lab.ts';
+import { createClusters } from './clusters/index.ts';
+import { createFlows } from './flows/index.ts';
+import { createInstall } from './install/index.ts';
 import type { Log } from './log.ts';
-import { unbuilt } from './unbuilt.ts';
+import { createPolicies } from './policies/index.ts';
+import { createRecordings } from './recordings/index.ts';
+import { createSshConnector } from './ssh/connector.ts';
+import type { SshConnector } from './ssh/ssh-connector.ts';
+import { createTerminals } from './terminals/index.ts';
+import { createTopology } from './topology/index.ts';
 
 export interface EngineOptions {
   /** Where the engine keeps its own state: accepted host keys, trusted login programs, audit log. */
@@ -9,27 +22,98 @@ export interface EngineOptions {
   readonly mode: 'browser' | 'desktop';
   /** Kubeconfig files named on the command line; otherwise KUBECONFIG or ~/.kube/config. */
   readonly kubeconfigs?: readonly string[];
+  /** Context to connect at once. */
+  readonly context?: string;
   /** OpenSSH configuration; ~/.ssh/config unless told. */
   readonly sshConfig?: string;
+  /** OCI archive of the agent's image; the one that the build makes unless told. */
+  readonly image?: string;
+  /** Directories with recorded cases; those of the project and of the state directory unless told. */
+  readonly recordings?: readonly string[];
+  /** For tests; the checkout's lab otherwise. */
+  readonly lab?: LabCommand;
 }
 
 export interface Engine {
   readonly implementation: Implementation;
+  readonly lab: LabCommand;
   readonly close: () => Promise<void>;
 }
 
 /** Puts the capabilities together. Everything that it opened is closed by `close`. */
-export async function createEngine(_options: EngineOptions): Promise<Engine> {
+export async function createEngine(options: EngineOptions): Promise<Engine> {
+  const { log, stateDirectory } = options;
+  const root = projectRoot();
+  using opening = new DisposableStack();
+  const audit = openAuditLog(stateDirectory, log);
+  const lab = options.lab ?? openLab(root);
+
+  const connectors = new Map<string, SshConnector>();
+  const ssh = (configPath: string | undefined): SshConnector => {
+    const key = configPath ?? '';
+    const known = connectors.get(key);
+    if (known) return known;
+    const connector = createSshConnector({ stateDirectory, log, ...(configPath === undefined ? {} : { configPath }) });
+    connectors.set(key, connector);
+    return connector;
+  };
+  const clusters = opening.use(
+    createClusters({
+      stateDirectory,
+      log,
+      audit,
+      kubeconfigs: options.kubeconfigs ?? [],
+      ssh,
+      ...(options.context === undefined ? {} : { context: options.context }),
+      ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),
+    }),
+  );
+  const { connections } = clusters;
+  const agents = createAgents({ connections, log });
+  opening.defer(() => agents.close());
+  const recordings = opening.use(
+    createRecordings({
+      directories: options.recordings ?? [join(root, 'recordings'), join(stateDirectory, 'recordings')],
+      log,
+    }),
+  );
+  const install = opening.use(
+    createInstall({
+      connections,
+      agents,
+      audit,
+      log,
+      image: options.image ?? join(root, 'dist', 'fairlead-agent.tar'),
+    }),
+  );
+  const live: Implementation = {
+    application: createApplication({
+      mode: options.mode,
+      log,
+      lab,
+      clusters,
+      install: () => install,
+      audit,
+      recordings: recordings.list,
+    }),
+    clusters: clusters.implementation(agents.statuses),
+    flows: opening.use(createFlows({ connections, agents, log })),
+    install,
+    policies: opening.use(createPolicies({ connections, agents, audit, log })),
+    terminals: opening.use(createTerminals({ connections, log })),
+    topology: opening.use(createTopology({ connections, agents, log })),
+  };
+  // A lab that is up already is in the list from the start, unless the user has said which clusters to show.
+  if ((options.kubeconfigs ?? []).length === 0) {
+    const files = await lab.running();
+    if (files) clusters.addLab(files);
+  }
+  const opened = opening.move();
   return {
-    implementation: {
-      application: unbuilt('application'),
-      clusters: unbuilt('clusters'),
-      flows: unbuilt('flows'),
-      install: unbuilt('install'),
-      policies: unbuilt('policies'),
-      terminals: unbuilt('terminals'),
-      topology: unbuilt('topology'),
+    implementation: recordings.wrap(live),
+    lab,
+    async close() {
+      opened.dispose();
     },
-    async close() {},
   };
 }

@@ -10,7 +10,10 @@ export type AuditEntry = Readonly<z.infer<typeof auditEntrySchema>>;
 const shown = 1000;
 
 /** One line of JSON per write that the console made, in the state directory; never shortened, never rewritten. */
-export function openAuditLog(directory: string, log: Log): AuditLog & { readonly entries: () => readonly AuditEntry[] } {
+export function openAuditLog(
+  directory: string,
+  log: Log,
+): AuditLog & { readonly entries: () => readonly AuditEntry[] } {
   const file = join(directory, 'audit.jsonl');
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   return {

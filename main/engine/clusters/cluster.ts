@@ -63,7 +63,8 @@ export class ManagedCluster {
     const url = context ? new URL(context.cluster.server) : undefined;
     const exec = context?.user.exec;
     const description = context && exec ? describeExec(exec, context.path) : undefined;
-    const failure = this.#failure ?? [...this.#degradations.values()][0] ?? (found.resolved.ok ? undefined : found.resolved.failure);
+    const failure =
+      this.#failure ?? [...this.#degradations.values()][0] ?? (found.resolved.ok ? undefined : found.resolved.failure);
     return {
       id: found.id,
       name: found.name,
@@ -80,7 +81,9 @@ export class ManagedCluster {
       protected: this.#options.isProtected(),
       insecure: context?.cluster.insecure ?? false,
       route: context?.cluster.proxyUrl ? [`proxy ${new URL(context.cluster.proxyUrl).host}`] : ['direct'],
-      ...(description ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) } } : {}),
+      ...(description
+        ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) } }
+        : {}),
     };
   }
 
@@ -123,7 +126,8 @@ export class ManagedCluster {
     if (before?.code === failure?.code) return;
     if (failure) this.#degradations.set(what, failure);
     else this.#degradations.delete(what);
-    if (this.#state === 'online' || this.#state === 'degraded') this.#set(this.#degradations.size > 0 ? 'degraded' : 'online');
+    if (this.#state === 'online' || this.#state === 'degraded')
+      this.#set(this.#degradations.size > 0 ? 'degraded' : 'online');
   }
 
   #set(state: ConnectionState, failure?: Failure): void {
@@ -175,7 +179,12 @@ export class ManagedCluster {
   }
 
   #superseded(): Failure {
-    return { code: 'cancelled', what: 'The attempt to connect was ended.', why: 'The cluster was disconnected or its kubeconfig changed.', fix: 'Connect again.' };
+    return {
+      code: 'cancelled',
+      what: 'The attempt to connect was ended.',
+      why: 'The cluster was disconnected or its kubeconfig changed.',
+      fix: 'Connect again.',
+    };
   }
 
   /** One look at the server, and the next one's time. */

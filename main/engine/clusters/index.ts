@@ -10,7 +10,15 @@ import type { Log } from '../log.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { ManagedCluster } from './cluster.ts';
 import { streamInventory } from './inventory.ts';
-import { clusterId, defaultFiles, type FileGroup, type Found, readAll, readKubeconfig, watchFiles } from './kubeconfig-files.ts';
+import {
+  clusterId,
+  defaultFiles,
+  type FileGroup,
+  type Found,
+  readAll,
+  readKubeconfig,
+  watchFiles,
+} from './kubeconfig-files.ts';
 import { askRights } from './rights.ts';
 import { openStore } from './store.ts';
 
@@ -67,7 +75,10 @@ export function createClusters(options: ClustersOptions): Clusters {
       for (const listener of [...listeners]) listener();
     });
   };
-  const named: FileGroup[] = options.kubeconfigs.length > 0 ? [{ paths: options.kubeconfigs, source: 'kubeconfig', optional: false }] : [defaultFiles()];
+  const named: FileGroup[] =
+    options.kubeconfigs.length > 0
+      ? [{ paths: options.kubeconfigs, source: 'kubeconfig', optional: false }]
+      : [defaultFiles()];
   const groups = (): readonly FileGroup[] => [
     ...(lab ? [{ paths: [lab.kubeconfig], source: 'lab' as const, optional: true }] : []),
     ...named,
@@ -177,7 +188,9 @@ export function createClusters(options: ClustersOptions): Clusters {
         while (!signal.aborted) {
           if (dirty) {
             dirty = false;
-            await sink.push([{ clusters: [...clusters.values()].map((cluster) => cluster.display()), problems: [...problems] }]);
+            await sink.push([
+              { clusters: [...clusters.values()].map((cluster) => cluster.display()), problems: [...problems] },
+            ]);
           } else {
             await new Promise<void>((resolve) => {
               wake = resolve;
@@ -193,7 +206,16 @@ export function createClusters(options: ClustersOptions): Clusters {
       const path = `text:${name}`;
       const parsed = parseKubeconfig(text, path);
       if (!parsed.ok) return parsed;
-      const pointer = [...parsed.value.users.values()].some((user) => user.tokenFile !== undefined || (user.certificate && 'file' in user.certificate) || (user.key && 'file' in user.key)) || [...parsed.value.clusters.values()].some((cluster) => cluster.certificateAuthority && 'file' in cluster.certificateAuthority);
+      const pointer =
+        [...parsed.value.users.values()].some(
+          (user) =>
+            user.tokenFile !== undefined ||
+            (user.certificate && 'file' in user.certificate) ||
+            (user.key && 'file' in user.key),
+        ) ||
+        [...parsed.value.clusters.values()].some(
+          (cluster) => cluster.certificateAuthority && 'file' in cluster.certificateAuthority,
+        );
       if (pointer) {
         // Otherwise a pasted text could make the engine send any file of this machine to any server as a token.
         return failed({
@@ -209,7 +231,12 @@ export function createClusters(options: ClustersOptions): Clusters {
     },
     async addKubeconfigPath({ path: given }) {
       if (!isAbsolute(given)) {
-        return failed({ code: 'kubeconfig.relative-path', what: 'The kubeconfig was not added.', why: `“${given}” is not a full path.`, fix: 'Give the path from the root, e.g. /home/you/.kube/config.' });
+        return failed({
+          code: 'kubeconfig.relative-path',
+          what: 'The kubeconfig was not added.',
+          why: `“${given}” is not a full path.`,
+          fix: 'Give the path from the root, e.g. /home/you/.kube/config.',
+        });
       }
       const path = resolve(given);
       const read = readKubeconfig(path);
@@ -235,7 +262,9 @@ export function createClusters(options: ClustersOptions): Clusters {
     connect: async ({ cluster: id }) => {
       const cluster = clusters.get(id);
       if (!cluster) return failed(unknown(id));
-      const connected = await (cluster.state === 'online' || cluster.state === 'degraded' ? cluster.get() : cluster.connect());
+      const connected = await (cluster.state === 'online' || cluster.state === 'degraded'
+        ? cluster.get()
+        : cluster.connect());
       return connected.ok ? ok({}) : connected;
     },
     disconnect: async ({ cluster: id }) =>
@@ -248,16 +277,27 @@ export function createClusters(options: ClustersOptions): Clusters {
         const context = cluster.found.resolved;
         if (!context.ok) return context;
         if (!context.value.user.exec) {
-          return failed({ code: 'cluster.no-login-program', what: `“${cluster.found.name}” logs in without a program.`, why: 'Its kubeconfig has no exec section.', fix: 'Nothing to do.' });
+          return failed({
+            code: 'cluster.no-login-program',
+            what: `“${cluster.found.name}” logs in without a program.`,
+            why: 'Its kubeconfig has no exec section.',
+            fix: 'Nothing to do.',
+          });
         }
         return ok(describeExec(context.value.user.exec, context.value.path));
       }),
     allowExecPlugin: async ({ cluster: id, hash }) =>
       withCluster(id, (cluster) => {
         const context = cluster.found.resolved;
-        const current = context.ok && context.value.user.exec ? describeExec(context.value.user.exec, context.value.path) : undefined;
+        const current =
+          context.ok && context.value.user.exec ? describeExec(context.value.user.exec, context.value.path) : undefined;
         if (current?.hash !== hash) {
-          return failed({ code: 'cluster.login-program-changed', what: 'The login program was not allowed.', why: 'It is not the one that was shown: the kubeconfig or the program’s place has changed.', fix: 'Look at it again and decide anew.' });
+          return failed({
+            code: 'cluster.login-program-changed',
+            what: 'The login program was not allowed.',
+            why: 'It is not the one that was shown: the kubeconfig or the program’s place has changed.',
+            fix: 'Look at it again and decide anew.',
+          });
         }
         store.add('allowedPrograms', hash);
         log.info('clusters', `${cluster.found.name}: the login program ${current.resolved} was allowed`);
@@ -268,7 +308,12 @@ export function createClusters(options: ClustersOptions): Clusters {
     setProtected: async ({ cluster: id, protected: wanted, typedName }) =>
       withCluster(id, (cluster) => {
         if (!wanted && typedName !== cluster.found.name) {
-          return failed({ code: 'cluster.name-not-typed', what: `“${cluster.found.name}” stays protected.`, why: 'The name typed is not the cluster’s name.', fix: 'Type the name exactly as shown.' });
+          return failed({
+            code: 'cluster.name-not-typed',
+            what: `“${cluster.found.name}” stays protected.`,
+            why: 'The name typed is not the cluster’s name.',
+            fix: 'Type the name exactly as shown.',
+          });
         }
         if (wanted) store.add('protected', id);
         else store.remove('protected', id);
@@ -322,7 +367,12 @@ export function createClusters(options: ClustersOptions): Clusters {
       const found = reload();
       const context = found.contexts.find((entry) => entry.source === 'lab');
       if (!context) {
-        return failed({ code: 'lab.no-kubeconfig', what: 'The lab’s cluster could not be added.', why: `${files.kubeconfig} has no context.`, fix: 'Run: npm run lab -- status' });
+        return failed({
+          code: 'lab.no-kubeconfig',
+          what: 'The lab’s cluster could not be added.',
+          why: `${files.kubeconfig} has no context.`,
+          fix: 'Run: npm run lab -- status',
+        });
       }
       store.remove('forgotten', context.id);
       if (!clusters.has(context.id)) reload();
@@ -344,7 +394,12 @@ export function createClusters(options: ClustersOptions): Clusters {
 }
 
 function noContexts(name: string): Failure {
-  return { code: 'kubeconfig.no-contexts', what: `The kubeconfig ${name} was not added.`, why: 'It has no contexts.', fix: 'Choose a file that kubectl config get-contexts shows entries for.' };
+  return {
+    code: 'kubeconfig.no-contexts',
+    what: `The kubeconfig ${name} was not added.`,
+    why: 'It has no contexts.',
+    fix: 'Choose a file that kubectl config get-contexts shows entries for.',
+  };
 }
 
 export { clusterId };

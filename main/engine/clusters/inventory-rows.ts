@@ -4,14 +4,28 @@ import type { KubeObject } from '../kube/cluster-connection.ts';
 interface NodeObject extends KubeObject {
   readonly spec?: { readonly podCIDR?: string; readonly podCIDRs?: readonly string[] };
   readonly status?: {
-    readonly conditions?: readonly { readonly type: string; readonly status: string; readonly reason?: string; readonly message?: string }[];
+    readonly conditions?: readonly {
+      readonly type: string;
+      readonly status: string;
+      readonly reason?: string;
+      readonly message?: string;
+    }[];
     readonly addresses?: readonly { readonly type: string; readonly address: string }[];
-    readonly nodeInfo?: { readonly kernelVersion?: string; readonly osImage?: string; readonly kubeletVersion?: string; readonly containerRuntimeVersion?: string };
+    readonly nodeInfo?: {
+      readonly kernelVersion?: string;
+      readonly osImage?: string;
+      readonly kubeletVersion?: string;
+      readonly containerRuntimeVersion?: string;
+    };
   };
 }
 
 interface PodObject extends KubeObject {
-  readonly spec?: { readonly nodeName?: string; readonly hostNetwork?: boolean; readonly containers?: readonly { readonly name: string }[] };
+  readonly spec?: {
+    readonly nodeName?: string;
+    readonly hostNetwork?: boolean;
+    readonly containers?: readonly { readonly name: string }[];
+  };
   readonly status?: {
     readonly phase?: string;
     readonly podIP?: string;
@@ -25,13 +39,23 @@ interface ServiceObject extends KubeObject {
     readonly type?: string;
     readonly clusterIP?: string;
     readonly externalIPs?: readonly string[];
-    readonly ports?: readonly { readonly name?: string; readonly port: number; readonly targetPort?: number | string; readonly protocol?: string; readonly nodePort?: number }[];
+    readonly ports?: readonly {
+      readonly name?: string;
+      readonly port: number;
+      readonly targetPort?: number | string;
+      readonly protocol?: string;
+      readonly nodePort?: number;
+    }[];
   };
-  readonly status?: { readonly loadBalancer?: { readonly ingress?: readonly { readonly ip?: string; readonly hostname?: string }[] } };
+  readonly status?: {
+    readonly loadBalancer?: { readonly ingress?: readonly { readonly ip?: string; readonly hostname?: string }[] };
+  };
 }
 
 interface SliceObject extends KubeObject {
-  readonly endpoints?: readonly { readonly addresses?: readonly string[]; readonly conditions?: { readonly ready?: boolean } }[] | null;
+  readonly endpoints?:
+    | readonly { readonly addresses?: readonly string[]; readonly conditions?: { readonly ready?: boolean } }[]
+    | null;
 }
 
 interface EndpointObject extends KubeObject {
@@ -51,7 +75,12 @@ export function workloadOf(pod: KubeObject): { readonly kind: string; readonly n
 }
 
 /** A row for a node; its agent and the number of its pods come from elsewhere. */
-export function nodeRow(object: KubeObject, agent: ClusterNode['agent'], pods: number, ssh: string | undefined): ClusterNode {
+export function nodeRow(
+  object: KubeObject,
+  agent: ClusterNode['agent'],
+  pods: number,
+  ssh: string | undefined,
+): ClusterNode {
   const { metadata, spec, status } = object as NodeObject;
   const condition = status?.conditions?.find((entry) => entry.type === 'Ready');
   const ready = condition?.status === 'True';
@@ -77,7 +106,8 @@ export function nodeRow(object: KubeObject, agent: ClusterNode['agent'], pods: n
 export function podRow(object: KubeObject, endpoint: KubeObject | undefined): Pod {
   const { metadata, spec, status } = object as PodObject;
   const endpointStatus = (endpoint as EndpointObject | undefined)?.status;
-  const waiting = status?.containerStatuses?.find((container) => container.state?.waiting?.reason)?.state?.waiting?.reason;
+  const waiting = status?.containerStatuses?.find((container) => container.state?.waiting?.reason)?.state?.waiting
+    ?.reason;
   return {
     namespace: metadata.namespace ?? '',
     name: metadata.name,
@@ -98,7 +128,9 @@ export function podRow(object: KubeObject, endpoint: KubeObject | undefined): Po
 /** A row for a service. */
 export function serviceRow(object: KubeObject, backends: number): Service {
   const { metadata, spec, status } = object as ServiceObject;
-  const ingress = (status?.loadBalancer?.ingress ?? []).map((entry) => entry.ip ?? entry.hostname ?? '').filter((entry) => entry !== '');
+  const ingress = (status?.loadBalancer?.ingress ?? [])
+    .map((entry) => entry.ip ?? entry.hostname ?? '')
+    .filter((entry) => entry !== '');
   return {
     namespace: metadata.namespace ?? '',
     name: metadata.name,

@@ -18,7 +18,11 @@ export interface InventorySource {
 const interval = 500;
 
 /** Sends the cluster's picture, whole, whenever it has changed, until `signal` aborts or the connection ends. */
-export async function streamInventory(source: InventorySource, sink: Sink<Inventory>, signal: AbortSignal): Promise<Failure | undefined> {
+export async function streamInventory(
+  source: InventorySource,
+  sink: Sink<Inventory>,
+  signal: AbortSignal,
+): Promise<Failure | undefined> {
   const { connection, statuses, ssh } = source;
   using held = new DisposableStack();
   const nodes = held.use(connection.watch(resources.nodes));
@@ -37,7 +41,14 @@ export async function streamInventory(source: InventorySource, sink: Sink<Invent
     wake();
   };
   for (const collection of [...Object.values(needed), endpoints]) held.use(collection.onChange(changed));
-  held.use(statuses.onChange(connection.cluster, changed));
+  held.use(
+    statuses.onChange((cluster) => {
+      if (cluster === connection.cluster) changed();
+    }),
+  );
+  // Agents are asked only while somebody reads what they said.
+  const reading = setInterval(() => statuses.forCluster(connection.cluster), 5000);
+  held.defer(() => clearInterval(reading));
   const end = () => wake();
   for (const stop of [signal, connection.signal]) {
     stop.addEventListener('abort', end);
@@ -78,19 +89,27 @@ export async function streamInventory(source: InventorySource, sink: Sink<Invent
     const agents = statuses.forCluster(connection.cluster);
     const nodeRows = [];
     for (const node of nodes.items().values()) {
-      const row = nodeRow(node, agents.get(node.metadata.name) ?? { state: 'absent' }, perNode.get(node.metadata.name) ?? 0, undefined);
+      const row = nodeRow(
+        node,
+        agents.get(node.metadata.name) ?? { state: 'absent' },
+        perNode.get(node.metadata.name) ?? 0,
+        undefined,
+      );
       const key = `${row.name} ${row.address}`;
       if (!aliases.has(key)) aliases.set(key, await ssh.aliasFor({ name: row.name, address: row.address }));
       const alias = aliases.get(key);
       nodeRows.push(alias === undefined ? row : { ...row, ssh: alias });
     }
     const backends = countBackends(slices.items().values());
-    const byName = (a: { readonly name: string }, b: { readonly name: string }) => a.name.localeCompare(b.name, 'en', { numeric: true });
+    const byName = (a: { readonly name: string }, b: { readonly name: string }) =>
+      a.name.localeCompare(b.name, 'en', { numeric: true });
     await sink.push([
       {
         at: Date.now(),
         nodes: nodeRows.sort(byName),
-        namespaces: [...namespaces.items().values()].map(({ metadata }) => ({ name: metadata.name, labels: metadata.labels ?? {} })).sort(byName),
+        namespaces: [...namespaces.items().values()]
+          .map(({ metadata }) => ({ name: metadata.name, labels: metadata.labels ?? {} }))
+          .sort(byName),
         pods: podRows,
         services: [...services.items()].map(([key, service]) => serviceRow(service, backends.get(key) ?? 0)),
       },

@@ -3,7 +3,13 @@ import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { type Failure, failed, type Result } from '../../../contract/failure.ts';
-import { type Kubeconfig, type Material, parseKubeconfig, type ResolvedContext, resolveContext } from '../kube/kubeconfig.ts';
+import {
+  type Kubeconfig,
+  type Material,
+  parseKubeconfig,
+  type ResolvedContext,
+  resolveContext,
+} from '../kube/kubeconfig.ts';
 
 /** A context as found in a file; usable or with the reason why not. */
 export interface FoundContext {
@@ -54,7 +60,9 @@ export function readKubeconfig(path: string): Result<Kubeconfig> {
       code: missing ? 'kubeconfig.missing' : 'kubeconfig.unreadable',
       what: missing ? `There is no kubeconfig ${path}.` : `The kubeconfig ${path} cannot be read.`,
       why: missing ? 'The file does not exist.' : error instanceof Error ? error.message : String(error),
-      fix: missing ? 'Name another file (--kubeconfig PATH or the KUBECONFIG variable), or add one in the Clusters view.' : 'Check who may read the file.',
+      fix: missing
+        ? 'Name another file (--kubeconfig PATH or the KUBECONFIG variable), or add one in the Clusters view.'
+        : 'Check who may read the file.',
     });
   }
   return parseKubeconfig(text, path);
@@ -64,7 +72,8 @@ const hash = (value: unknown) => createHash('sha256').update(JSON.stringify(valu
 
 /** Every file that a context's credentials lie in; a change of one is a change of the context. */
 function materialFiles(context: ResolvedContext): readonly string[] {
-  const of = (material: Material | undefined) => (material && 'file' in material ? [resolve(dirname(context.path), material.file)] : []);
+  const of = (material: Material | undefined) =>
+    material && 'file' in material ? [resolve(dirname(context.path), material.file)] : [];
   return [...of(context.cluster.certificateAuthority), ...of(context.user.certificate), ...of(context.user.key)];
 }
 
@@ -81,7 +90,9 @@ export function readAll(groups: readonly FileGroup[], texts: ReadonlyMap<string,
         if (seen.has(context.name)) continue;
         seen.add(context.name);
         const resolved = resolveContext(context, file, files);
-        const stamps = resolved.ok ? materialFiles(resolved.value).map((path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) : [];
+        const stamps = resolved.ok
+          ? materialFiles(resolved.value).map((path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0)
+          : [];
         contexts.push({
           id: clusterId(file.path, context.name),
           name: context.name,
@@ -119,7 +130,10 @@ export function originOf(path: string): string {
  * Calls back when one of the files changes, appears or goes. Watches their directories, because editors and tools
  * replace files rather than write into them; looks every few seconds as well, because network file systems do not tell.
  */
-export function watchFiles(paths: () => readonly string[], changed: () => void): Disposable & { readonly refresh: () => void } {
+export function watchFiles(
+  paths: () => readonly string[],
+  changed: () => void,
+): Disposable & { readonly refresh: () => void } {
   const watchers = new Map<string, FSWatcher>();
   let timer: NodeJS.Timeout | undefined;
   let last = '';

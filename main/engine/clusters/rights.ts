@@ -12,24 +12,48 @@ const write = (type: ResourceType): readonly Need[] => ['create', 'patch', 'dele
 
 /** What each of the console's actions needs of the API server; named as in the contract. */
 const actions: Readonly<Record<string, readonly Need[]>> = {
-  'clusters.inventory': [resources.nodes, resources.pods, resources.services, resources.namespaces, resources.endpointSlices].map((type) => ({ verb: 'list', type })),
+  'clusters.inventory': [
+    resources.nodes,
+    resources.pods,
+    resources.services,
+    resources.namespaces,
+    resources.endpointSlices,
+  ].map((type) => ({ verb: 'list', type })),
   'clusters.deletePod': [{ verb: 'delete', type: resources.pods }],
   'flows.watch': [{ verb: 'create', type: resources.pods, subresource: 'portforward' }],
   'terminals.open': [{ verb: 'create', type: resources.pods, subresource: 'exec' }],
-  'policies.apply': [{ verb: 'patch', type: resources.ciliumNetworkPolicies }, { verb: 'patch', type: resources.networkPolicies }],
-  'policies.remove': [{ verb: 'delete', type: resources.ciliumNetworkPolicies }, { verb: 'delete', type: resources.networkPolicies }],
-  'install.apply': [resources.customResourceDefinitions, resources.clusterRoles, resources.clusterRoleBindings, resources.serviceAccounts, resources.daemonSets, resources.secrets, resources.configMaps].flatMap(write),
+  'policies.apply': [
+    { verb: 'patch', type: resources.ciliumNetworkPolicies },
+    { verb: 'patch', type: resources.networkPolicies },
+  ],
+  'policies.remove': [
+    { verb: 'delete', type: resources.ciliumNetworkPolicies },
+    { verb: 'delete', type: resources.networkPolicies },
+  ],
+  'install.apply': [
+    resources.customResourceDefinitions,
+    resources.clusterRoles,
+    resources.clusterRoleBindings,
+    resources.serviceAccounts,
+    resources.daemonSets,
+    resources.secrets,
+    resources.configMaps,
+  ].flatMap(write),
 };
 
 /** Asks the API server what this user may do (SelfSubjectAccessReview); one lacking right denies the action and is named. */
-export async function askRights(connection: OwnedConnection): Promise<Result<readonly { readonly action: string; readonly allowed: boolean; readonly reason: string }[]>> {
+export async function askRights(
+  connection: OwnedConnection,
+): Promise<Result<readonly { readonly action: string; readonly allowed: boolean; readonly reason: string }[]>> {
   const asked = new Map<string, ReturnType<OwnedConnection['may']>>();
   const rights: { action: string; allowed: boolean; reason: string }[] = [];
   for (const [action, needs] of Object.entries(actions)) {
     const answers = await Promise.all(
       needs.map(async (need) => {
         const key = JSON.stringify(need);
-        const answer = asked.get(key) ?? connection.may(need.verb, need.type, need.subresource === undefined ? {} : { subresource: need.subresource });
+        const answer =
+          asked.get(key) ??
+          connection.may(need.verb, need.type, need.subresource === undefined ? {} : { subresource: need.subresource });
         asked.set(key, answer);
         return { need, result: await answer };
       }),
@@ -41,7 +65,9 @@ export async function askRights(connection: OwnedConnection): Promise<Result<rea
     rights.push({
       action,
       allowed: denied === undefined,
-      reason: denied ? `You may not ${denied.need.verb} ${denied.need.type.plural}${denied.need.subresource ? `/${denied.need.subresource}` : ''} in this cluster${detail ? `: ${detail}` : '.'}` : '',
+      reason: denied
+        ? `You may not ${denied.need.verb} ${denied.need.type.plural}${denied.need.subresource ? `/${denied.need.subresource}` : ''} in this cluster${detail ? `: ${detail}` : '.'}`
+        : '',
     });
   }
   return ok(rights);

@@ -33,7 +33,8 @@ export function openStore(directory: string, log: Log): Store {
     if (read.success) remembered = read.data;
     else log.warn('clusters', `${file} is not understood and will be written anew`);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.warn('clusters', `${file} cannot be read: ${String(error)}`);
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
+      log.warn('clusters', `${file} cannot be read: ${String(error)}`);
   }
   const save = () => {
     try {

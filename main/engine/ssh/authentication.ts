@@ -28,8 +28,15 @@ class OnlyAgent extends ssh2.BaseAgent {
       callback(error, usable);
     });
   }
-  override sign(...args: Parameters<ssh2.BaseAgent['sign']>): void {
-    this.#inner.sign(...(args as unknown as Parameters<ssh2.OpenSSHAgent['sign']>));
+  override sign(
+    key: ssh2.ParsedKey,
+    data: Buffer,
+    options: ssh2.SigningRequestOptions,
+    callback?: ssh2.SignCallback,
+  ): void;
+  override sign(key: ssh2.ParsedKey, data: Buffer, callback: ssh2.SignCallback): void;
+  override sign(...args: readonly unknown[]): void {
+    this.#inner.sign(...(args as Parameters<ssh2.OpenSSHAgent['sign']>));
   }
 }
 
