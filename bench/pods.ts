@@ -19,22 +19,6 @@ export interface Measurement {
   readonly firstError?: string;
 }
 
-/** Builds the traffic program and loads it into the lab's nodes as an image. */
-export async function loadTraffic(): Promise<void> {
-  const output = await lab([
-    'image',
-    '--ref',
-    image,
-    '--entrypoint',
-    '/traffic',
-    '--go',
-    join(root, 'bench/traffic'),
-    '--file',
-    '/traffic',
-  ]);
-  await lab(['load', output.trim().split('\n').at(-1) ?? '']);
-}
-
 function pod(name: string, node: string, args: readonly string[], labels: Readonly<Record<string, string>>): unknown {
   return {
     apiVersion: 'v1',
@@ -86,7 +70,7 @@ export async function measureBetweenHosts(
   port: number,
   seconds: number,
 ): Promise<Measurement> {
-  const binary = join(root, 'out/bench/traffic');
+  const binary = (await lab(['traffic'])).trim();
   const life = String(seconds + 5);
   const server = run(join(root, 'lab/lab'), [
     'exec',

@@ -10,7 +10,6 @@ import { type Network, up } from './lab.ts';
 import {
   addressOf,
   fillServices,
-  loadTraffic,
   type Measurement,
   measureBetweenHosts,
   measureInPod,
@@ -53,7 +52,6 @@ const bits = (m: Measurement): number => m.bitsPerSecond ?? 0;
 async function measure(network: Network, services: readonly number[]): Promise<Figures> {
   process.stderr.write(`\n== ${network}\n`);
   await up(network);
-  await loadTraffic();
   await startPods();
   const server = `${await addressOf('server')}:9000`;
   const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(seconds)];
@@ -155,13 +153,6 @@ function rowsFor(
 
 async function main(): Promise<void> {
   const services = [10, 5000];
-  mkdirSync(join(root, 'out/bench'), { recursive: true });
-  const built = await run(
-    'go',
-    ['build', '-C', 'bench/traffic', '-trimpath', '-ldflags', '-s -w', '-o', join(root, 'out/bench/traffic'), '.'],
-    { echo: true },
-  );
-  if (built.code !== 0) throw new Error('building bench/traffic failed');
   const started = new Date();
   try {
     const bridge = await measure('bridge', []);

@@ -1,5 +1,4 @@
-import { join } from 'node:path';
-import { kubectl, lab, on, root } from '../../lab/client.ts';
+import { kubectl, on } from '../../lab/client.ts';
 
 /** Names of the lab's nodes. */
 export const nodes = ['node1', 'node2', 'node3'] as const;
@@ -15,23 +14,6 @@ export interface Traffic {
   readonly opened?: number;
   readonly longestGapMilliseconds?: number;
   readonly firstError?: string;
-}
-
-/** Builds the traffic program as an image and loads it on every node. */
-export async function loadTraffic(): Promise<void> {
-  const source = join(root, 'bench/traffic');
-  const output = await lab([
-    'image',
-    '--ref',
-    trafficImage,
-    '--go',
-    source,
-    '--file',
-    '/traffic',
-    '--entrypoint',
-    '/traffic',
-  ]);
-  await lab(['load', output.trim().split('\n').at(-1) ?? '']);
 }
 
 /** A pod that runs the traffic server (port 9000) and can be a client through exec. */

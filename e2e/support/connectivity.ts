@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from '@playwright/test';
-import { apply, eventually, kubectl, on, root, run } from '../../lab/client.ts';
-import { agentJSON, inPod, loadTraffic, nodes, podAddress, ready, toolPod, traffic, trafficPod } from './cluster.ts';
+import { apply, eventually, kubectl, lab, on, root, run } from '../../lab/client.ts';
+import { agentJSON, inPod, nodes, podAddress, ready, toolPod, traffic, trafficPod } from './cluster.ts';
 
 /** The walk of every routing mode: pods of one node and of different nodes, names, services, the way out, and kubectl's own streams. */
 export function connectivity(mode: 'tunnel' | 'native'): void {
@@ -10,7 +10,6 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
 
   test.beforeAll(async () => {
     test.setTimeout(240_000);
-    await loadTraffic();
     await apply([
       toolPod('tools-1', 'node1', { app: 'tools' }),
       toolPod('tools-2', 'node2', { app: 'tools' }),
@@ -172,11 +171,10 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
   test('kubectl exec, logs and port-forward work', async () => {
     expect(await inPod('tools-2', ['hostname'])).toContain('tools-2');
     await kubectl(['logs', 'near', '--tail=1']);
-    const kubeconfig = (await run(join(root, 'lab/lab'), ['kubeconfig'])).stdout.trim();
-    const binary = (await run(join(root, 'lab/lab'), ['path', 'kubectl'])).stdout.trim() || 'kubectl';
-    const forward = spawn(binary, [
+    const status = JSON.parse(await lab(['status', '-o', 'json'])) as { kubectl: string; kubeconfig: string };
+    const forward = spawn(status.kubectl, [
       '--kubeconfig',
-      kubeconfig,
+      status.kubeconfig,
       'port-forward',
       'pod/near',
       ':9000',
@@ -195,7 +193,7 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
         forward.stderr.on('data', read);
         forward.once('exit', () => reject(new Error(`port-forward ended: ${text}`)));
       });
-      const result = await run(join(root, 'out/bench/traffic'), [
+      const result = await run((await lab(['traffic'])).trim(), [
         'rr',
         '--to',
         `127.0.0.1:${port}`,

@@ -6,7 +6,6 @@ import {
   agentJSON,
   agentPod,
   agentProcess,
-  loadTraffic,
   nodes,
   podAddress,
   ready,
@@ -26,7 +25,6 @@ interface Endpoints {
 test.describe('the agent can be killed and upgraded under load', () => {
   test.beforeAll(async () => {
     test.setTimeout(240_000);
-    await loadTraffic();
     await apply([trafficPod('harbour', 'node1', { app: 'harbour' }), trafficPod('fleet', 'node2', { app: 'fleet' })]);
     await apply([
       {

@@ -1,6 +1,6 @@
 import { expect, test } from '@playwright/test';
 import { apply, eventually, kubectl, on } from '../../lab/client.ts';
-import { agentJSON, agentPod, loadTraffic, nodes, trafficPod } from '../support/cluster.ts';
+import { agentJSON, agentPod, nodes, trafficPod } from '../support/cluster.ts';
 
 interface Footprint {
   readonly interfaces: number;
@@ -35,7 +35,6 @@ async function footprint(node: string): Promise<Footprint> {
 /** 200 pods come and go over three nodes, and nothing of them stays. */
 test('200 pods created and deleted leave nothing behind', async () => {
   test.setTimeout(600_000);
-  await loadTraffic();
   await kubectl(['create', 'namespace', 'churn']);
   try {
     const before = new Map<string, Footprint>();

@@ -1,6 +1,6 @@
 import { expect, test } from '@playwright/test';
 import { apply, kubectl } from '../../lab/client.ts';
-import { loadTraffic, nodes, podAddress, ready, trafficPod } from '../support/cluster.ts';
+import { nodes, podAddress, ready, trafficPod } from '../support/cluster.ts';
 
 const total = 200;
 
@@ -24,7 +24,6 @@ function first(name: string, node: string, to: string, labels: Readonly<Record<s
 /** Identity and policy are in every node's maps before a new pod's first packet. */
 test('of 200 new pods that policy admits none is dropped, and of those it denies none passes', async () => {
   test.setTimeout(900_000);
-  await loadTraffic();
   await kubectl(['create', 'namespace', 'harbour']);
   try {
     await apply([

@@ -73,7 +73,7 @@ make_kubetools() {
 	go_build "$LAB/kube" -ldflags "-s -w" -o "$1/runcrig" ./runcrig
 }
 make_coredns() { go_build "$LAB/coredns" -ldflags "-s -w" -o "$1/coredns" .; }
-make_tools() { local p; for p in gate pki outside; do go_build "$LAB" -ldflags "-s -w" -o "$1/$p" "./$p"; done; }
+make_tools() { local p; for p in gate pki outside traffic; do go_build "$LAB" -ldflags "-s -w" -o "$1/$p" "./$p"; done; }
 make_starwars() { go_build "$LAB" -ldflags "-s -w" -o "$1/starwars" ./starwars; }
 
 # build_all: set HYPERKUBE, AGNHOST, COREDNS, KUBETOOLS, TOOLS, STARWARS and
@@ -82,7 +82,7 @@ build_all() {
 	install_deps
 	command -v go >/dev/null || die "Go is missing." "The lab builds Kubernetes and its images from source." "Install Go 1.26 or newer from https://go.dev/dl and put it on PATH."
 	local go h; go=$(go env GOVERSION GOARCH | tr '\n' ' ')
-	artefact tools "$(hash_of "$go" "$(cat "$LAB/go.mod")" "@$LAB/gate" "@$LAB/pki" "@$LAB/outside")" make_tools; TOOLS=$ARTEFACT
+	artefact tools "$(hash_of "$go" "$(cat "$LAB/go.mod")" "@$LAB/gate" "@$LAB/pki" "@$LAB/outside" "@$LAB/traffic")" make_tools; TOOLS=$ARTEFACT
 	h=$(hash_of "$go" "$(cat "$LAB/kube/go.mod" "$LAB/kube/go.sum")")
 	artefact hyperkube "$(hash_of "$h" "$KUBERNETES" "$(cat "$LAB/kube/main.go")" "$(declare -f make_hyperkube)")" make_hyperkube; HYPERKUBE=$ARTEFACT
 	artefact agnhost "$h" make_agnhost; AGNHOST=$ARTEFACT

@@ -15,6 +15,7 @@ image_pause() { mkimage -ref fairlead.lab/pause:1 -o "$1/image.tar" -entrypoint 
 image_agnhost() { mkimage -ref fairlead.lab/agnhost:1 -o "$1/image.tar" -entrypoint /agnhost -arg pause "$AGNHOST/agnhost:/agnhost"; }
 image_coredns() { mkimage -ref fairlead.lab/coredns:1 -o "$1/image.tar" -entrypoint /coredns "$COREDNS/coredns:/coredns"; }
 image_starwars() { mkimage -ref fairlead.lab/starwars:1 -o "$1/image.tar" -entrypoint /starwars -arg serve "$STARWARS/starwars:/starwars"; }
+image_traffic() { mkimage -ref fairlead.lab/traffic:1 -o "$1/image.tar" -entrypoint /traffic "$TOOLS/traffic:/traffic"; }
 
 # The netshoot image: programs with the libraries that the loader finds for
 # them, at the same paths.
@@ -65,13 +66,14 @@ make_template() {
 build_images() {
 	local name from
 	IMAGES=''
-	for name in pause agnhost coredns starwars netshoot; do
+	for name in pause agnhost coredns starwars traffic netshoot; do
 		# shellcheck disable=SC2086 # a list of words
 		case $name in
 		pause) from=$KUBETOOLS ;;
 		agnhost) from=$AGNHOST ;;
 		coredns) from=$COREDNS ;;
 		starwars) from=$STARWARS ;;
+		traffic) from=$TOOLS ;;
 		netshoot) from="$(dpkg-query -W -f '${Package}=${Version} ' $NETSHOOT_PACKAGES 'busybox*' 2>/dev/null) $(cat "$LAB"/images/netshoot/*) $NETSHOOT $APPLETS" ;;
 		esac
 		artefact "image-$name" "$(hash_of "$from" "$KUBETOOLS" "$(declare -f "image_$name")")" "image_$name"

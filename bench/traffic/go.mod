@@ -1,3 +1,0 @@
-module fairlead.dev/bench/traffic
-
-go 1.24
