@@ -1,0 +1,125 @@
+import {
+  createHashHistory,
+  createRootRoute,
+  createRoute,
+  createRouter,
+  lazyRouteComponent,
+  redirect,
+  retainSearchParams,
+} from '@tanstack/react-router';
+import { Frame } from './frame.tsx';
+import { CrashCard, NotFound } from './crash.tsx';
+
+type Raw = Readonly<Record<string, unknown>>;
+
+/** A text from the address, or nothing: whatever else stands there is ignored. */
+function text(raw: Raw, key: string): string | undefined {
+  const value = raw[key];
+  return typeof value === 'string' && value !== '' ? value : typeof value === 'number' ? String(value) : undefined;
+}
+
+/** Keeps only what is set, so that addresses stay short. */
+function pick<K extends string>(raw: Raw, keys: readonly K[]): { readonly [P in K]?: string } {
+  const found: { [P in K]?: string } = {};
+  for (const key of keys) {
+    const value = text(raw, key);
+    if (value !== undefined) found[key] = value;
+  }
+  return found;
+}
+
+const rootRoute = createRootRoute({
+  component: Frame,
+  notFoundComponent: NotFound,
+  errorComponent: CrashCard,
+  validateSearch: (raw: Raw) => pick(raw, ['cluster']),
+  search: { middlewares: [retainSearchParams(['cluster'])] },
+});
+
+const indexRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/',
+  beforeLoad: () => {
+    throw redirect({ to: '/clusters' });
+  },
+});
+
+const clustersView = lazyRouteComponent(() => import('../views/clusters/clusters-view.tsx'), 'ClustersView');
+const clustersRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/clusters',
+  validateSearch: (raw: Raw) => pick(raw, ['tab', 'node']),
+  component: clustersView,
+});
+const clusterRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/clusters/$id',
+  validateSearch: (raw: Raw) => pick(raw, ['tab', 'node']),
+  component: clustersView,
+});
+
+const topologyRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/topology',
+  validateSearch: (raw: Raw) => pick(raw, ['scope', 'group', 'namespaces', 'find', 'select', 'view', 'hide']),
+  component: lazyRouteComponent(() => import('../views/topology/topology-view.tsx'), 'TopologyView'),
+});
+
+const flowsRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/flows',
+  validateSearch: (raw: Raw) => pick(raw, ['filter', 'since']),
+  component: lazyRouteComponent(() => import('../views/flows/flows-view.tsx'), 'FlowsView'),
+});
+
+const policiesView = lazyRouteComponent(() => import('../views/policies/policies-view.tsx'), 'PoliciesView');
+const policySearch = (raw: Raw) => pick(raw, ['find', 'edit', 'new']);
+const policiesRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/policies',
+  validateSearch: policySearch,
+  component: policiesView,
+});
+const policyRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/policies/$kind/$namespace/$name',
+  validateSearch: policySearch,
+  component: policiesView,
+});
+
+const terminalRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/terminal',
+  validateSearch: (raw: Raw) => pick(raw, ['pod', 'node', 'container']),
+  component: lazyRouteComponent(() => import('../views/terminal/terminal-view.tsx'), 'TerminalView'),
+});
+
+export const router = createRouter({
+  routeTree: rootRoute.addChildren([
+    indexRoute,
+    clustersRoute,
+    clusterRoute,
+    topologyRoute,
+    flowsRoute,
+    policiesRoute,
+    policyRoute,
+    terminalRoute,
+  ]),
+  history: createHashHistory(),
+  defaultPreload: 'intent',
+  defaultErrorComponent: CrashCard,
+  // Plain words in addresses instead of JSON: every value is a text.
+  parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
+  stringifySearch: (search) => {
+    const params = new URLSearchParams();
+    for (const [key, value] of Object.entries(search)) if (value !== undefined && value !== '') params.set(key, String(value));
+    const string = params.toString();
+    return string ? `?${string}` : '';
+  },
+});
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: typeof router;
+  }
+}

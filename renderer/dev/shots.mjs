@@ -1,0 +1,115 @@
+// What is pictured: a name, a preset, a path, and what to do before the picture is taken.
+
+const grid = (page) => page.getByRole('grid').getByRole('row').nth(1).waitFor();
+
+export const shots = [
+  { name: 'clusters', path: '/clusters', ready: grid },
+  { name: 'clusters-node', path: '/clusters/galaxy?node=node1', ready: grid },
+  { name: 'clusters-errors', fixture: 'errors', path: '/clusters/galaxy?node=node3', ready: grid },
+  { name: 'clusters-offline', path: '/clusters/staging', ready: (page) => page.getByRole('alert').first().waitFor() },
+  { name: 'clusters-welcome', fixture: 'empty', path: '/clusters', ready: (page) => page.getByText('Welcome to Fairlead').waitFor() },
+  { name: 'clusters-long', fixture: 'long', path: '/clusters', ready: grid },
+  { name: 'clusters-add', path: '/clusters?tab=add', ready: (page) => page.getByRole('dialog').waitFor() },
+  {
+    name: 'clusters-trust',
+    path: '/clusters/eks',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Review login program' }).click();
+      await page.getByText('/usr/local/bin/aws').waitFor();
+    },
+  },
+  {
+    name: 'install-values',
+    path: '/clusters/galaxy?tab=install',
+    ready: (page) => page.getByRole('button', { name: 'Change values or upgrade' }).click(),
+  },
+  {
+    name: 'install-plan',
+    path: '/clusters/galaxy?tab=install',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Uninstall' }).click();
+      await page.getByText('Plan: uninstall').waitFor();
+    },
+  },
+  {
+    name: 'install-obstacles',
+    fixture: 'errors',
+    path: '/clusters/galaxy?tab=install',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Install' }).click();
+      await page.getByRole('button', { name: 'Make a plan' }).click();
+      await page.getByText('Plan: install').waitFor();
+      await page.getByRole('button', { name: /ConfigMap/ }).click();
+      await page.getByText('routing-mode').first().waitFor();
+    },
+  },
+  {
+    name: 'install-progress',
+    path: '/clusters/galaxy?tab=install',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Uninstall' }).click();
+      await page.getByRole('button', { name: 'Uninstall' }).last().click();
+      await page.getByRole('dialog').getByRole('textbox').fill('galaxy');
+      await page.getByRole('dialog').getByRole('button', { name: 'Uninstall' }).click();
+      await page.getByText('is running').waitFor();
+      await page.getByText('3 of').waitFor();
+    },
+  },
+  { name: 'topology', path: '/topology', settle: 2500 },
+  { name: 'topology-pod', path: '/topology?scope=pod&select=pod:default/xwing', settle: 2500 },
+  { name: 'topology-edge', path: '/topology?scope=pod&group=namespace&select=pod:default/xwing%3Epod:default/deathstar-7f9c5d6b8-q9wlt', settle: 2500 },
+  { name: 'topology-table', path: '/topology?scope=pod&view=table', ready: grid },
+  { name: 'topology-errors', fixture: 'errors', path: '/topology?scope=pod', settle: 2500 },
+  { name: 'topology-long', fixture: 'long', path: '/topology?scope=pod', settle: 2500 },
+  { name: 'topology-large', fixture: 'large', path: '/topology?scope=workload', settle: 7000, sizes: [[1920, 1080, ['light']]] },
+  { name: 'topology-2000', fixture: 'large', path: '/topology?scope=pod&group=namespace', settle: 25000, sizes: [[1920, 1080, ['dark']]] },
+  { name: 'flows', path: '/flows', ready: grid },
+  {
+    name: 'flows-details',
+    path: '/flows?filter=verdict:DROPPED%20not%20port:53',
+    ready: async (page) => {
+      await grid(page);
+      await page.getByRole('grid').focus();
+      await page.keyboard.press('ArrowDown');
+      await page.keyboard.press('Enter');
+      await page.getByText('Why it was dropped').waitFor();
+    },
+  },
+  {
+    name: 'flows-filter',
+    path: '/flows?filter=nonsense%20to-port:80',
+    ready: async (page) => {
+      await page.keyboard.press('/');
+      await page.keyboard.type('from-pod:de');
+      await page.getByRole('option').first().waitFor();
+    },
+  },
+  { name: 'flows-errors', fixture: 'errors', path: '/flows', ready: grid },
+  { name: 'flows-long', fixture: 'long', path: '/flows', ready: grid },
+  { name: 'flows-many', fixture: 'many', path: '/flows', live: true, ready: grid },
+  { name: 'flows-none', fixture: 'empty', path: '/flows', ready: (page) => page.getByText('No cluster yet').waitFor() },
+  { name: 'palette', path: '/flows', ready: async (page) => { await page.keyboard.press('Control+k'); await page.getByRole('dialog').waitFor(); } },
+  { name: 'help', path: '/flows', ready: async (page) => { await grid(page); await page.keyboard.press('?'); await page.getByText('Keyboard shortcuts').waitFor(); } },
+  { name: 'policies', path: '/policies', ready: grid },
+  { name: 'policies-many', fixture: 'many', path: '/policies', ready: grid },
+  { name: 'policies-none', fixture: 'empty', path: '/policies', ready: (page) => page.getByText('No cluster yet').waitFor() },
+  { name: 'policy', path: '/policies/CiliumNetworkPolicy/default/rule1', ready: (page) => page.locator('.cm-content').waitFor() },
+  { name: 'policy-broken', fixture: 'errors', path: '/policies/CiliumNetworkPolicy/shop/broken', ready: (page) => page.getByText('There is no field').first().waitFor() },
+  { name: 'policies-forbidden', fixture: 'errors', query: '&broken', path: '/policies', ready: (page) => page.getByRole('alert').waitFor() },
+  { name: 'policy-new', path: '/policies?new=choose', ready: (page) => page.getByText('Deny all').first().waitFor() },
+  {
+    name: 'policy-diff',
+    path: '/policies/CiliumNetworkPolicy/default/rule1?edit=1',
+    ready: async (page) => {
+      await page.locator('.cm-content').click();
+      await page.keyboard.press('Control+End');
+      await page.keyboard.type('# a comment');
+      await page.keyboard.press('Control+Enter');
+      await page.getByText('What the server would store').waitFor();
+    },
+  },
+  { name: 'terminal-none', path: '/terminal', ready: (page) => page.getByText('Open a shell').first().waitFor() },
+  { name: 'terminal', path: '/terminal?pod=default/xwing', settle: 1500, ready: async (page) => { await page.locator('.xterm').waitFor(); await page.waitForTimeout(800); await page.keyboard.type('colours\n'); } },
+  { name: 'terminal-host-key', path: '/terminal?node=node1', ready: (page) => page.getByText('SHA256:').waitFor() },
+  { name: 'terminal-changed-key', fixture: 'errors', path: '/terminal?node=node1', ready: (page) => page.getByText('has changed').first().waitFor() },
+];

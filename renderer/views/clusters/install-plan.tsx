@@ -1,0 +1,125 @@
+import { Button } from '@mantine/core';
+import { IconCircleMinus, IconCirclePlus, IconEqual, IconPencil, type TablerIcon } from '@tabler/icons-react';
+import { lazy, Suspense, useState } from 'react';
+import type { Failure } from '../../../contract/failure.ts';
+import type { Plan } from '../../../contract/install.ts';
+import { plural } from '../../ui/format.ts';
+import { Banner, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
+import { Status, type Tone } from '../../ui/status.tsx';
+import styles from './clusters.module.css';
+
+const DiffView = lazy(async () => ({ default: (await import('../../ui/code/diff-view.tsx')).DiffView }));
+
+type Action = Plan['objects'][number]['action'];
+
+const looks: Readonly<Record<Action, { readonly tone: Tone; readonly icon: TablerIcon }>> = {
+  create: { tone: 'ok', icon: IconCirclePlus },
+  update: { tone: 'warn', icon: IconPencil },
+  unchanged: { tone: 'idle', icon: IconEqual },
+  delete: { tone: 'bad', icon: IconCircleMinus },
+};
+
+const imageTexts: Readonly<Record<Plan['nodes'][number]['image'], string>> = {
+  present: 'image is there',
+  'side-load': 'image is brought over SSH',
+  pull: 'image is pulled',
+  unknown: 'image: not known',
+};
+
+interface InstallPlanProps {
+  readonly plan: Plan;
+  readonly blocked: string | undefined;
+  readonly pending: boolean;
+  readonly failure: Failure | undefined;
+  readonly onBack: () => void;
+  readonly onApply: () => void;
+}
+
+/** What would be done: what stands in the way, what happens on each node, each object with its difference. */
+export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }: InstallPlanProps) {
+  const [open, setOpen] = useState<string | undefined>(undefined);
+  const counts = (['create', 'update', 'delete', 'unchanged'] as const)
+    .map((action) => ({ action, count: plan.objects.filter((object) => object.action === action).length }))
+    .filter((one) => one.count > 0);
+  const verb = { install: 'Install', upgrade: 'Upgrade', uninstall: 'Uninstall' }[plan.action];
+  return (
+    <div className={styles.box}>
+      <div className={styles.boxHead}>
+        <h2>Plan: {verb.toLowerCase()}</h2>
+        {counts.map(({ action, count }) => (
+          <Status key={action} tone={looks[action].tone} icon={looks[action].icon}>
+            {count} {action}
+          </Status>
+        ))}
+        <span className="muted">Nothing has been written yet.</span>
+      </div>
+      {plan.warnings.map((warning) => (
+        <Banner key={warning} tone="warn">
+          {warning}
+        </Banner>
+      ))}
+      {plan.obstacles.length > 0 ? (
+        <div className={styles.boxBody} style={{ display: 'grid', gap: 8 }}>
+          <h3>To be put right first</h3>
+          {plan.obstacles.map((obstacle) => (
+            <FailureCard key={`${obstacle.code} ${obstacle.what}`} failure={obstacle} />
+          ))}
+        </div>
+      ) : null}
+      <div className={styles.boxBody}>
+        <h3 style={{ marginBottom: 6 }}>On {plural(plan.nodes.length, 'node')}</h3>
+        {plan.nodes.map((node) => (
+          <div key={node.name} style={{ display: 'grid', gridTemplateColumns: '86px 220px 1fr', gap: 10, padding: '3px 0' }}>
+            <b className="clip" title={node.name}>{node.name}</b>
+            <span className="muted">{imageTexts[node.image]}</span>
+            <span>{node.changes.join(' · ')}</span>
+          </div>
+        ))}
+      </div>
+      <div className={styles.boxBody} style={{ borderTop: '1px solid var(--line)' }}>
+        <h3 style={{ marginBottom: 6 }}>In the cluster</h3>
+        {plan.objects.map((object) => {
+          const key = `${object.kind} ${object.namespace} ${object.name}`;
+          const look = looks[object.action];
+          return (
+            <div key={key}>
+              <button type="button" className={styles.object} aria-expanded={open === key} onClick={() => setOpen(open === key ? undefined : key)}>
+                <Status plain tone={look.tone} icon={look.icon}>
+                  {object.action}
+                </Status>
+                <span className="clip">{object.kind}</span>
+                <span className="clip mono">{object.namespace ? `${object.namespace}/${object.name}` : object.name}</span>
+              </button>
+              {open === key ? (
+                <Suspense fallback={<SkeletonRows rows={4} />}>
+                  <DiffView before={object.before} after={object.after} height={260} />
+                </Suspense>
+              ) : null}
+            </div>
+          );
+        })}
+      </div>
+      <div className={styles.boxBody} style={{ borderTop: '1px solid var(--line)' }}>
+        {failure ? (
+          <div style={{ marginBottom: 10 }}>
+            <FailureCard failure={failure} />
+          </div>
+        ) : null}
+        <div className={styles.footer}>
+          <span className="muted mono">{plan.digest}</span>
+          <Button variant="default" onClick={onBack} autoFocus={plan.action === 'uninstall'}>
+            {plan.action === 'uninstall' ? 'Cancel' : 'Back'}
+          </Button>
+          <ReasonedButton
+            blocked={blocked ?? (plan.obstacles.length > 0 ? 'The obstacles above must be put right first.' : undefined)}
+            loading={pending}
+            {...(plan.action === 'uninstall' ? { color: 'var(--bad)' } : {})}
+            onClick={onApply}
+          >
+            {plan.action === 'install' ? 'Apply' : `${verb}…`}
+          </ReasonedButton>
+        </div>
+      </div>
+    </div>
+  );
+}

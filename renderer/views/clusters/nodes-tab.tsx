@@ -1,0 +1,147 @@
+import { Button } from '@mantine/core';
+import { IconArrowsLeftRight, IconTerminal2 } from '@tabler/icons-react';
+import { Link, useNavigate, useSearch } from '@tanstack/react-router';
+import type { Cluster, ClusterNode, Inventory } from '../../../contract/clusters.ts';
+import { type Column, DataGrid } from '../../ui/data-grid.tsx';
+import { formatBytes, formatCount, formatRate } from '../../ui/format.ts';
+import { Facts, FailureCard, Section, SidePane } from '../../ui/pieces.tsx';
+import { AgentBadge, ReadyBadge } from '../../ui/status.tsx';
+
+const mono = (text: string) => <span className="mono">{text}</span>;
+
+const columns: readonly Column<ClusterNode>[] = [
+  { id: 'name', title: 'Node', width: 'minmax(110px, 1.5fr)', sort: (node) => node.name, render: (node) => <b title={node.name}>{node.name}</b> },
+  { id: 'ready', title: 'Kubernetes', width: '98px', sort: (node) => Number(node.ready), render: (node) => <ReadyBadge ready={node.ready} /> },
+  { id: 'agent', title: 'Agent', width: '112px', sort: (node) => node.agent.state, render: (node) => <AgentBadge state={node.agent.state} /> },
+  { id: 'version', title: 'Version', width: '70px', sort: (node) => node.agent.version ?? '', render: (node) => node.agent.version ?? '–' },
+  { id: 'routing', title: 'Routing', width: '108px', sort: (node) => node.agent.routingMode ?? '', render: (node) => node.agent.routingMode ?? '–' },
+  { id: 'address', title: 'Address', width: '108px', sort: (node) => node.address, render: (node) => mono(node.address) },
+  { id: 'cidr', title: 'Pod CIDR', width: '112px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
+  { id: 'kernel', title: 'Kernel', width: 'minmax(70px, 0.6fr)', sort: (node) => node.kernel, render: (node) => node.kernel },
+  { id: 'endpoints', title: 'Endpoints', width: '82px', end: true, sort: (node) => node.agent.endpoints ?? -1, render: (node) => node.agent.endpoints ?? '–' },
+  { id: 'memory', title: 'Memory', width: '84px', end: true, sort: (node) => node.agent.memoryBytes ?? -1, render: (node) => (node.agent.memoryBytes === undefined ? '–' : formatBytes(node.agent.memoryBytes)) },
+  { id: 'flows', title: 'Flows', width: '70px', end: true, sort: (node) => node.agent.flowsPerSecond ?? -1, render: (node) => (node.agent.flowsPerSecond === undefined ? '–' : formatRate(node.agent.flowsPerSecond)) },
+  {
+    id: 'lost',
+    title: 'Lost',
+    width: '66px',
+    end: true,
+    sort: (node) => node.agent.flowsLost ?? -1,
+    render: (node) => <span style={(node.agent.flowsLost ?? 0) > 0 ? { color: 'var(--warn)', fontWeight: 600 } : {}}>{node.agent.flowsLost === undefined ? '–' : formatCount(node.agent.flowsLost)}</span>,
+  },
+];
+
+interface NodesTabProps {
+  readonly cluster: Cluster;
+  readonly inventory: Inventory;
+}
+
+/** Nodes of a cluster with the agent on each. */
+export function NodesTab({ inventory }: NodesTabProps) {
+  const search = useSearch({ strict: false }) as { node?: string };
+  const navigate = useNavigate();
+  const choose = (node: string | undefined) => void navigate({ to: '.', replace: true, search: ((old: object) => ({ ...old, node })) as never });
+  const selected = inventory.nodes.find((node) => node.name === search.node);
+  return (
+    <>
+      <DataGrid
+        label="Nodes"
+        rows={inventory.nodes}
+        columns={columns}
+        rowKey={(node) => node.name}
+        rowHeight={31}
+        selected={selected?.name}
+        onSelect={(node) => choose(node.name)}
+        tone={(node) => (!node.ready || node.agent.state === 'failing' || node.agent.state === 'unreachable' ? 'bad' : node.agent.state === 'degraded' ? 'warn' : undefined)}
+        initialSort={{ column: 'name', descending: false }}
+        empty={<p style={{ padding: 16 }}>The cluster has no nodes.</p>}
+      />
+      {selected ? <NodeDetails node={selected} onClose={() => choose(undefined)} /> : null}
+    </>
+  );
+}
+
+function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly onClose: () => void }) {
+  const { agent } = node;
+  const components = agent.components ?? [];
+  return (
+    <SidePane
+      label={`Node ${node.name}`}
+      onClose={onClose}
+      title={
+        <>
+          <h2>{node.name}</h2>
+          <ReadyBadge ready={node.ready} /> <AgentBadge state={agent.state} />
+        </>
+      }
+    >
+      <Section title="Do">
+        <div style={{ display: 'flex', gap: 6 }}>
+          <Button variant="default" component={Link} to="/flows" search={{ filter: `node:${node.name}` } as never} leftSection={<IconArrowsLeftRight size={14} />}>
+            Show flows
+          </Button>
+          <Button variant="default" component={Link} to="/terminal" search={{ node: node.name } as never} leftSection={<IconTerminal2 size={14} />}>
+            Open a shell
+          </Button>
+        </div>
+      </Section>
+      {node.reason || agent.message || components.some((one) => one.state === 'degraded' || one.state === 'failing') ? (
+        <Section title="Problems">
+          <div style={{ display: 'grid', gap: 8 }}>
+            {node.reason ? (
+              <FailureCard failure={{ code: 'node.not-ready', what: 'Kubernetes says that the node is not ready.', why: node.reason, fix: agent.state === 'absent' ? 'Install the agent: it brings the network that the node waits for.' : 'See what the agent says below.' }} />
+            ) : null}
+            {agent.message ? (
+              <FailureCard warning={agent.state !== 'failing'} failure={{ code: `agent.${agent.state}`, what: 'The agent reports a problem.', why: agent.message, fix: 'See its components, and its log in the pod fairlead-agent of this node.' }} />
+            ) : null}
+            {components
+              .filter((one) => one.state === 'degraded' || one.state === 'failing')
+              .map((one) => (
+                <FailureCard key={one.name} warning={one.state === 'degraded'} failure={{ code: `agent.${one.name}`, what: `${one.name}: ${one.state}`, why: one.message, fix: one.fix || 'No fix is known; see the agent’s log.' }} />
+              ))}
+          </div>
+        </Section>
+      ) : null}
+      <Section title="Agent">
+        <Facts
+          items={[
+            ['Version', agent.version ?? 'not installed'],
+            ['Routing', agent.routingMode],
+            ['Masquerade', agent.masquerade],
+            ['kube-proxy', agent.kubeProxyReplacement ? `replaced: ${agent.kubeProxyReplacement}` : undefined],
+            ['Memory', agent.memoryBytes === undefined ? undefined : formatBytes(agent.memoryBytes)],
+            ['Endpoints', agent.endpoints],
+            ['Identities', agent.identities],
+            ['Flows', agent.flowsPerSecond === undefined ? undefined : formatRate(agent.flowsPerSecond)],
+            ['Events lost', agent.flowsLost === undefined ? undefined : agent.flowsLost.toLocaleString('en')],
+          ]}
+        />
+      </Section>
+      {components.length > 0 ? (
+        <Section title="Components">
+          {components.map((one) => (
+            <div key={one.name} style={{ display: 'grid', gridTemplateColumns: '86px 96px 1fr', gap: 6, padding: '2px 0' }}>
+              <span>{one.name}</span>
+              <ReadyBadge ready={one.state === 'ok' || one.state === 'off'} yes={one.state} no={one.state} />
+              <span className="muted">{one.message}</span>
+            </div>
+          ))}
+        </Section>
+      ) : null}
+      <Section title="Node">
+        <Facts
+          items={[
+            ['Address', mono(node.address)],
+            ['Pod CIDR', mono(node.podCIDR)],
+            ['Pods', node.pods],
+            ['Kernel', node.kernel],
+            ['System', node.os],
+            ['kubelet', node.kubelet],
+            ['Runtime', node.runtime],
+            ['SSH', node.ssh ? mono(node.ssh) : 'no host of the SSH configuration fits'],
+          ]}
+        />
+      </Section>
+    </SidePane>
+  );
+}

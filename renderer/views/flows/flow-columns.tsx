@@ -1,0 +1,93 @@
+import { IconBox, IconBuildingCommunity, IconServer, IconWorld } from '@tabler/icons-react';
+import type { Flow, FlowSide, PolicyReference } from '../../../contract/flows.ts';
+import type { Column } from '../../ui/data-grid.tsx';
+import { formatClock } from '../../ui/format.ts';
+import { VerdictBadge } from '../../ui/status.tsx';
+import styles from './flows.module.css';
+
+/** "default/rule1", with the kind left to the details. */
+export function policyName(policy: PolicyReference): string {
+  return policy.namespace ? `${policy.namespace}/${policy.name}` : policy.name;
+}
+
+/** One end of a flow: what it is (icon), its namespace in grey, its name. */
+export function SideLabel({ side }: { readonly side: FlowSide }) {
+  const Icon = side.pod
+    ? IconBox
+    : side.entity === 'world'
+      ? IconWorld
+      : side.entity === 'host' || side.entity === 'remote-node'
+        ? IconServer
+        : IconBuildingCommunity;
+  const kind = side.pod ? 'pod' : side.entity || 'address';
+  return (
+    <span className={styles.side} title={`${side.label} ${side.address}`}>
+      <Icon size={13} aria-label={kind} role="img" />
+      {side.pod ? (
+        <span className="clip">
+          <span className={styles.namespace}>{side.namespace}/</span>
+          {side.pod}
+        </span>
+      ) : (
+        <span className="clip">
+          {side.label}
+          {side.entity && side.address ? <span className={`mono ${styles.namespace}`}> {side.address}</span> : null}
+        </span>
+      )}
+    </span>
+  );
+}
+
+/** Port and protocol of what was asked for: the server's side of the flow. */
+export function portText(flow: Flow): string {
+  if (flow.icmp) return `${flow.protocol} ${flow.icmp.type}/${flow.icmp.code}`;
+  const port = flow.reply ? flow.source.port : flow.destination.port;
+  return port > 0 ? `${port}/${flow.protocol}` : flow.protocol;
+}
+
+/** Why it was decided so: the drop's reason with the policy, or the policy that admitted it. */
+export function reasonText(flow: Flow): string {
+  const policies = flow.deniedBy.length > 0 ? flow.deniedBy : flow.allowedBy;
+  const names = policies.map(policyName).join(', ');
+  if (flow.verdict === 'DROPPED') return [flow.dropText || flow.dropReason, names].filter(Boolean).join(' · ');
+  return names;
+}
+
+const directions: Readonly<Record<Flow['direction'], string>> = { INGRESS: 'ingress', EGRESS: 'egress', UNKNOWN: '–' };
+
+/** All columns that the table can show, in their order. */
+export const flowColumns: readonly Column<Flow>[] = [
+  { id: 'time', title: 'Time', width: '98px', render: (flow) => <span className="mono">{formatClock(flow.time)}</span> },
+  { id: 'node', title: 'Node', width: 'minmax(64px, 0.4fr)', render: (flow) => flow.node },
+  { id: 'source', title: 'Source', width: 'minmax(190px, 1.7fr)', render: (flow) => <SideLabel side={flow.source} /> },
+  {
+    id: 'destination',
+    title: 'Destination',
+    width: 'minmax(190px, 1.7fr)',
+    render: (flow) => (
+      <span className={styles.side}>
+        <span className={styles.arrow} role="img" aria-label={flow.reply ? 'reply to' : 'to'}>
+          {flow.reply ? '⇠' : '→'}
+        </span>
+        <SideLabel side={flow.destination} />
+      </span>
+    ),
+  },
+  { id: 'protocol', title: 'Port', width: '88px', render: (flow) => <span className="mono">{portText(flow)}</span> },
+  { id: 'verdict', title: 'Verdict', width: '108px', render: (flow) => <VerdictBadge verdict={flow.verdict} /> },
+  {
+    id: 'reason',
+    title: 'Reason or policy',
+    width: 'minmax(120px, 1.1fr)',
+    render: (flow) => <span title={reasonText(flow)}>{reasonText(flow)}</span>,
+  },
+  { id: 'direction', title: 'Direction', width: '74px', render: (flow) => directions[flow.direction] },
+  { id: 'event', title: 'Event', width: '102px', render: (flow) => flow.event },
+  { id: 'flags', title: 'Flags', width: '86px', render: (flow) => <span className="mono">{flow.tcpFlags.join(' ')}</span> },
+  { id: 'service', title: 'Service', width: 'minmax(110px, 0.8fr)', render: (flow) => flow.destination.service || flow.source.service },
+  { id: 'sourceAddress', title: 'Source address', width: '150px', render: (flow) => <span className="mono">{`${flow.source.address}:${flow.source.port}`}</span> },
+  { id: 'destinationAddress', title: 'Dest. address', width: '150px', render: (flow) => <span className="mono">{`${flow.destination.address}:${flow.destination.port}`}</span> },
+  { id: 'identities', title: 'Identities', width: '110px', render: (flow) => <span className="mono">{`${flow.source.identity} → ${flow.destination.identity}`}</span> },
+  { id: 'observation', title: 'Seen at', width: '118px', render: (flow) => flow.observationPoint },
+  { id: 'interface', title: 'Interface', width: '110px', render: (flow) => <span className="mono">{flow.interface}</span> },
+];
