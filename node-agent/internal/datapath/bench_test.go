@@ -1,7 +1,11 @@
 package datapath_test
 
 import (
+	"io"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -16,22 +20,113 @@ func BenchmarkRestart(b *testing.B) {
 	}
 }
 
-// BenchmarkRoundTrip is one line and its answer over TCP between two pods.
-func BenchmarkRoundTrip(b *testing.B) {
-	for _, routing := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
+// path is a way from a client to a server.
+type path struct {
+	name           string
+	client, server *space
+	address        string
+}
+
+func paths(b *testing.B) []path {
+	client, server, address := newBridge(b)
+	out := []path{{"bridge", client, server, address}}
+	for _, routing := range []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel} {
 		c := newCluster(b, routing, nil)
-		for name, server := range map[string]*pod{"same-node": c.nodes[0].pods[1], "other-node": c.nodes[1].pods[0]} {
-			at := server.space.echoTCP(b, ":0")
-			b.Run(string(routing)+"/"+name, func(b *testing.B) {
-				conn, err := c.nodes[0].pods[0].space.dial("tcp4", server.address.String()+at.String()[len("0.0.0.0"):])
-				must(b, err)
-				defer conn.Close()
-				for b.Loop() {
-					if _, err := ask(conn, "x"); err != nil {
-						b.Fatal(err)
-					}
+		from, near, far := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
+		if routing == datapath.RoutingNative {
+			out = append(out, path{"hosts", c.nodes[0].space, c.nodes[1].space, "192.0.2.2"},
+				path{"same-node", from.space, near.space, near.address.String()})
+		}
+		out = append(out, path{"other-node-" + string(routing), from.space, far.space, far.address.String()})
+	}
+	return out
+}
+
+// BenchmarkRoundTrip is one byte and its answer over TCP. The paths take turns within one measurement, because the
+// machine's speed changes more over time than the paths differ.
+func BenchmarkRoundTrip(b *testing.B) {
+	const turn = 2000
+	all := paths(b)
+	spent := make([]time.Duration, len(all))
+	conns := make([]net.Conn, len(all))
+	for i, p := range all {
+		conns[i] = connect(b, p, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	}
+	buffer := make([]byte, 1)
+	rounds := 0
+	for b.Loop() {
+		rounds += turn
+		for i, c := range conns {
+			start := time.Now()
+			for range turn {
+				if _, err := c.Write(buffer); err != nil {
+					b.Fatal(err)
 				}
-			})
+				if _, err := io.ReadFull(c, buffer); err != nil {
+					b.Fatal(err)
+				}
+			}
+			spent[i] += time.Since(start)
 		}
 	}
+	for i, p := range all {
+		b.ReportMetric(float64(spent[i].Microseconds())/float64(rounds), "us/"+p.name)
+	}
+}
+
+// BenchmarkThroughput is 64 MiB in one direction, turn by turn.
+func BenchmarkThroughput(b *testing.B) {
+	const turn = 64 << 20
+	all := paths(b)
+	spent := make([]time.Duration, len(all))
+	conns := make([]net.Conn, len(all))
+	for i, p := range all {
+		conns[i] = connect(b, p, func(c net.Conn) {
+			for {
+				if n, err := io.CopyN(io.Discard, c, turn); err != nil || n != turn {
+					return
+				}
+				if _, err := c.Write([]byte{1}); err != nil {
+					return
+				}
+			}
+		})
+	}
+	buffer, rounds := make([]byte, 1<<20), 0
+	for b.Loop() {
+		rounds++
+		for i, c := range conns {
+			start := time.Now()
+			for range turn / len(buffer) {
+				if _, err := c.Write(buffer); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+				b.Fatal(err)
+			}
+			spent[i] += time.Since(start)
+		}
+	}
+	for i, p := range all {
+		b.ReportMetric(float64(rounds)*turn*8/spent[i].Seconds()/1e9, "Gbit/s/"+p.name)
+	}
+}
+
+func connect(b *testing.B, p path, serve func(net.Conn)) net.Conn {
+	b.Helper()
+	var l net.Listener
+	must(b, p.server.in(func() (err error) { l, err = net.Listen("tcp4", ":0"); return err }))
+	b.Cleanup(func() { l.Close() })
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			defer c.Close()
+			serve(c)
+		}
+	}()
+	to := netip.AddrPortFrom(netip.MustParseAddr(p.address), l.Addr().(*net.TCPAddr).AddrPort().Port())
+	c, err := p.client.dial("tcp4", to.String())
+	must(b, err)
+	b.Cleanup(func() { c.Close() })
+	return c
 }
