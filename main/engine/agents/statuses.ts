@@ -9,16 +9,13 @@ type ComponentState = NonNullable<AgentInfo['components']>[number]['state'];
 
 /** What agents say of themselves, for the inventory. */
 export interface AgentStatuses {
-  /**
-   * Per node name; a node without an agent pod is absent. Reading is looking: agents are asked every 3 s for as long as
-   * somebody has read in the last 15 s.
-   */
+  /** Per node name; a node without an agent pod is absent. Empty while nobody listens. */
   readonly forCluster: (cluster: string) => ReadonlyMap<string, AgentInfo>;
-  readonly onChange: (listener: (cluster: string) => void) => Disposable;
+  /** Agents are asked every 3 s for as long as somebody listens. */
+  readonly onChange: (cluster: string, listener: () => void) => Disposable;
 }
 
 const interval = 3000;
-const lease = 15_000;
 
 function componentState(state: string): ComponentState {
   switch (state) {
@@ -74,8 +71,9 @@ export function describeLink(link: AgentLink): AgentInfo {
 /** The looking at one cluster. */
 interface Watch {
   readonly found: Map<string, AgentInfo>;
-  readAt: number;
+  readonly listeners: Set<() => void>;
   stopped: boolean;
+  wake: () => void;
 }
 
 /** Asks agents for their status while somebody looks. */
@@ -84,21 +82,19 @@ export function createStatuses(
   log: Log,
 ): AgentStatuses & Disposable {
   const watches = new Map<string, Watch>();
-  const listeners = new Set<(cluster: string) => void>();
 
-  const tell = (cluster: string) => {
-    for (const listener of [...listeners]) listener(cluster);
+  const tell = (watch: Watch) => {
+    for (const listener of [...watch.listeners]) listener();
   };
 
   const run = async (cluster: string, watch: Watch) => {
     const opened = await open(cluster);
     if (!opened.ok) return;
     using agents = opened.value;
-    let wake: () => void = () => undefined;
-    agents.onChange(() => wake());
+    agents.onChange(() => watch.wake());
     const end = () => {
       watch.stopped = true;
-      wake();
+      watch.wake();
     };
     agents.signal.addEventListener('abort', end, { once: true });
     await agents.ready();
@@ -107,25 +103,25 @@ export function createStatuses(
       if (watch.stopped || !agents.links().includes(link)) return;
       if (JSON.stringify(watch.found.get(link.node)) === JSON.stringify(info)) return;
       watch.found.set(link.node, info);
-      tell(cluster);
+      tell(watch);
     };
     const busy = new Set<AgentLink>();
-    while (!watch.stopped && Date.now() - watch.readAt < lease) {
+    while (!watch.stopped) {
       const links = agents.links();
       const present = new Set(links.map((link) => link.node));
       let gone = false;
       for (const node of [...watch.found.keys()]) if (!present.has(node)) gone = watch.found.delete(node) || gone;
-      if (gone) tell(cluster);
+      if (gone) tell(watch);
       for (const link of links) {
         // What is known without asking is shown at once: a link in backoff may take its time.
-        if (link.state !== 'ready') void refreshKnown(cluster, watch, link);
+        if (link.state !== 'ready') refreshKnown(watch, link);
         if (busy.has(link)) continue;
         busy.add(link);
         void refresh(link).finally(() => busy.delete(link));
       }
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, interval);
-        wake = () => {
+        watch.wake = () => {
           // Changes come in bursts; a short wait takes them together.
           clearTimeout(timer);
           setTimeout(resolve, 100);
@@ -135,38 +131,49 @@ export function createStatuses(
     agents.signal.removeEventListener('abort', end);
   };
 
-  const refreshKnown = async (cluster: string, watch: Watch, link: AgentLink) => {
+  const refreshKnown = (watch: Watch, link: AgentLink) => {
     if (link.podProblem === '' && !link.failure) return;
     const info = describeLink(link);
     if (JSON.stringify(watch.found.get(link.node)) === JSON.stringify(info)) return;
     watch.found.set(link.node, info);
-    tell(cluster);
+    tell(watch);
   };
 
+  const start = (cluster: string): Watch => {
+    const watch: Watch = { found: new Map(), listeners: new Set(), stopped: false, wake: () => undefined };
+    watches.set(cluster, watch);
+    run(cluster, watch)
+      .catch((error: unknown) => log.error('agents', `asking for states broke: ${String(error)}`))
+      .finally(() => {
+        watch.stopped = true;
+        if (watches.get(cluster) === watch) watches.delete(cluster);
+      });
+    return watch;
+  };
+
+  const none: ReadonlyMap<string, AgentInfo> = new Map();
   return {
-    forCluster(cluster) {
+    forCluster: (cluster) => watches.get(cluster)?.found ?? none,
+    onChange(cluster, listener) {
       const there = watches.get(cluster);
-      if (there) {
-        there.readAt = Date.now();
-        return there.found;
-      }
-      const watch: Watch = { found: new Map(), readAt: Date.now(), stopped: false };
-      watches.set(cluster, watch);
-      run(cluster, watch)
-        .catch((error: unknown) => log.error('agents', `asking for states broke: ${String(error)}`))
-        .finally(() => {
+      const watch = there && !there.stopped ? there : start(cluster);
+      watch.listeners.add(listener);
+      return {
+        [Symbol.dispose]() {
+          watch.listeners.delete(listener);
+          if (watch.listeners.size > 0) return;
           watch.stopped = true;
+          watch.wake();
           if (watches.get(cluster) === watch) watches.delete(cluster);
-        });
-      return watch.found;
-    },
-    onChange(listener) {
-      listeners.add(listener);
-      return { [Symbol.dispose]: () => void listeners.delete(listener) };
+        },
+      };
     },
     [Symbol.dispose]() {
-      for (const watch of watches.values()) watch.stopped = true;
-      listeners.clear();
+      for (const watch of watches.values()) {
+        watch.stopped = true;
+        watch.wake();
+      }
+      watches.clear();
     },
   };
 }

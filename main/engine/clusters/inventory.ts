@@ -41,14 +41,8 @@ export async function streamInventory(
     wake();
   };
   for (const collection of [...Object.values(needed), endpoints]) held.use(collection.onChange(changed));
-  held.use(
-    statuses.onChange((cluster) => {
-      if (cluster === connection.cluster) changed();
-    }),
-  );
-  // Agents are asked only while somebody reads what they said.
-  const reading = setInterval(() => statuses.forCluster(connection.cluster), 5000);
-  held.defer(() => clearInterval(reading));
+  // Agents are asked only while somebody listens.
+  held.use(statuses.onChange(connection.cluster, changed));
   const end = () => wake();
   for (const stop of [signal, connection.signal]) {
     stop.addEventListener('abort', end);
