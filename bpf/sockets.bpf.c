@@ -23,6 +23,8 @@ static __always_inline void refuse(void)
 static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 address, __be16 port)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	__u64 namespace = bpf_get_netns_cookie(ctx);
+	struct socket_owner *owner;
 	__u32 zero = 0;
 	__u64 *n;
 
@@ -39,7 +41,16 @@ static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 addre
 	e->direction = EGRESS;
 	e->reply = REPLY_UNKNOWN;
 	e->protocol = ctx->protocol;
-	e->source = mapped(0);
+	owner = bpf_map_lookup_elem(&namespaces, &namespace);
+	if (owner) {
+		e->source = owner->address;
+		e->source_identity = owner->identity;
+		e->endpoint = owner->id;
+	} else {
+		/* Not a pod's: the node itself, or a pod of its network. */
+		e->source = mapped(config.node_address);
+		e->source_identity = IDENTITY_HOST;
+	}
 	e->destination = mapped(address);
 	e->dest_port = port;
 	e->socket_cookie = bpf_get_socket_cookie(ctx);

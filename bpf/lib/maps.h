@@ -26,6 +26,16 @@ struct {
 	__type(value, struct endpoint);
 } interfaces SEC(".maps");
 
+/* The same by the network namespace's cookie, with an address: whose socket it is. Writer: agent. Reader:
+ * sockets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct socket_owner);
+} namespaces SEC(".maps");
+
 /* Who is behind an address. Writer: agent. Readers: packet programs, on the first packet of a connection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

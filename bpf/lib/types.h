@@ -104,6 +104,13 @@ struct endpoint {
 	__u64 netns_cookie;
 };
 
+struct socket_owner {
+	struct address address;
+	__u32 identity;
+	__u16 id;
+	__u16 pad;
+};
+
 struct ipcache_key {
 	__u32 prefixlen;
 	struct address address;

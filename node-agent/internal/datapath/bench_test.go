@@ -12,7 +12,7 @@ import (
 
 // BenchmarkRestart is Close and Open of a node with two pods: what an agent's restart costs before it is ready.
 func BenchmarkRestart(b *testing.B) {
-	c := newCluster(b, datapath.RoutingTunnel, nil)
+	c := newCluster(b, datapath.RoutingTunnel)
 	n := c.nodes[0]
 	for b.Loop() {
 		must(b, n.datapath.Close())
@@ -31,7 +31,7 @@ func paths(b *testing.B) []path {
 	client, server, address := newBridge(b)
 	out := []path{{"bridge", client, server, address}}
 	for _, routing := range []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel} {
-		c := newCluster(b, routing, nil)
+		c := newCluster(b, routing)
 		from, near, far := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
 		if routing == datapath.RoutingNative {
 			out = append(out, path{"hosts", c.nodes[0].space, c.nodes[1].space, "192.0.2.2"},

@@ -140,6 +140,12 @@ func (k *kernel) publish(e Endpoint, revision uint32) error {
 	if err := k.objects.maps["interfaces"].Put(value.Ifindex, value); err != nil {
 		return fmt.Errorf("publishing interface %d: %w", value.Ifindex, err)
 	}
+	if e.NetnsCookie != 0 {
+		owner := socketOwnerLayout{Address: toWire(e.Addresses[0]), Identity: e.Identity, ID: uint16(e.ID)}
+		if err := k.objects.maps["namespaces"].Put(e.NetnsCookie, owner); err != nil {
+			return fmt.Errorf("publishing the namespace of endpoint %d: %w", e.ID, err)
+		}
+	}
 	for _, a := range e.Addresses {
 		if err := k.objects.maps["endpoints"].Put(toWire(a), value); err != nil {
 			return fmt.Errorf("publishing %s: %w", a, err)
@@ -213,6 +219,11 @@ func (k *kernel) forget(e Endpoint) error {
 		}
 		if err := ignoreMissing(k.objects.maps["interfaces"].Delete(uint32(e.InterfaceIndex))); err != nil {
 			return fmt.Errorf("forgetting interface %d: %w", e.InterfaceIndex, err)
+		}
+	}
+	if e.NetnsCookie != 0 {
+		if err := ignoreMissing(k.objects.maps["namespaces"].Delete(e.NetnsCookie)); err != nil {
+			return fmt.Errorf("forgetting the namespace of endpoint %d: %w", e.ID, err)
 		}
 	}
 	delete(k.endpoints, e.ID)

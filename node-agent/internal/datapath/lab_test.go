@@ -88,6 +88,7 @@ type node struct {
 	pods     []*pod
 	next     datapath.EndpointID
 	cgroup   string
+	options  []datapath.Option
 }
 
 type pod struct {
@@ -124,12 +125,13 @@ func cgroup2Root() string {
 	return ""
 }
 
-func newCluster(t testing.TB, routing datapath.RoutingMode, adjust func(*datapath.Config)) *cluster {
+func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Option) *cluster {
 	t.Helper()
 	requireRoot(t)
 	c := &cluster{}
 	for i := range c.nodes {
-		n := &node{t: t, name: fmt.Sprintf("node%d", i+1), space: newSpace(t), next: 1}
+		n := &node{t: t, name: fmt.Sprintf("node%d", i+1), space: newSpace(t), next: 1,
+			options: append([]datapath.Option{datapath.WithLogger(slog.New(slog.DiscardHandler))}, opts...)}
 		bpffs := t.TempDir()
 		if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
 			t.Skipf("cannot mount a bpf file system: %v", err)
@@ -146,9 +148,6 @@ func newCluster(t testing.TB, routing datapath.RoutingMode, adjust func(*datapat
 			NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"), Routing: routing, AutoDirectNodeRoutes: true,
 			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
 			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
-		}
-		if adjust != nil {
-			adjust(&n.config)
 		}
 		c.nodes[i] = n
 	}
@@ -211,7 +210,7 @@ const world = "203.0.113.7"
 func (n *node) open() {
 	n.t.Helper()
 	must(n.t, n.space.in(func() (err error) {
-		n.datapath, err = datapath.Open(context.Background(), n.config, datapath.WithLogger(slog.New(slog.DiscardHandler)))
+		n.datapath, err = datapath.Open(context.Background(), n.config, n.options...)
 		return err
 	}))
 }

@@ -40,6 +40,12 @@ const (
 	endpointPolicyEgress  = 2
 )
 
+type socketOwnerLayout struct {
+	Address  wireAddress
+	Identity uint32
+	ID, Pad  uint16
+}
+
 type ipcacheKeyLayout struct {
 	PrefixLen uint32
 	Address   wireAddress

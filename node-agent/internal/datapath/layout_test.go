@@ -24,6 +24,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
 		"services":    {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
 		"backends":    {unsafe.Sizeof(backendKeyLayout{}), unsafe.Sizeof(backendLayout{})},
+		"namespaces":  {8, unsafe.Sizeof(socketOwnerLayout{})},
 		"metrics":     {4, unsafe.Sizeof(counterLayout{})},
 	}
 	specs := s.mapSpecs()

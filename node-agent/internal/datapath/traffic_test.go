@@ -21,74 +21,85 @@ var ctx = context.Background()
 
 func eachRouting(t *testing.T, fn func(*testing.T, *cluster)) {
 	for _, routing := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
-		t.Run(string(routing), func(t *testing.T) { fn(t, newCluster(t, routing, nil)) })
+		t.Run(string(routing), func(t *testing.T) { fn(t, newCluster(t, routing)) })
 	}
 }
 
 func TestTraffic(t *testing.T) {
-	eachRouting(t, func(t *testing.T, c *cluster) {
-		a, b, remote := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
-		for _, p := range []*pod{a, b, remote} {
-			p.space.echoTCP(t, ":7000")
-			p.space.echoUDP(t, ":7000")
-		}
+	eachRouting(t, tryTraffic)
+	// As on a kernel before 6.6, with clsact filters; restarted once, since filters are replaced in another way.
+	t.Run("without-tcx", func(t *testing.T) {
+		c := newCluster(t, datapath.RoutingTunnel, datapath.WithProbes(lacking{"tcx"}))
 		for _, n := range c.nodes {
-			n.space.echoTCP(t, ":7100")
+			must(t, n.datapath.Close())
+			n.open()
 		}
-		n1, n2 := c.nodes[0], c.nodes[1]
-		masqueradedToNode := n1.config.NodeAddress
-		if n1.config.Routing == datapath.RoutingNative {
-			masqueradedToNode = a.address
-		}
-		for _, test := range []struct {
-			name    string
-			from    *space
-			network string
-			to      string
-			// seen is the source address that the server sees.
-			seen netip.Addr
-		}{
-			{"pod to pod of the same node", a.space, "tcp4", b.address.String() + ":7000", a.address},
-			{"pod to pod of another node", a.space, "tcp4", remote.address.String() + ":7000", a.address},
-			{"and back", remote.space, "tcp4", a.address.String() + ":7000", remote.address},
-			{"datagram on the same node", a.space, "udp4", b.address.String() + ":7000", netip.Addr{}},
-			{"datagram to another node", a.space, "udp4", remote.address.String() + ":7000", netip.Addr{}},
-			{"host to own pod", n1.space, "tcp4", a.address.String() + ":7000", n1.config.RouterAddress},
-			{"host to another node's pod", n1.space, "tcp4", remote.address.String() + ":7000", netip.Addr{}},
-			{"pod to own node", a.space, "tcp4", n1.config.NodeAddress.String() + ":7100", a.address},
-			{"pod to own router address", a.space, "tcp4", n1.config.RouterAddress.String() + ":7100", a.address},
-			{"pod to another node", a.space, "tcp4", n2.config.NodeAddress.String() + ":7100", masqueradedToNode},
-			{"pod to the world", a.space, "tcp4", world + ":7100", n1.config.NodeAddress},
-		} {
-			t.Run(test.name, func(t *testing.T) {
-				answer, err := test.from.try(test.network, test.to)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if test.seen.IsValid() && !strings.HasPrefix(answer, test.seen.String()+":") {
-					t.Errorf("the server saw %q, want %s", answer, test.seen)
-				}
-			})
-		}
-		t.Run("ping", func(t *testing.T) {
-			if _, err := exec.LookPath("ping"); err != nil {
-				t.Skip("no ping on this machine")
+		tryTraffic(t, c)
+	})
+}
+
+func tryTraffic(t *testing.T, c *cluster) {
+	a, b, remote := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
+	for _, p := range []*pod{a, b, remote} {
+		p.space.echoTCP(t, ":7000")
+		p.space.echoUDP(t, ":7000")
+	}
+	for _, n := range c.nodes {
+		n.space.echoTCP(t, ":7100")
+	}
+	n1, n2 := c.nodes[0], c.nodes[1]
+	masqueradedToNode := n1.config.NodeAddress
+	if n1.config.Routing == datapath.RoutingNative {
+		masqueradedToNode = a.address
+	}
+	for _, test := range []struct {
+		name    string
+		from    *space
+		network string
+		to      string
+		// seen is the source address that the server sees.
+		seen netip.Addr
+	}{
+		{"pod to pod of the same node", a.space, "tcp4", b.address.String() + ":7000", a.address},
+		{"pod to pod of another node", a.space, "tcp4", remote.address.String() + ":7000", a.address},
+		{"and back", remote.space, "tcp4", a.address.String() + ":7000", remote.address},
+		{"datagram on the same node", a.space, "udp4", b.address.String() + ":7000", netip.Addr{}},
+		{"datagram to another node", a.space, "udp4", remote.address.String() + ":7000", netip.Addr{}},
+		{"host to own pod", n1.space, "tcp4", a.address.String() + ":7000", n1.config.RouterAddress},
+		{"host to another node's pod", n1.space, "tcp4", remote.address.String() + ":7000", netip.Addr{}},
+		{"pod to own node", a.space, "tcp4", n1.config.NodeAddress.String() + ":7100", a.address},
+		{"pod to own router address", a.space, "tcp4", n1.config.RouterAddress.String() + ":7100", a.address},
+		{"pod to another node", a.space, "tcp4", n2.config.NodeAddress.String() + ":7100", masqueradedToNode},
+		{"pod to the world", a.space, "tcp4", world + ":7100", n1.config.NodeAddress},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			answer, err := test.from.try(test.network, test.to)
+			if err != nil {
+				t.Fatal(err)
 			}
-			for _, to := range []netip.Addr{b.address, remote.address, n1.config.RouterAddress, n2.config.NodeAddress} {
-				if err := a.space.ping(to.String()); err != nil {
-					t.Errorf("%s: %v", to, err)
-				}
-			}
-		})
-		t.Run("large transfer and fragments", func(t *testing.T) {
-			conn, err := a.space.dial("udp4", remote.address.String()+":7000")
-			must(t, err)
-			defer conn.Close()
-			answer, err := ask(conn, strings.Repeat("x", 8000))
-			if err != nil || len(answer) != 8000 {
-				t.Errorf("a fragmented datagram: %d bytes, %v", len(answer), err)
+			if test.seen.IsValid() && !strings.HasPrefix(answer, test.seen.String()+":") {
+				t.Errorf("the server saw %q, want %s", answer, test.seen)
 			}
 		})
+	}
+	t.Run("ping", func(t *testing.T) {
+		if _, err := exec.LookPath("ping"); err != nil {
+			t.Skip("no ping on this machine")
+		}
+		for _, to := range []netip.Addr{b.address, remote.address, n1.config.RouterAddress, n2.config.NodeAddress} {
+			if err := a.space.ping(to.String()); err != nil {
+				t.Errorf("%s: %v", to, err)
+			}
+		}
+	})
+	t.Run("large transfer and fragments", func(t *testing.T) {
+		conn, err := a.space.dial("udp4", remote.address.String()+":7000")
+		must(t, err)
+		defer conn.Close()
+		answer, err := ask(conn, strings.Repeat("x", 8000))
+		if err != nil || len(answer) != 8000 {
+			t.Errorf("a fragmented datagram: %d bytes, %v", len(answer), err)
+		}
 	})
 }
 
@@ -146,7 +157,7 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestEgressPolicyAndEvents(t *testing.T) {
-	c := newCluster(t, datapath.RoutingTunnel, nil)
+	c := newCluster(t, datapath.RoutingTunnel)
 	client, server := c.nodes[0].pods[0], c.nodes[1].pods[0]
 	server.space.echoTCP(t, ":7000")
 	d := c.nodes[0].datapath
@@ -211,7 +222,7 @@ func TestEgressPolicyAndEvents(t *testing.T) {
 }
 
 func TestSpoofedSource(t *testing.T) {
-	c := newCluster(t, datapath.RoutingTunnel, nil)
+	c := newCluster(t, datapath.RoutingTunnel)
 	a, b := c.nodes[0].pods[0], c.nodes[0].pods[1]
 	b.space.echoUDP(t, ":7000")
 	must(t, a.space.in(func() error { return exec.Command("ip", "addr", "add", "10.77.1.99/32", "dev", "eth0").Run() }))
@@ -272,7 +283,7 @@ func TestServicePerPacket(t *testing.T) {
 }
 
 func TestServiceBySocket(t *testing.T) {
-	c := newCluster(t, datapath.RoutingTunnel, nil)
+	c := newCluster(t, datapath.RoutingTunnel)
 	n := c.nodes[0]
 	if n.cgroup == "" {
 		t.Skip("no cgroup2 is mounted")
@@ -284,6 +295,12 @@ func TestServiceBySocket(t *testing.T) {
 		Backends: []datapath.Backend{{Address: server.address, Port: 7000}},
 	}
 	must(t, n.datapath.UpsertService(ctx, service))
+	events := make(chan datapath.Event, 100)
+	listening, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { _ = n.datapath.Events(listening, func(e datapath.Event) { events <- e }, nil) })
+	defer done.Wait()
+	defer stop()
 	// From the pod and from the host, by a process in the cgroup.
 	for name, s := range map[string]*space{"pod": n.pods[0].space, "host": n.space} {
 		out, err := n.inCgroup(s, "10.96.0.11:80")
@@ -293,6 +310,20 @@ func TestServiceBySocket(t *testing.T) {
 		if !strings.Contains(out, "peer 10.96.0.11:80") {
 			t.Errorf("from the %s, getpeername shows %q", name, out)
 		}
+	}
+	sources := map[netip.Addr]bool{}
+	for deadline := time.After(3 * time.Second); len(sources) < 2; {
+		select {
+		case e := <-events:
+			if e.Type == datapath.EventSocket && e.SubType == 1 && e.Destination == service.Frontend.Address && e.DestPort == 80 {
+				sources[e.Source] = true
+			}
+		case <-deadline:
+			t.Fatalf("events of sockets of %v", sources)
+		}
+	}
+	if !sources[n.pods[0].address] || !sources[n.config.NodeAddress] {
+		t.Errorf("events of sockets of %v", sources)
 	}
 	service.Backends = nil
 	must(t, n.datapath.UpsertService(ctx, service))

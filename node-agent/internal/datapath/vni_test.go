@@ -35,7 +35,7 @@ func overlayPacket(vni uint32, source, destination [4]byte, port uint16) []byte 
 }
 
 func TestIdentityOfTheOverlay(t *testing.T) {
-	c := newCluster(t, datapath.RoutingTunnel, nil)
+	c := newCluster(t, datapath.RoutingTunnel)
 	server, sender, far := c.nodes[0].pods[0], c.nodes[1], c.nodes[1].pods[0]
 	d := c.nodes[0].datapath
 	e := server.endpoint
