@@ -1,15 +1,20 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type AgentClient, createAgentClient } from './agent-client.ts';
 import { lateDuplex } from './duplex-session.ts';
 import { Verdict } from './gen/flow/flow_pb.ts';
 import { GetFlowsRequestSchema, GetFlowsResponseSchema } from './gen/observer/observer_pb.ts';
-import { noTestAgent, TestAgent } from './test-agent.ts';
+import { noTestAgent, removeTestServer, TestAgent, testServer } from './test-agent.ts';
 
 const reason = noTestAgent();
 if (reason !== undefined) console.warn(`skipped: ${reason}`);
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
+beforeAll(() => {
+  if (reason === undefined) testServer();
+}, 600_000);
+afterAll(removeTestServer);
 
 /** The code a call or a stream fails with. */
 async function codeOf(failing: Promise<unknown>): Promise<Code | undefined> {

@@ -84,20 +84,31 @@ function secured(duplex: Duplex, agentTls: AgentTls | undefined): Duplex {
   return socket;
 }
 
-/** Connect calls it "canceled" when a session ends under a call, whoever ended it. */
-function lost(error: unknown, signal: AbortSignal): unknown {
+/** How much earlier than our own timer the agent may end a call whose deadline it was told. */
+const DEADLINE_SLACK_MS = 50;
+
+/** When a call's deadline passes, in the clock of performance.now(); infinite without one. */
+function deadlineOf(header: Headers): number {
+  const [, amount, unit] = /^(\d+)([mSMHun])$/.exec(header.get('Grpc-Timeout') ?? '') ?? [];
+  const unitMs: Readonly<Record<string, number>> = { n: 1e-6, u: 1e-3, m: 1, S: 1000, M: 60_000, H: 3_600_000 };
+  const factor = unit === undefined ? undefined : unitMs[unit];
+  return factor === undefined ? Number.POSITIVE_INFINITY : performance.now() + Number(amount) * factor;
+}
+
+/** Connect calls it "canceled" when a session or a stream ends under a call, whoever ended it and why. */
+function explained(error: unknown, signal: AbortSignal, deadline: number): unknown {
   const cause = ConnectError.from(error);
   if (signal.aborted) return error;
-  const broken = cause.code === Code.Canceled || cause.code === Code.Aborted || isTransportFailure(cause);
-  return broken
-    ? new ConnectError(
+  if (cause.code !== Code.Canceled && cause.code !== Code.Aborted && !isTransportFailure(cause)) return error;
+  return performance.now() >= deadline - DEADLINE_SLACK_MS
+    ? new ConnectError('the operation timed out', Code.DeadlineExceeded, undefined, undefined, cause)
+    : new ConnectError(
         `the connection to the agent was lost: ${cause.rawMessage}`,
         Code.Unavailable,
         undefined,
         undefined,
         cause,
-      )
-    : error;
+      );
 }
 
 /** A failure that Node gave, and not the agent by its status. */
@@ -107,19 +118,20 @@ function isTransportFailure(error: ConnectError): boolean {
 }
 
 const tellLossFromCancellation: Interceptor = (next) => async (request) => {
+  const deadline = deadlineOf(request.header);
   try {
     const response = await next(request);
     if (!response.stream) return response;
-    return { ...response, message: watched(response.message, request.signal) };
+    return { ...response, message: watched(response.message, request.signal, deadline) };
   } catch (error) {
-    throw lost(error, request.signal);
+    throw explained(error, request.signal, deadline);
   }
 };
 
-async function* watched<T>(messages: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+async function* watched<T>(messages: AsyncIterable<T>, signal: AbortSignal, deadline: number): AsyncGenerator<T> {
   try {
     yield* messages;
   } catch (error) {
-    throw lost(error, signal);
+    throw explained(error, signal, deadline);
   }
 }

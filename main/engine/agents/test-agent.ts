@@ -16,6 +16,32 @@ export function noTestAgent(): string | undefined {
   return spawnSync('go', ['version']).error ? 'the Go tool chain is not installed' : undefined;
 }
 
+let built: string | undefined;
+
+/** The test server's binary, built once per test process; the first build in a fresh checkout takes a minute. */
+export function testServer(): string {
+  const given = process.env.FAIRLEAD_TESTSERVER ?? built;
+  if (given !== undefined) return given;
+  const directory = mkdtempSync(join(tmpdir(), 'testserver'));
+  const binary = join(directory, 'testserver');
+  built = binary;
+  const run = spawnSync('go', ['build', '-buildvcs=false', '-o', binary, './internal/observer/testserver'], {
+    cwd: join(repository, 'node-agent'),
+    encoding: 'utf8',
+  });
+  if (run.status !== 0) {
+    removeTestServer();
+    throw new Error(`building the test server: ${run.stderr}`);
+  }
+  return binary;
+}
+
+/** Removes what {@link testServer} has built. */
+export function removeTestServer(): void {
+  if (built !== undefined) rmSync(dirname(built), { recursive: true, force: true });
+  built = undefined;
+}
+
 /** A real Go server with the agent's streams and synthetic flows, in a process of its own. */
 export class TestAgent {
   readonly tls: AgentTls;
@@ -40,15 +66,7 @@ export class TestAgent {
   /** @param eventsPerSecond of endless traffic beside the demo's; 0 for none. */
   static async start(eventsPerSecond = 0): Promise<TestAgent> {
     const directory = mkdtempSync(join(tmpdir(), 'agent'));
-    let binary = process.env.FAIRLEAD_TESTSERVER;
-    if (binary === undefined) {
-      binary = join(directory, 'testserver');
-      const built = spawnSync('go', ['build', '-buildvcs=false', '-o', binary, './internal/observer/testserver'], {
-        cwd: join(repository, 'node-agent'),
-        encoding: 'utf8',
-      });
-      if (built.status !== 0) throw new Error(`building the test server: ${built.stderr}`);
-    }
+    const binary = testServer();
     const args = eventsPerSecond > 0 ? [directory, String(eventsPerSecond)] : [directory];
     const child = spawn(binary, args, { stdio: ['pipe', 'pipe', 'inherit'] });
     const lines = createInterface({ input: child.stdout });
