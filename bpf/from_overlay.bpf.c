@@ -34,6 +34,15 @@ int from_overlay(struct __sk_buff *skb)
 		 tunnel.tunnel_id != IDENTITY_REMOTE_NODE && tunnel.tunnel_id != IDENTITY_APISERVER)
 		return drop(skb, &p, &r, DROP_INVALID_IDENTITY);
 	r.source_identity = in.peer.identity;
+	/* Who claims to be a node has to send from a node's address; pods' identities are many, nodes' are
+	 * worth more. */
+	if (in.peer.identity == IDENTITY_REMOTE_NODE || in.peer.identity == IDENTITY_APISERVER) {
+		struct peer node;
+
+		find_peer(r.tunnel, &node);
+		if (node.identity != IDENTITY_REMOTE_NODE && node.identity != IDENTITY_APISERVER)
+			return drop(skb, &p, &r, DROP_UNKNOWN_SENDER);
+	}
 	in.peer.tunnel = r.tunnel;
 	if (in_pod_range(p.source))
 		return drop(skb, &p, &r, DROP_INVALID_SIP);

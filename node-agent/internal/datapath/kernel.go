@@ -198,7 +198,7 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 // MTU implements Datapath.
 func (k *kernel) MTU() int { return k.mtu }
 
-// Close implements Datapath.
+// Close implements Datapath; closing again is fine.
 func (k *kernel) Close() error {
 	if k.stop != nil {
 		k.stop()
@@ -210,7 +210,10 @@ func (k *kernel) Close() error {
 		k.objects.close()
 		k.objects = nil
 	}
-	return k.namespace.file.Close()
+	if err := k.namespace.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("closing the network namespace: %w", err)
+	}
+	return nil
 }
 
 var errClosed = errors.New("the datapath is closed")

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -21,6 +23,9 @@ var compiled embed.FS
 // hookObjects are the object files, by the name that they share with their C file.
 var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "from_overlay", "from_host", "sockets"}
 
+// defaultReportInterval is Hubble's habit at its medium aggregation.
+const defaultReportInterval = 5 * time.Second
+
 // spec is what should be loaded: nothing here refers to the kernel.
 type spec struct {
 	collections map[string]*ebpf.CollectionSpec
@@ -29,7 +34,7 @@ type spec struct {
 func newSpec(c Config, tunnelIfindex int, setRetval bool) (*spec, error) {
 	values := configLayout{
 		NodeAddress: toWire4(c.NodeAddress), RouterAddress: toWire4(c.RouterAddress), TunnelIfindex: uint32(tunnelIfindex),
-		ReportInterval: uint64(c.MonitorAggregationInterval),
+		ReportInterval: uint64(cmp.Or(c.MonitorAggregationInterval, defaultReportInterval)),
 	}
 	values.PodNet, values.PodMask = netAndMask(c.PodCIDR)
 	values.NativeNet, values.NativeMask = netAndMask(c.NativeRoutingCIDR)

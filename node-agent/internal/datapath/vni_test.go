@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -49,9 +50,10 @@ func TestIdentityOfTheOverlay(t *testing.T) {
 	var received net.PacketConn
 	must(t, server.space.in(func() (err error) { received, err = net.ListenPacket("udp4", ":7000"); return err }))
 	defer received.Close()
+	from := "192.0.2.2"
 	send := func(packet []byte) {
 		must(t, sender.space.in(func() error {
-			conn, err := net.Dial("udp4", "192.0.2.1:8472")
+			conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)}, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8472})
 			if err != nil {
 				return err
 			}
@@ -83,9 +85,21 @@ func TestIdentityOfTheOverlay(t *testing.T) {
 		{"one that claims to be our own host is a remote node", 1, [4]byte{10, 77, 2, 52}, 133},
 		{"no identity", 0, [4]byte{10, 77, 2, 53}, 183},
 		{"a reserved identity", 4, [4]byte{10, 77, 2, 54}, 171},
+		{"a node's identity from an address of no node", 6, [4]byte{10, 77, 2, 55}, 172},
 		{"the address of one of our own pods", far.endpoint.Identity, c.nodes[0].pods[1].address.As4(), 132},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if test.reason == 172 {
+				must(t, sender.space.in(func() error {
+					l, err := netlink.LinkByName("eth0")
+					if err != nil {
+						return err
+					}
+					a, _ := netlink.ParseAddr("192.0.2.99/24")
+					return netlink.AddrAdd(l, a)
+				}))
+				from = "192.0.2.99"
+			}
 			before := drops(test.reason)
 			send(overlayPacket(test.vni, test.source, to, 7000))
 			if test.reason == 0 {
