@@ -12,6 +12,11 @@ export interface Options {
   readonly stateDirectory: string;
   readonly token: string | undefined;
   readonly verbose: boolean;
+  /** Start the embedded lab at once. */
+  readonly lab: boolean;
+  readonly keepLab: boolean;
+  /** Open the user's browser. */
+  readonly open: boolean;
 }
 
 /** Where the engine keeps its own state unless told. */
@@ -31,6 +36,9 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
       'ssh-config': { type: 'string' },
       'state-dir': { type: 'string' },
       verbose: { type: 'boolean' },
+      lab: { type: 'boolean' },
+      'keep-lab': { type: 'boolean' },
+      'no-open': { type: 'boolean' },
     },
   });
   const port = values.port === undefined ? 7420 : Number(values.port);
@@ -49,5 +57,8 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
       values['state-dir'] === undefined ? defaultStateDirectory(environment) : resolve(values['state-dir']),
     token,
     verbose: values.verbose ?? false,
+    lab: values.lab ?? false,
+    keepLab: values['keep-lab'] ?? false,
+    open: !(values['no-open'] ?? false),
   };
 }

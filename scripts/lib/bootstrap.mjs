@@ -22,7 +22,7 @@ function lockHash() {
 function installed() {
   if (!existsSync(join(modules, '.package-lock.json'))) return false;
   const hash = lockHash();
-  if (existsSync(stamp)) return readFileSync(stamp, 'utf8').trim() === hash;
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8').trim() === hash) return true;
   // Installed by hand: trust npm's own record when it lists every package that the lock file wants on this system.
   const have = JSON.parse(readFileSync(join(modules, '.package-lock.json'), 'utf8')).packages;
   const want = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')).packages;
@@ -34,9 +34,11 @@ function installed() {
 }
 
 function install() {
-  process.stderr.write('Fairlead: installing dependencies (npm ci) …\n');
+  // Not npm ci: it refuses a lock file without the packages of systems that the registry at hand does not carry.
+  // With --no-save the lock file is followed and left alone all the same.
+  process.stderr.write('Fairlead: installing dependencies (npm install) …\n');
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
-  const result = spawnSync(npm, ['ci', '--no-audit', '--no-fund'], {
+  const result = spawnSync(npm, ['install', '--no-save', '--no-audit', '--no-fund'], {
     cwd: root,
     stdio: ['ignore', 'inherit', 'inherit'],
     shell: process.platform === 'win32',
@@ -44,7 +46,7 @@ function install() {
   if (result.error || result.status !== 0) {
     process.stderr.write(
       'The dependencies could not be installed.\n' +
-        `Why: ${result.error ? result.error.message : `npm ci ended with ${result.status}; its own words are above.`}\n` +
+        `Why: ${result.error ? result.error.message : `npm install ended with ${result.status}; its own words are above.`}\n` +
         'Fix: make sure that npm reaches its registry, then run this again.\n',
     );
     process.exit(1);
