@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Page } from '@playwright/test';
+import { expect, type Page } from '@playwright/test';
 import { lab, root } from '../../lab/client.ts';
 
 /** A console in browser mode, started as a user starts it, on a free port with a token of its own. */
@@ -68,6 +68,17 @@ function ended(child: ChildProcess): Promise<void> {
 export async function labArguments(): Promise<string[]> {
   const kubeconfig = (await lab(['kubeconfig'])).trim();
   return ['--kubeconfig', kubeconfig, '--ssh-config', join(kubeconfig, '..', 'ssh_config')];
+}
+
+/** Chooses the lab's cluster in the Clusters view and connects, as a user does. */
+export async function openCluster(page: Page): Promise<void> {
+  await page.getByRole('navigation', { name: 'Clusters' }).getByRole('link').first().click();
+  const connect = page.getByRole('button', { name: 'Connect', exact: true });
+  const disconnect = page.getByRole('button', { name: 'Disconnect' });
+  await expect(connect.or(disconnect).first()).toBeVisible();
+  if (await connect.isVisible()) await connect.click();
+  await expect(disconnect).toBeVisible();
+  await expect(page.getByRole('row', { name: /node1/ })).toBeVisible({ timeout: 30_000 });
 }
 
 /** Screenshots of what is on the page, light and dark, at both sizes the console is designed for. */
