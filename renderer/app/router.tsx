@@ -28,6 +28,12 @@ function pick<K extends string>(raw: Raw, keys: readonly K[]): { readonly [P in 
   return found;
 }
 
+/** The part of a search string that stands in the hash. */
+function ownSearch(search: string): string {
+  const page = location.search;
+  return page && search.endsWith(page) ? search.slice(0, -page.length) : search;
+}
+
 const rootRoute = createRootRoute({
   component: Frame,
   notFoundComponent: NotFound,
@@ -109,7 +115,8 @@ export const router = createRouter({
   defaultPreload: 'intent',
   defaultErrorComponent: CrashCard,
   // Plain words in addresses instead of JSON: every value is a text.
-  parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
+  // The hash history appends the page's own query; it is not ours to read.
+  parseSearch: (search) => Object.fromEntries(new URLSearchParams(ownSearch(search))),
   stringifySearch: (search) => {
     const params = new URLSearchParams();
     for (const [key, value] of Object.entries(search)) if (value !== undefined && value !== '') params.set(key, String(value));

@@ -62,7 +62,7 @@ function ClusterSwitcher() {
   return (
     <Menu width={360} position="bottom-start">
       <Menu.Target>
-        <button type="button" className={styles.switcher} aria-label={`Cluster: ${current?.name ?? 'none'}`}>
+        <button type="button" className={styles.switcher} aria-label={`Cluster: ${current?.name ?? 'No cluster'}`}>
           <span
             className={styles.dot}
             style={{ background: current ? clusterColour(current.id) : 'var(--line-strong)' }}

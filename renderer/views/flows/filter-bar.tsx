@@ -191,7 +191,7 @@ export function FilterBar({ line, onChange, inventory, inputRef }: FilterBarProp
         </div>
       </Combobox.DropdownTarget>
       <Combobox.Dropdown hidden={suggestions.length === 0}>
-        <Combobox.Options>
+        <Combobox.Options aria-label="Completions">
           {suggestions.map((suggestion) => (
             <Combobox.Option key={suggestion.value} value={suggestion.value}>
               <span className="mono">{suggestion.value}</span> <span className="muted">{suggestion.text}</span>

@@ -57,7 +57,7 @@ const directions: Readonly<Record<Flow['direction'], string>> = { INGRESS: 'ingr
 
 /** All columns that the table can show, in their order. */
 export const flowColumns: readonly Column<Flow>[] = [
-  { id: 'time', title: 'Time', width: '98px', render: (flow) => <span className="mono">{formatClock(flow.time)}</span> },
+  { id: 'time', title: 'Time', width: '114px', render: (flow) => <span className="mono">{formatClock(flow.time)}</span> },
   { id: 'node', title: 'Node', width: 'minmax(64px, 0.4fr)', render: (flow) => flow.node },
   { id: 'source', title: 'Source', width: 'minmax(190px, 1.7fr)', render: (flow) => <SideLabel side={flow.source} /> },
   {
@@ -74,14 +74,14 @@ export const flowColumns: readonly Column<Flow>[] = [
     ),
   },
   { id: 'protocol', title: 'Port', width: '88px', render: (flow) => <span className="mono">{portText(flow)}</span> },
-  { id: 'verdict', title: 'Verdict', width: '108px', render: (flow) => <VerdictBadge verdict={flow.verdict} /> },
+  { id: 'verdict', title: 'Verdict', width: '100px', render: (flow) => <VerdictBadge verdict={flow.verdict} plain={flow.verdict !== 'DROPPED' && flow.verdict !== 'ERROR'} /> },
   {
     id: 'reason',
     title: 'Reason or policy',
-    width: 'minmax(120px, 1.1fr)',
+    width: 'minmax(130px, 1.2fr)',
     render: (flow) => <span title={reasonText(flow)}>{reasonText(flow)}</span>,
   },
-  { id: 'direction', title: 'Direction', width: '74px', render: (flow) => directions[flow.direction] },
+  { id: 'direction', title: 'Direction', width: '70px', render: (flow) => directions[flow.direction] },
   { id: 'event', title: 'Event', width: '102px', render: (flow) => flow.event },
   { id: 'flags', title: 'Flags', width: '86px', render: (flow) => <span className="mono">{flow.tcpFlags.join(' ')}</span> },
   { id: 'service', title: 'Service', width: 'minmax(110px, 0.8fr)', render: (flow) => flow.destination.service || flow.source.service },

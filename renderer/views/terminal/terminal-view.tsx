@@ -1,1 +1,250 @@
-export function TerminalView() { return null; }
+import { Button, TextInput } from '@mantine/core';
+import { IconCopy, IconDownload, IconPlus, IconRefresh, IconSearch, IconShieldExclamation, IconTrash, IconX } from '@tabler/icons-react';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { useEffect, useRef, useState } from 'react';
+import type { Cluster } from '../../../contract/clusters.ts';
+import type { TerminalTarget } from '../../../contract/terminals.ts';
+import { useClusters } from '../../app/clusters.tsx';
+import { NeedsCluster } from '../../app/needs-cluster.tsx';
+import { useClient } from '../../app/streams.ts';
+import { download } from '../../ui/download.ts';
+import { Facts, FailureCard, IconButton, ReasonedButton } from '../../ui/pieces.tsx';
+import { Picker, shells } from './picker.tsx';
+import { answerHostKey, closeSession, openSession, reconnect, type Session, targetName, useSessions } from './sessions.ts';
+import styles from './terminal.module.css';
+
+/** Shells in pods and on nodes, as tabs that go on while other views are looked at. */
+export function TerminalView() {
+  const { list } = useSessions();
+  // Open tabs stay usable whatever the chosen cluster is.
+  return list.length > 0 ? <Tabs /> : <NeedsCluster>{(cluster) => <Start cluster={cluster} />}</NeedsCluster>;
+}
+
+/** Opens what the address asks for, once. */
+function useAsked(cluster: Cluster | undefined) {
+  const search = useSearch({ from: '/terminal' });
+  const navigate = useNavigate();
+  const client = useClient();
+  const { inventory } = useClusters();
+  const pods = inventory.value?.pods;
+  const done = useRef('');
+  useEffect(() => {
+    const asked = `${search.pod ?? ''} ${search.node ?? ''} ${search.container ?? ''}`;
+    if (!cluster || asked.trim() === '' || done.current === asked) return;
+    let target: TerminalTarget | undefined;
+    if (search.node) target = { kind: 'node', cluster: cluster.id, node: search.node };
+    else if (pods) {
+      const pod = pods.find((one) => `${one.namespace}/${one.name}` === search.pod);
+      const [namespace = '', name = ''] = (search.pod ?? '').split('/');
+      target = {
+        kind: 'pod',
+        cluster: cluster.id,
+        namespace: pod?.namespace ?? namespace,
+        pod: pod?.name ?? name,
+        container: search.container ?? pod?.containers[0] ?? '',
+        command: shells,
+      };
+    }
+    if (!target) return;
+    done.current = asked;
+    openSession(client, cluster.name, target);
+    void navigate({ to: '/terminal', replace: true, search: {} as never });
+  }, [client, cluster, navigate, pods, search.container, search.node, search.pod]);
+}
+
+function Start({ cluster }: { readonly cluster: Cluster }) {
+  const client = useClient();
+  useAsked(cluster);
+  return <Picker cluster={cluster} onCancel={undefined} onPick={(target) => openSession(client, cluster.name, target)} />;
+}
+
+function Tabs() {
+  const client = useClient();
+  const { current } = useClusters();
+  const { list, active, choose } = useSessions();
+  const [picking, setPicking] = useState(false);
+  const [searching, setSearching] = useState(false);
+  useAsked(current);
+  const session = list.find((one) => one.id === active) ?? list[0];
+  if (!session) return null;
+  return (
+    <>
+      <div className={styles.tabs}>
+        <div className={styles.tabList} role="tablist" aria-label="Terminals">
+          {list.map((one, index) => (
+            <div key={one.id} className={styles.tab} data-chosen={!picking && one.id === session.id} role="presentation">
+              <span className={`${styles.dot} ${one.state.kind === 'closed' ? styles.closed : ''}`} aria-hidden />
+              <button
+                id={`terminal-${one.id}`}
+                type="button"
+                role="tab"
+                className={styles.tabName}
+                aria-selected={!picking && one.id === session.id}
+                aria-controls="terminal-panel"
+                tabIndex={one.id === session.id ? 0 : -1}
+                onClick={() => {
+                  setPicking(false);
+                  choose(one.id);
+                }}
+                onKeyDown={(event) => {
+                  const step = event.key === 'ArrowRight' ? 1 : event.key === 'ArrowLeft' ? -1 : 0;
+                  const next = list[(index + step + list.length) % list.length];
+                  if (event.key === 'Delete') closeSession(one.id);
+                  if (!step || !next) return;
+                  choose(next.id);
+                  document.getElementById(`terminal-${next.id}`)?.focus();
+                }}
+              >
+                <span className="clip">{targetName(one.target)}</span>
+                <small className="clip">
+                  {one.clusterName} · {one.target.kind === 'pod' ? one.target.container || 'pod' : 'ssh'}
+                  {one.state.kind === 'closed' ? ' · closed' : ''}
+                </small>
+              </button>
+              <IconButton icon={IconX} size="sm" label={`Close ${targetName(one.target)}`} onClick={() => closeSession(one.id)} />
+            </div>
+          ))}
+          <div className={styles.tools} role="presentation">
+            <IconButton icon={IconPlus} label="Open another shell" active={picking} onClick={() => setPicking(!picking)} />
+          </div>
+        </div>
+        <div className={styles.tools}>
+          {searching ? <SearchField session={session} onClose={() => setSearching(false)} /> : null}
+          <IconButton icon={IconSearch} label="Search in the output" active={searching} onClick={() => setSearching(!searching)} />
+          <IconButton icon={IconCopy} label="Copy the selection (Ctrl Shift C), or everything" onClick={() => void navigator.clipboard.writeText(session.screen.selection() || session.screen.text())} />
+          <IconButton icon={IconDownload} label="Save the output as text" onClick={() => download(`${targetName(session.target).replaceAll('/', '-')}.txt`, session.screen.text(), 'text/plain')} />
+          <IconButton icon={IconTrash} label="Clear the screen" onClick={() => session.screen.clear()} />
+          <IconButton icon={IconRefresh} label="Reconnect" onClick={() => reconnect(client, session)} />
+        </div>
+      </div>
+      {picking && current ? (
+        <Picker
+          cluster={current}
+          onCancel={() => setPicking(false)}
+          onPick={(target) => {
+            setPicking(false);
+            openSession(client, current.name, target);
+          }}
+        />
+      ) : (
+        <Stage key={session.id} session={session} />
+      )}
+    </>
+  );
+}
+
+function SearchField({ session, onClose }: { readonly session: Session; readonly onClose: () => void }) {
+  const [text, setText] = useState('');
+  const [missed, setMissed] = useState(false);
+  return (
+    <TextInput
+      aria-label="Search in the output"
+      placeholder="Search; Enter: next"
+      value={text}
+      error={missed}
+      autoFocus
+      w={190}
+      onChange={(event) => {
+        setText(event.currentTarget.value);
+        setMissed(false);
+      }}
+      onKeyDown={(event) => {
+        if (event.key === 'Escape') {
+          onClose();
+          session.screen.focus();
+        }
+        if (event.key === 'Enter' && text) setMissed(!session.screen.search(text, event.shiftKey));
+      }}
+    />
+  );
+}
+
+function Stage({ session }: { readonly session: Session }) {
+  const client = useClient();
+  const parent = useRef<HTMLDivElement>(null);
+  const { screen, state } = session;
+  useEffect(() => (parent.current ? screen.show(parent.current) : undefined), [screen]);
+  return (
+    <div id="terminal-panel" role="tabpanel" aria-labelledby={`terminal-${session.id}`} style={{ display: 'flex', flex: 1, flexDirection: 'column', minHeight: 0 }}>
+      <div className={styles.stage}>
+        <div ref={parent} className={styles.screen} />
+        {state.kind === 'host-key' ? (
+          <div className={styles.cover}>
+            <HostKeyCard session={session} host={state.host} algorithm={state.algorithm} fingerprint={state.fingerprint} />
+          </div>
+        ) : null}
+        {state.kind === 'closed' && state.failure?.code.includes('host-key-changed') ? (
+          <div className={styles.cover}>
+            <div className={styles.card} role="alertdialog" aria-label="The host key has changed">
+              <div style={{ display: 'flex', gap: 10, alignItems: 'center', color: 'var(--bad)' }}>
+                <IconShieldExclamation size={24} aria-hidden />
+                <h2>Stopped: this is not the machine that was known</h2>
+              </div>
+              <FailureCard failure={state.failure} />
+              <p className="muted">Nothing was sent, and there is no way past this here: the key must be sorted out first.</p>
+              <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
+                <Button variant="default" onClick={() => closeSession(session.id)} autoFocus>
+                  Close the tab
+                </Button>
+              </div>
+            </div>
+          </div>
+        ) : null}
+      </div>
+      {state.kind === 'closed' && !state.failure?.code.includes('host-key-changed') ? (
+        state.failure ? (
+          <div style={{ padding: 8 }}>
+            <FailureCard failure={state.failure} onRetry={() => reconnect(client, session)} retryLabel="Reconnect" />
+          </div>
+        ) : (
+          <div className={styles.ended} role="status">
+            <b>Session closed.</b> {state.reason}
+            {state.code === null ? '' : ` Exit code ${state.code}.`}
+            <Button size="compact-xs" leftSection={<IconRefresh size={13} />} onClick={() => reconnect(client, session)}>
+              Reconnect
+            </Button>
+          </div>
+        )
+      ) : null}
+      {state.kind === 'opening' ? (
+        <div className={styles.ended} role="status">
+          Connecting to {targetName(session.target)}…
+        </div>
+      ) : null}
+    </div>
+  );
+}
+
+interface HostKeyCardProps {
+  readonly session: Session;
+  readonly host: string;
+  readonly algorithm: string;
+  readonly fingerprint: string;
+}
+
+/** Nobody has vouched for this host's key: shows it and asks. Cancel has the focus. */
+function HostKeyCard({ session, host, algorithm, fingerprint }: HostKeyCardProps) {
+  const client = useClient();
+  const cancel = useRef<HTMLButtonElement>(null);
+  useEffect(() => cancel.current?.focus(), []);
+  return (
+    <div className={styles.card} role="alertdialog" aria-label="Unknown host key">
+      <h2>Is this the right machine?</h2>
+      <p>Nobody has vouched for the key of this host yet. Compare the fingerprint with one that you got another way.</p>
+      <Facts
+        items={[
+          ['Host', <span key="h" className="mono">{host}</span>],
+          ['Key', <span key="k" className="mono">{algorithm}</span>],
+        ]}
+      />
+      <div className={styles.fingerprint}>{fingerprint}</div>
+      <p className="muted">If you trust it, it is kept in Fairlead’s own list; your known_hosts file is not changed.</p>
+      <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
+        <Button ref={cancel} variant="default" onClick={() => answerHostKey(client, session, false)}>
+          Cancel
+        </Button>
+        <ReasonedButton onClick={() => answerHostKey(client, session, true)}>Trust this key</ReasonedButton>
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,89 @@
+import { Button, Modal } from '@mantine/core';
+import { lazy, Suspense } from 'react';
+import type { Cluster } from '../../../contract/clusters.ts';
+import type { PolicyId } from '../../../contract/policies.ts';
+import { writeBlocked } from '../../app/clusters.tsx';
+import { useAction, useProcedure } from '../../app/streams.ts';
+import { Banner, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
+
+const DiffView = lazy(async () => ({ default: (await import('../../ui/code/diff-view.tsx')).DiffView }));
+
+interface ApplyDialogProps {
+  readonly cluster: Cluster;
+  readonly text: string;
+  readonly resourceVersion: string;
+  readonly onClose: () => void;
+  readonly onReread: () => void;
+  readonly onApplied: (id: PolicyId) => void;
+}
+
+const sentences = {
+  create: 'A new policy would be created.',
+  update: 'The policy would be changed.',
+  unchanged: 'The server would change nothing.',
+  delete: 'The policy would be deleted.',
+} as const;
+
+/** Asks the server what it would store, shows the difference, and applies it when told to. */
+export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread, onApplied }: ApplyDialogProps) {
+  const dry = useProcedure(`dry run ${cluster.id} ${text}`, (client, signal) =>
+    client.policies.dryRun({ cluster: cluster.id, text }, { signal }),
+  );
+  const apply = useAction((client) =>
+    client.policies.apply({ cluster: cluster.id, text, ...(resourceVersion ? { resourceVersion } : {}) }),
+  );
+  const change = dry.value;
+  const blocked =
+    writeBlocked(cluster) ??
+    (change === undefined
+      ? 'The server has not answered the dry run yet.'
+      : change.action === 'unchanged'
+        ? 'There is nothing to apply.'
+        : undefined);
+  const conflict = apply.failure?.code.includes('conflict') ?? false;
+  return (
+    <Modal opened onClose={onClose} title={`Apply to ${cluster.name}`} size={1040} closeButtonProps={{ 'aria-label': 'Close' }}>
+      <div style={{ display: 'grid', gap: 12 }}>
+        {dry.failure ? <FailureCard failure={dry.failure} onRetry={dry.retry} /> : null}
+        {dry.pending ? <SkeletonRows rows={8} label="Dry run on the server" /> : null}
+        {change ? (
+          <>
+            <p>
+              <b>What the server would store.</b> {sentences[change.action]} <span className="muted">Nothing has been changed yet.</span>
+            </p>
+            {change.warnings.map((warning) => (
+              <Banner key={warning} tone="warn">
+                {warning}
+              </Banner>
+            ))}
+            <Suspense fallback={<SkeletonRows rows={10} />}>
+              <DiffView before={change.before} after={change.after} height={440} labels={['In the cluster', 'After applying']} />
+            </Suspense>
+          </>
+        ) : null}
+        {apply.failure ? (
+          <FailureCard
+            failure={apply.failure}
+            {...(conflict
+              ? {
+                  onRetry: () => {
+                    onReread();
+                    onClose();
+                  },
+                  retryLabel: 'Compare with the cluster',
+                }
+              : {})}
+          />
+        ) : null}
+        <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
+          <Button variant="default" onClick={onClose} data-autofocus>
+            Cancel
+          </Button>
+          <ReasonedButton blocked={blocked} loading={apply.pending} onClick={() => void apply.run().then((done) => done && onApplied(done.id))}>
+            Apply
+          </ReasonedButton>
+        </div>
+      </div>
+    </Modal>
+  );
+}

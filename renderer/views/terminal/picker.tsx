@@ -1,0 +1,144 @@
+import { Select, TextInput } from '@mantine/core';
+import { IconBox, IconSearch, IconServer } from '@tabler/icons-react';
+import { useMemo, useRef, useState } from 'react';
+import type { Cluster, ClusterNode, Pod } from '../../../contract/clusters.ts';
+import type { TerminalTarget } from '../../../contract/terminals.ts';
+import { useClusters } from '../../app/clusters.tsx';
+import { useShortcuts } from '../../app/shortcuts.ts';
+import { type Column, DataGrid } from '../../ui/data-grid.tsx';
+import { ReasonedButton, SkeletonRows, Toolbar } from '../../ui/pieces.tsx';
+import { ReadyBadge } from '../../ui/status.tsx';
+
+interface Choice {
+  readonly key: string;
+  readonly target: TerminalTarget;
+  readonly pod: Pod | undefined;
+  readonly node: ClusterNode | undefined;
+  readonly name: string;
+  /** Why no shell can be opened there. */
+  readonly blocked: string | undefined;
+}
+
+/** Shells that are tried in a container, the better one first. */
+export const shells = ['/bin/sh', '-c', 'exec bash 2>/dev/null || exec sh'] as const;
+
+interface PickerProps {
+  readonly cluster: Cluster;
+  readonly onPick: (target: TerminalTarget) => void;
+  readonly onCancel: (() => void) | undefined;
+}
+
+/** Where a shell can be opened: every container and every node. */
+export function Picker({ cluster, onPick, onCancel }: PickerProps) {
+  const { inventory } = useClusters();
+  const [find, setFind] = useState('');
+  const [kind, setKind] = useState('all');
+  const input = useRef<HTMLInputElement>(null);
+  useShortcuts({ '/': () => input.current?.focus() });
+  const choices = useMemo<readonly Choice[]>(() => {
+    const value = inventory.value;
+    if (!value) return [];
+    const nodes = value.nodes.map(
+      (node): Choice => ({
+        key: `node ${node.name}`,
+        target: { kind: 'node', cluster: cluster.id, node: node.name },
+        pod: undefined,
+        node,
+        name: node.name,
+        blocked: node.ssh ? undefined : 'No host of the SSH configuration fits this node.',
+      }),
+    );
+    const pods = value.pods.flatMap((pod) =>
+      pod.containers.map(
+        (container): Choice => ({
+          key: `pod ${pod.namespace}/${pod.name}/${container}`,
+          target: { kind: 'pod', cluster: cluster.id, namespace: pod.namespace, pod: pod.name, container, command: shells },
+          pod,
+          node: undefined,
+          name: `${pod.namespace}/${pod.name}`,
+          blocked: pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`,
+        }),
+      ),
+    );
+    return [...nodes, ...pods];
+  }, [inventory.value, cluster.id]);
+  const rows = useMemo(() => {
+    const words = find.toLowerCase().split(/\s+/).filter(Boolean);
+    return choices.filter(
+      (choice) =>
+        (kind === 'all' || choice.target.kind === kind) &&
+        words.every((word) => `${choice.name} ${choice.target.kind === 'pod' ? choice.target.container : ''} ${choice.pod?.node ?? ''}`.toLowerCase().includes(word)),
+    );
+  }, [choices, find, kind]);
+  const columns = useMemo<readonly Column<Choice>[]>(
+    () => [
+      {
+        id: 'kind',
+        title: 'Kind',
+        width: '78px',
+        sort: (choice) => choice.target.kind,
+        render: (choice) => (
+          <span style={{ display: 'inline-flex', gap: 5, alignItems: 'center' }}>
+            {choice.target.kind === 'pod' ? <IconBox size={14} aria-hidden /> : <IconServer size={14} aria-hidden />}
+            {choice.target.kind}
+          </span>
+        ),
+      },
+      { id: 'name', title: 'Name', width: 'minmax(220px, 2fr)', sort: (choice) => choice.name, render: (choice) => <b title={choice.name}>{choice.name}</b> },
+      { id: 'container', title: 'Container', width: 'minmax(110px, 1fr)', sort: (choice) => (choice.target.kind === 'pod' ? choice.target.container : ''), render: (choice) => (choice.target.kind === 'pod' ? choice.target.container : '–') },
+      { id: 'where', title: 'On', width: 'minmax(90px, 0.8fr)', sort: (choice) => choice.pod?.node ?? choice.node?.ssh ?? '', render: (choice) => choice.pod?.node ?? (choice.node?.ssh ? `ssh ${choice.node.ssh}` : '–') },
+      { id: 'address', title: 'Address', width: '120px', sort: (choice) => choice.pod?.address ?? choice.node?.address ?? '', render: (choice) => <span className="mono">{choice.pod?.address ?? choice.node?.address}</span> },
+      { id: 'ready', title: 'State', width: '104px', sort: (choice) => Number(choice.pod?.ready ?? choice.node?.ready), render: (choice) => <ReadyBadge ready={choice.pod?.ready ?? choice.node?.ready ?? false} /> },
+      {
+        id: 'open',
+        title: '',
+        width: '86px',
+        end: true,
+        render: (choice) => (
+          <ReasonedButton size="compact-xs" variant="default" blocked={choice.blocked}>
+            Open
+          </ReasonedButton>
+        ),
+      },
+    ],
+    [],
+  );
+  return (
+    <>
+      <Toolbar label="Open a shell">
+        <h1>Open a shell</h1>
+        <TextInput
+          ref={input}
+          aria-label="Find a pod or node"
+          placeholder="Find a pod or node  ( / )"
+          leftSection={<IconSearch size={14} />}
+          value={find}
+          onChange={(event) => setFind(event.currentTarget.value)}
+          w={300}
+        />
+        <Select aria-label="Kind" w={120} value={kind} onChange={(value) => setKind(value ?? 'all')} data={[{ value: 'all', label: 'Pods & nodes' }, { value: 'pod', label: 'Pods' }, { value: 'node', label: 'Nodes' }]} />
+        {onCancel ? (
+          <ReasonedButton variant="default" onClick={onCancel}>
+            Cancel
+          </ReasonedButton>
+        ) : null}
+      </Toolbar>
+      {inventory.value ? (
+        <DataGrid
+          label="Pods and nodes"
+          rows={rows}
+          columns={columns}
+          rowKey={(choice) => choice.key}
+          rowHeight={30}
+          onSelect={(choice) => {
+            if (!choice.blocked) onPick(choice.target);
+          }}
+          initialSort={{ column: 'kind', descending: false }}
+          empty={<p style={{ padding: 16 }}>Nothing fits “{find}”.</p>}
+        />
+      ) : (
+        <SkeletonRows rows={12} label="Reading the cluster" />
+      )}
+    </>
+  );
+}
