@@ -1,3 +1,5 @@
+import { createReadStream } from 'node:fs';
+import type { Readable } from 'node:stream';
 import { failed, ok, type Result } from '../../../contract/failure.ts';
 import type { SshConnector, SshSession } from '../ssh/ssh-connector.ts';
 import type { ImageArchive } from './image.ts';
@@ -49,8 +51,25 @@ async function digestOn(
   return ok(/(sha256:[0-9a-f]{64})/.exec(listed.value.stdout.toString('utf8'))?.[1]);
 }
 
+/** The archive as a stream that tells in steps of ten percent how far it was read. */
+function counted(image: ImageArchive, message: (text: string) => void): Readable {
+  const file = createReadStream(image.path, { highWaterMark: 1 << 18 });
+  let read = 0;
+  let shown = -1;
+  file.on('data', (chunk) => {
+    read += chunk.length;
+    const percent = Math.floor((read / Math.max(image.bytes, 1)) * 10) * 10;
+    if (percent === shown) return;
+    shown = percent;
+    message(percent >= 100 ? 'importing' : `copying: ${percent} %`);
+  });
+  // Nothing may flow before the command on the other side reads.
+  file.pause();
+  return file;
+}
+
 /**
- * Brings the image into the containerd of a node: copies the archive, imports it, gives it the name made of its digest,
+ * Brings the image into the containerd of a node: streams the archive into it, gives it the name made of its digest,
  * and checks that containerd holds exactly that digest. Says `skipped` where it is there already.
  */
 export async function sideLoad(
@@ -62,7 +81,6 @@ export async function sideLoad(
   const connected = await ssh.connect(alias, { signal });
   if (!connected.ok) return connected;
   const session = connected.value;
-  const directory = `/tmp/fairlead-${image.digest.slice(7, 19)}-${process.pid}`;
   try {
     const found = await containerCommand(session, signal);
     if (!found.ok) return found;
@@ -71,22 +89,9 @@ export async function sideLoad(
     if (!before.ok) return before;
     if (before.value === image.digest) return ok({ message: `${image.reference} is there already`, skipped: true });
 
-    const made = await session.run(`umask 077 && mkdir ${directory}`, { signal });
-    if (!made.ok) return made;
     log(`copying ${Math.ceil(image.bytes / 1e6)} MB to ${alias}`);
-    const file = `${directory}/image.tar`;
-    let shown = -1;
-    const uploaded = await session.upload(image.path, file, (bytes, total) => {
-      const percent = Math.floor((bytes / Math.max(total, 1)) * 10) * 10;
-      if (percent === shown) return;
-      shown = percent;
-      message(`copying: ${percent} %`);
-    });
-    if (!uploaded.ok) return uploaded;
-    message('importing');
-    const imported = await session.run(`${ctr} images import --all-platforms ${file} || ${ctr} images import ${file}`, {
-      signal,
-    });
+    // Straight into containerd: nothing is written to the node that would have to be removed again.
+    const imported = await session.run(`${ctr} images import -`, { input: counted(image, message), signal });
     if (!imported.ok) return imported;
     for (const line of imported.value.stdout.toString('utf8').trim().split('\n')) log(line);
     if (imported.value.code !== 0)
@@ -109,7 +114,6 @@ export async function sideLoad(
       });
     return ok({ message: `${image.reference} loaded` });
   } finally {
-    if (!signal.aborted) await session.run(`rm -rf ${directory}`).catch(() => undefined);
     session.close();
   }
 }
