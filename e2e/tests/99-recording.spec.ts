@@ -1,0 +1,40 @@
+import { join } from 'node:path';
+import AxeBuilder from '@axe-core/playwright';
+import { expect, test } from '@playwright/test';
+import { root } from '../../lab/client.ts';
+import { picture, type RunningConsole, startConsole } from '../support/console.ts';
+
+/** Without a cluster and without root the console opens on a recording, says so everywhere, and refuses to change anything. */
+test.describe('the recorded case', () => {
+  let running: RunningConsole;
+  test.beforeAll(async () => {
+    running = await startConsole(['--recording', join(root, 'recordings/galaxy.fairlead')], {
+      KUBECONFIG: '/nonexistent',
+      HOME: '/nonexistent',
+    });
+  });
+  test.afterAll(async () => {
+    await running.close();
+  });
+
+  for (const view of ['clusters', 'topology', 'flows', 'policies', 'terminal'] as const) {
+    test(`${view} shows it, labelled, and passes an accessibility check`, async ({ page }) => {
+      await page.goto(running.address);
+      await expect(page.getByText(/recording/i).first()).toBeVisible({ timeout: 20_000 });
+      await page.goto(`${running.origin}/#/${view}`);
+      await expect(page.getByText(/recording/i).first()).toBeVisible();
+      if (view === 'flows')
+        await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 30_000 });
+      await picture(page, `recording-${view}`);
+      const report = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']).analyze();
+      const serious = report.violations.filter(
+        (violation) => violation.impact === 'serious' || violation.impact === 'critical',
+      );
+      expect(
+        serious.map(
+          (violation) => `${violation.id}: ${violation.nodes.map((node) => node.target.join(' ')).join(', ')}`,
+        ),
+      ).toEqual([]);
+    });
+  }
+});
