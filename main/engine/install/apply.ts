@@ -117,7 +117,7 @@ function definitionsStep(bench: Workbench, definitions: readonly Rendered[]): St
       const names = definitions.map(({ object }) => object.metadata.name);
       const missing = () =>
         names.filter((name) => condition(live.items().get(name)?.status?.conditions, 'Established')?.status !== 'True');
-      return waitFor(
+      return await waitFor(
         [live],
         context.signal,
         30,
@@ -171,7 +171,7 @@ function agentStep(
             pod.spec.containers?.[0]?.image === wanted.image,
         );
       let shown = '';
-      return waitFor(
+      return await waitFor(
         [pods, nodes],
         signal,
         120,
@@ -271,7 +271,7 @@ async function removeWorkload(
   await pods.ready();
   const removed = await removeOne(bench, workload);
   if (!removed.ok) return removed;
-  return waitFor(
+  return await waitFor(
     [pods],
     signal,
     90,
@@ -301,7 +301,7 @@ function cleanupStep(bench: Workbench, machine: NodeFacts): Step {
         labelSelector: cleanupSelector,
       });
       const mine = () => [...pods.items().values()].find((pod) => pod.spec?.nodeName === machine.name);
-      return waitFor(
+      return await waitFor(
         [pods],
         signal,
         120,

@@ -66,10 +66,16 @@ function print(failure: Failure): void {
 /** Prints what changed in the progress since the last time. */
 function printer(): (progress: InstallProgress) => void {
   const shown = new Map<string, string>();
+  const lines = new Map<string, string>();
   const began = Date.now();
   return (progress) => {
     for (const step of progress.steps) {
       if (step.state === 'waiting') continue;
+      const newest = step.log.at(-1);
+      if (newest !== undefined && lines.get(step.id) !== newest && newest !== step.message) {
+        lines.set(step.id, newest);
+        process.stdout.write(`         ${newest}\n`);
+      }
       const text = `${step.state} ${step.message}`;
       if (shown.get(step.id) === text) continue;
       shown.set(step.id, text);
