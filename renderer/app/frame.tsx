@@ -50,7 +50,8 @@ function FrameContent() {
   });
   useEffect(() => {
     const listen = (event: KeyboardEvent) => {
-      if (event.key.toLowerCase() !== 'k' || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
+      if (event.key.toLowerCase() !== 'k' || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey)
+        return;
       event.preventDefault();
       show(useOverlays.getState().palette ? 'none' : 'palette');
     };
@@ -86,7 +87,9 @@ function skip(event: { preventDefault: () => void }) {
   document.getElementById('main')?.focus();
 }
 
-const schemes: Readonly<Record<'auto' | 'light' | 'dark', { text: string; icon: TablerIcon; next: 'auto' | 'light' | 'dark' }>> = {
+const schemes: Readonly<
+  Record<'auto' | 'light' | 'dark', { text: string; icon: TablerIcon; next: 'auto' | 'light' | 'dark' }>
+> = {
   auto: { text: 'Auto', icon: IconDeviceDesktop, next: 'light' },
   light: { text: 'Light', icon: IconSun, next: 'dark' },
   dark: { text: 'Dark', icon: IconMoon, next: 'auto' },
@@ -101,7 +104,13 @@ function Rail() {
     <nav className={styles.rail} aria-label="Views">
       <div className={styles.logo}>
         <svg width="30" height="30" viewBox="0 0 32 32" role="img" aria-label="Fairlead">
-          <path d="M3 22c6 0 6-12 13-12s7 12 13 12" fill="none" stroke="#4cc3c3" strokeWidth="3" strokeLinecap="round" />
+          <path
+            d="M3 22c6 0 6-12 13-12s7 12 13 12"
+            fill="none"
+            stroke="#4cc3c3"
+            strokeWidth="3"
+            strokeLinecap="round"
+          />
           <circle cx="16" cy="10" r="3.6" fill="none" stroke="#fff" strokeWidth="2.4" />
         </svg>
       </div>

@@ -9,7 +9,13 @@ const groups = ['Go to', 'Everywhere', 'View', 'Tables'] as const;
 export function Help() {
   const { help, show } = useOverlays();
   return (
-    <Modal opened={help} onClose={() => show('none')} title="Keyboard shortcuts" size="lg" closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened={help}
+      onClose={() => show('none')}
+      title="Keyboard shortcuts"
+      size="lg"
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       <div style={{ display: 'grid', gridTemplateColumns: '1fr 1fr', gap: '18px 32px' }}>
         {groups.map((group) => (
           <section key={group}>

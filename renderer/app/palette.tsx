@@ -17,8 +17,8 @@ import {
 } from '@tabler/icons-react';
 import { useNavigate } from '@tanstack/react-router';
 import { Command } from 'cmdk';
-import type { PolicySummary } from '../../contract/policies.ts';
 import { useState } from 'react';
+import type { PolicySummary } from '../../contract/policies.ts';
 import { Keys } from '../ui/pieces.tsx';
 import { isConnected, useClusters } from './clusters.tsx';
 import { useOverlays } from './overlays.ts';
@@ -54,10 +54,28 @@ export function Palette() {
 
   const goTo: readonly Entry[] = [
     { id: 'clusters', text: 'Clusters', icon: IconServer2, keys: 'g c', run: () => void navigate({ to: '/clusters' }) },
-    { id: 'topology', text: 'Topology', icon: IconAffiliate, keys: 'g t', run: () => void navigate({ to: '/topology' }) },
+    {
+      id: 'topology',
+      text: 'Topology',
+      icon: IconAffiliate,
+      keys: 'g t',
+      run: () => void navigate({ to: '/topology' }),
+    },
     { id: 'flows', text: 'Flows', icon: IconArrowsLeftRight, keys: 'g f', run: () => void navigate({ to: '/flows' }) },
-    { id: 'policies', text: 'Policies', icon: IconShieldLock, keys: 'g p', run: () => void navigate({ to: '/policies' }) },
-    { id: 'terminal', text: 'Terminal', icon: IconTerminal2, keys: 'g s', run: () => void navigate({ to: '/terminal' }) },
+    {
+      id: 'policies',
+      text: 'Policies',
+      icon: IconShieldLock,
+      keys: 'g p',
+      run: () => void navigate({ to: '/policies' }),
+    },
+    {
+      id: 'terminal',
+      text: 'Terminal',
+      icon: IconTerminal2,
+      keys: 'g s',
+      run: () => void navigate({ to: '/terminal' }),
+    },
   ];
   const actions: readonly Entry[] = [
     {
@@ -72,7 +90,12 @@ export function Palette() {
       icon: IconPlus,
       run: () => void navigate({ to: '/policies', search: { new: 'choose' } }),
     },
-    { id: 'add', text: 'Add a kubeconfig', icon: IconPlus, run: () => void navigate({ to: '/clusters', search: { tab: 'add' } }) },
+    {
+      id: 'add',
+      text: 'Add a kubeconfig',
+      icon: IconPlus,
+      run: () => void navigate({ to: '/clusters', search: { tab: 'add' } }),
+    },
     {
       id: 'colours',
       text: colorScheme === 'dark' ? 'Use light colours' : 'Use dark colours',

@@ -7,8 +7,8 @@ import {
   redirect,
   retainSearchParams,
 } from '@tanstack/react-router';
-import { Frame } from './frame.tsx';
 import { CrashCard, NotFound } from './crash.tsx';
+import { Frame } from './frame.tsx';
 
 type Raw = Readonly<Record<string, unknown>>;
 
@@ -119,7 +119,8 @@ export const router = createRouter({
   parseSearch: (search) => Object.fromEntries(new URLSearchParams(ownSearch(search))),
   stringifySearch: (search) => {
     const params = new URLSearchParams();
-    for (const [key, value] of Object.entries(search)) if (value !== undefined && value !== '') params.set(key, String(value));
+    for (const [key, value] of Object.entries(search))
+      if (value !== undefined && value !== '') params.set(key, String(value));
     const string = params.toString();
     return string ? `?${string}` : '';
   },

@@ -45,7 +45,12 @@ export function useShortcuts(handlers: Readonly<Record<string, () => void>>): vo
       if (document.querySelector('[role="dialog"][data-modal-content], .mantine-Modal-content')) return;
       const key = event.key === ' ' ? 'Space' : event.key;
       // Space presses the control that has the focus.
-      if (key === 'Space' && event.target instanceof HTMLElement && event.target.closest('button, a, [role="switch"], label')) return;
+      if (
+        key === 'Space' &&
+        event.target instanceof HTMLElement &&
+        event.target.closest('button, a, [role="switch"], label')
+      )
+        return;
       const handler = latest.current[`${prefix}${key}`];
       clearTimeout(timer);
       prefix = '';

@@ -77,7 +77,9 @@ function ClusterSwitcher() {
           <Menu.Item
             key={cluster.id}
             onClick={() => choose(cluster.id)}
-            leftSection={<span className={styles.dot} style={{ background: clusterColour(cluster.id), display: 'block' }} />}
+            leftSection={
+              <span className={styles.dot} style={{ background: clusterColour(cluster.id), display: 'block' }} />
+            }
             rightSection={<ConnectionBadge state={cluster.state} plain />}
             {...(cluster.id === current?.id ? { 'aria-current': true, fw: 600 } : {})}
           >
@@ -160,7 +162,9 @@ function ClusterFacts({ cluster }: { readonly cluster: Cluster }) {
             </Tooltip>
           )}
           {hasAgent ? (
-            <Tooltip label={`Flow events lost on ${plural(nodes.length, 'node')} since their agents started: ${formatCount(lost)}.`}>
+            <Tooltip
+              label={`Flow events lost on ${plural(nodes.length, 'node')} since their agents started: ${formatCount(lost)}.`}
+            >
               <span className={styles.fact} style={lost > 0 ? { color: 'var(--warn)' } : {}}>
                 lost <b>{lost === 0 ? '0' : `${formatCount(lost)} (${formatShare(lost, lost + rate * 600)})`}</b>
               </span>

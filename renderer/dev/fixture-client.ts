@@ -69,7 +69,8 @@ export function createFixtureConnection(name: string): Connection {
     why: 'The cluster is protected: the console only reads from it.',
     fix: 'Unlock it in Clusters by typing its name.',
   };
-  if (!still) setInterval(() => change('galaxy', { dataAt: Date.now(), latencyMilliseconds: 2.8 + Math.random() }), 2000);
+  if (!still)
+    setInterval(() => change('galaxy', { dataAt: Date.now(), latencyMilliseconds: 2.8 + Math.random() }), 2000);
 
   const client: Client = {
     application: {
@@ -79,12 +80,26 @@ export function createFixtureConnection(name: string): Connection {
             version: '0.1.0',
             mode: 'browser',
             platform: 'linux',
-            lab: { possible: preset !== 'errors', running: false, reason: preset === 'errors' ? 'The lab needs root on Linux; this process runs as an ordinary user.' : '' },
+            lab: {
+              possible: preset !== 'errors',
+              running: false,
+              reason: preset === 'errors' ? 'The lab needs root on Linux; this process runs as an ordinary user.' : '',
+            },
             recordings: [{ name: 'demo', title: 'Starwars demo (recorded in the lab)' }],
           }),
         ),
       startLab: (_input, handlers) => {
-        const lines = ['checking what this machine has', 'building: cached', 'etcd ready in 0.8 s', 'kube-apiserver ready in 2.9 s', 'node1 ready', 'node2 ready', 'node3 ready', 'agent deployed', 'demo applied'];
+        const lines = [
+          'checking what this machine has',
+          'building: cached',
+          'etcd ready in 0.8 s',
+          'kube-apiserver ready in 2.9 s',
+          'node1 ready',
+          'node2 ready',
+          'node3 ready',
+          'agent deployed',
+          'demo applied',
+        ];
         let at = 0;
         const timer = setInterval(() => {
           const line = lines[at];
@@ -98,7 +113,8 @@ export function createFixtureConnection(name: string): Connection {
       },
       openRecording: () =>
         soon(() => {
-          if (!clusters.get().some((cluster) => cluster.id === 'demo')) clusters.set([...clusters.get(), ...makeClusters('galaxy').slice(4)]);
+          if (!clusters.get().some((cluster) => cluster.id === 'demo'))
+            clusters.set([...clusters.get(), ...makeClusters('galaxy').slice(4)]);
           change('demo', { state: 'online', dataAt: Date.now() });
           return ok({ cluster: 'demo' });
         }),
@@ -109,31 +125,79 @@ export function createFixtureConnection(name: string): Connection {
       watch: (_input, handlers) => {
         const problems: Failure[] =
           preset === 'errors'
-            ? [{ code: 'kubeconfig.malformed', what: 'The file “work” is not a kubeconfig.', why: 'Line 14: mapping values are not allowed here.', fix: 'Mend the file; Fairlead reads it again when it changes.' }]
+            ? [
+                {
+                  code: 'kubeconfig.malformed',
+                  what: 'The file “work” is not a kubeconfig.',
+                  why: 'Line 14: mapping values are not allowed here.',
+                  fix: 'Mend the file; Fairlead reads it again when it changes.',
+                },
+              ]
             : [];
-        return clusters.follow({ batch: (items) => handlers.batch(items.map((list) => ({ clusters: list, problems }))), end: handlers.end });
+        return clusters.follow({
+          batch: (items) => handlers.batch(items.map((list) => ({ clusters: list, problems }))),
+          end: handlers.end,
+        });
       },
       addKubeconfig: ({ text }) =>
         soon(() => {
-          if (!text.includes('clusters')) return failed({ code: 'kubeconfig.malformed', what: 'This is not a kubeconfig.', why: 'It has no “clusters”.', fix: 'Paste the whole file, from apiVersion to users.' });
+          if (!text.includes('clusters'))
+            return failed({
+              code: 'kubeconfig.malformed',
+              what: 'This is not a kubeconfig.',
+              why: 'It has no “clusters”.',
+              fix: 'Paste the whole file, from apiVersion to users.',
+            });
           clusters.set([...clusters.get(), ...makeClusters('galaxy').slice(1, 2)]);
           return ok({ added: ['prod'] });
         }),
-      addKubeconfigPath: ({ path }) => soon(() => failed({ code: 'kubeconfig.missing', what: `There is no file ${path}.`, why: 'Nothing was found at that path on the machine where Fairlead runs.', fix: 'Check the path, or paste the file’s text.' })),
+      addKubeconfigPath: ({ path }) =>
+        soon(() =>
+          failed({
+            code: 'kubeconfig.missing',
+            what: `There is no file ${path}.`,
+            why: 'Nothing was found at that path on the machine where Fairlead runs.',
+            fix: 'Check the path, or paste the file’s text.',
+          }),
+        ),
       forget: ({ cluster }) => soon(() => (clusters.set(clusters.get().filter((one) => one.id !== cluster)), ok({}))),
       connect: ({ cluster }) => {
         const bad = cluster === 'staging';
         change(cluster, { state: 'connecting' });
-        setTimeout(() => change(cluster, bad ? { state: 'offline' } : { state: 'online', latencyMilliseconds: 12.5, dataAt: Date.now(), serverVersion: 'v1.33.1' }), 900);
+        setTimeout(
+          () =>
+            change(
+              cluster,
+              bad
+                ? { state: 'offline' }
+                : { state: 'online', latencyMilliseconds: 12.5, dataAt: Date.now(), serverVersion: 'v1.33.1' },
+            ),
+          900,
+        );
         return soon(() => ok({}));
       },
       disconnect: ({ cluster }) => soon(() => (change(cluster, { state: 'idle' }), ok({}))),
-      describeExecPlugin: () => soon(() => ok({ command: 'aws', resolved: '/usr/local/bin/aws', args: ['--region', 'eu-central-1', 'eks', 'get-token', '--cluster-name', 'payments', '--output', 'json'], hash: 'sha256:9b1e5c0d77aa' })),
-      allowExecPlugin: ({ cluster }) => soon(() => (change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true } }), ok({}))),
+      describeExecPlugin: () =>
+        soon(() =>
+          ok({
+            command: 'aws',
+            resolved: '/usr/local/bin/aws',
+            args: ['--region', 'eu-central-1', 'eks', 'get-token', '--cluster-name', 'payments', '--output', 'json'],
+            hash: 'sha256:9b1e5c0d77aa',
+          }),
+        ),
+      allowExecPlugin: ({ cluster }) =>
+        soon(() => (change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true } }), ok({}))),
       setProtected: (input) =>
         soon(() => {
           const found = clusters.get().find((cluster) => cluster.id === input.cluster);
-          if (!input.protected && input.typedName !== found?.name) return failed({ code: 'cluster.wrong-name', what: 'The cluster stays protected.', why: 'The name that was typed is not its name.', fix: 'Type the name exactly as it is shown.' });
+          if (!input.protected && input.typedName !== found?.name)
+            return failed({
+              code: 'cluster.wrong-name',
+              what: 'The cluster stays protected.',
+              why: 'The name that was typed is not its name.',
+              fix: 'Type the name exactly as it is shown.',
+            });
           change(input.cluster, { protected: input.protected });
           return ok({});
         }),
@@ -145,7 +209,8 @@ export function createFixtureConnection(name: string): Connection {
       watch: (request, handlers) => {
         const source = createFlowSource(makeTalks(inventory.get(), enforced()), inventory.get());
         const passes = (flow: Parameters<typeof matchesFilter>[0]) =>
-          (request.allow.length === 0 || request.allow.some((filter) => matchesFilter(flow, filter))) && !request.deny.some((filter) => matchesFilter(flow, filter));
+          (request.allow.length === 0 || request.allow.some((filter) => matchesFilter(flow, filter))) &&
+          !request.deny.some((filter) => matchesFilter(flow, filter));
         const make = (count: number, from: number, to: number) => {
           const items: FlowItem[] = [];
           for (let index = 0; index < count; index += 1) {
@@ -175,7 +240,10 @@ export function createFixtureConnection(name: string): Connection {
         if (!request.follow || still) return () => clearTimeout(first);
         const timer = setInterval(() => {
           const now = Date.now();
-          void handlers.batch([...make(preset === 'many' ? 400 : 8, now - 200, now), ...(Math.random() < 0.2 ? [health()] : [])]);
+          void handlers.batch([
+            ...make(preset === 'many' ? 400 : 8, now - 200, now),
+            ...(Math.random() < 0.2 ? [health()] : []),
+          ]);
         }, 200);
         return () => {
           clearTimeout(first);
@@ -185,14 +253,29 @@ export function createFixtureConnection(name: string): Connection {
       asHubbleCommand: ({ allow, deny, follow }) =>
         soon(() => {
           const flags = (not: string) => (filter: Readonly<Record<string, unknown>>) =>
-            Object.entries(filter).map(([key, value]) => `${not}--${key.replace(/[A-Z]+/g, (part) => `-${part.toLowerCase()}`)} ${String(value)}`);
-          return ok({ command: ['hubble observe', ...(follow ? ['--follow'] : []), ...allow.flatMap(flags('')), ...deny.flatMap(flags('--not '))].join(' ') });
+            Object.entries(filter).map(
+              ([key, value]) =>
+                `${not}--${key.replace(/[A-Z]+/g, (part) => `-${part.toLowerCase()}`)} ${String(value)}`,
+            );
+          return ok({
+            command: [
+              'hubble observe',
+              ...(follow ? ['--follow'] : []),
+              ...allow.flatMap(flags('')),
+              ...deny.flatMap(flags('--not ')),
+            ].join(' '),
+          });
         }),
       fromHubbleCommand: ({ command }) =>
         soon(() =>
           command.includes('--verdict DROPPED')
             ? ok({ allow: [{ verdict: ['DROPPED' as const] }], deny: [] })
-            : failed({ code: 'flows.flag-unknown', what: 'The line could not be taken over.', why: 'The fixture understands only --verdict DROPPED.', fix: 'Use the real engine.' }),
+            : failed({
+                code: 'flows.flag-unknown',
+                what: 'The line could not be taken over.',
+                why: 'The fixture understands only --verdict DROPPED.',
+                fix: 'Use the real engine.',
+              }),
         ),
     },
     topology: {
@@ -203,7 +286,15 @@ export function createFixtureConnection(name: string): Connection {
           phase += 0.4;
           const picture = makeTopology(inventory.get(), talks, request.scope, request.namespaces, phase);
           const more = {
-            ...(preset === 'large' && request.scope !== 'pod' ? { summarised: { from: 'pod' as const, elements: 2210, text: 'At pod scope this would be 2,210 elements; namespaces and workloads are drawn instead. Filter by namespace to see pods.' } } : {}),
+            ...(preset === 'large' && request.scope !== 'pod'
+              ? {
+                  summarised: {
+                    from: 'pod' as const,
+                    elements: 2210,
+                    text: 'At pod scope this would be 2,210 elements; namespaces and workloads are drawn instead. Filter by namespace to see pods.',
+                  },
+                }
+              : {}),
             ...(preset === 'errors' ? { missing: ['node3'], lost: 18_344 } : {}),
           };
           void handlers.batch([{ ...picture, ...more }]);
@@ -219,36 +310,94 @@ export function createFixtureConnection(name: string): Connection {
     policies: {
       watch: (_input, handlers) =>
         preset === 'errors' && new URLSearchParams(location.search).has('broken')
-          ? failing(handlers, { code: 'policies.forbidden', what: 'Policies cannot be listed.', why: 'User admin may not list ciliumnetworkpolicies.cilium.io in the cluster.', fix: 'Ask for a role with list and watch on cilium.io policies.' })
-          : policies.follow({ batch: (items) => handlers.batch(items.map((list) => ({ policies: list.map((one) => one.summary) }))), end: handlers.end }),
+          ? failing(handlers, {
+              code: 'policies.forbidden',
+              what: 'Policies cannot be listed.',
+              why: 'User admin may not list ciliumnetworkpolicies.cilium.io in the cluster.',
+              fix: 'Ask for a role with list and watch on cilium.io policies.',
+            })
+          : policies.follow({
+              batch: (items) => handlers.batch(items.map((list) => ({ policies: list.map((one) => one.summary) }))),
+              end: handlers.end,
+            }),
       read: ({ id }) =>
         soon(() => {
           const found = policies.get().find((one) => sameId(one.summary.id, id));
-          return found ? ok({ text: found.text, resourceVersion: '1207' }) : failed({ code: 'policy.gone', what: `There is no ${id.kind} ${id.namespace}/${id.name}.`, why: 'It has been deleted in the meantime.', fix: 'Go back to the list.' });
+          return found
+            ? ok({ text: found.text, resourceVersion: '1207' })
+            : failed({
+                code: 'policy.gone',
+                what: `There is no ${id.kind} ${id.namespace}/${id.name}.`,
+                why: 'It has been deleted in the meantime.',
+                fix: 'Go back to the list.',
+              });
         }),
       validate: ({ text }) => soon(() => ok(validateText(text, inventory.get())), 30),
       dryRun: ({ text }) =>
         soon(() => {
           const { id } = validateText(text, inventory.get());
           const old = id && policies.get().find((one) => sameId(one.summary.id, id));
-          if (!id) return failed({ code: 'policy.invalid', what: 'The server refuses this policy.', why: 'It does not parse.', fix: 'Mend what the editor marks.' });
-          return ok({ action: old ? (old.text === text ? ('unchanged' as const) : ('update' as const)) : ('create' as const), before: old?.text ?? '', after: text, warnings: [] });
+          if (!id)
+            return failed({
+              code: 'policy.invalid',
+              what: 'The server refuses this policy.',
+              why: 'It does not parse.',
+              fix: 'Mend what the editor marks.',
+            });
+          return ok({
+            action: old ? (old.text === text ? ('unchanged' as const) : ('update' as const)) : ('create' as const),
+            before: old?.text ?? '',
+            after: text,
+            warnings: [],
+          });
         }, 250),
       apply: ({ cluster, text }) =>
         soon(() => {
           if (isProtected(cluster)) return failed(refused);
           const { id, selects, problems } = validateText(text, inventory.get());
-          if (!id) return failed({ code: 'policy.invalid', what: 'Nothing was applied.', why: 'The policy does not parse.', fix: 'Mend what the editor marks.' });
-          if (text.includes('conflict')) return failed({ code: 'policy.conflict', what: 'Somebody else changed this policy.', why: 'It is no longer what was read when editing began.', fix: 'Compare with the version in the cluster and take over what you need.' });
+          if (!id)
+            return failed({
+              code: 'policy.invalid',
+              what: 'Nothing was applied.',
+              why: 'The policy does not parse.',
+              fix: 'Mend what the editor marks.',
+            });
+          if (text.includes('conflict'))
+            return failed({
+              code: 'policy.conflict',
+              what: 'Somebody else changed this policy.',
+              why: 'It is no longer what was read when editing began.',
+              fix: 'Compare with the version in the cluster and take over what you need.',
+            });
           const others = policies.get().filter((one) => !sameId(one.summary.id, id));
           const existed = others.length < policies.get().length;
           policies.set([
             ...others,
-            { text, summary: { id, selector: 'as written', description: '', selects, directions: [text.includes('egress:') ? 'egress' : 'ingress'], status: problems.some((problem) => problem.severity === 'error') ? 'invalid' : 'valid', problems, enforcedOn: 3, expectedOn: 3, createdAt: Date.now(), managedBy: '' } },
+            {
+              text,
+              summary: {
+                id,
+                selector: 'as written',
+                description: '',
+                selects,
+                directions: [text.includes('egress:') ? 'egress' : 'ingress'],
+                status: problems.some((problem) => problem.severity === 'error') ? 'invalid' : 'valid',
+                problems,
+                enforcedOn: 3,
+                expectedOn: 3,
+                createdAt: Date.now(),
+                managedBy: '',
+              },
+            },
           ]);
           return ok({ id, action: existed ? ('update' as const) : ('create' as const) });
         }, 300),
-      remove: ({ cluster, id }) => soon(() => (isProtected(cluster) ? failed(refused) : (policies.set(policies.get().filter((one) => !sameId(one.summary.id, id))), ok({})))),
+      remove: ({ cluster, id }) =>
+        soon(() =>
+          isProtected(cluster)
+            ? failed(refused)
+            : (policies.set(policies.get().filter((one) => !sameId(one.summary.id, id))), ok({})),
+        ),
       schema: () => soon(() => ok({ schema: fixtureSchema })),
     },
     install: {
@@ -260,10 +409,26 @@ export function createFixtureConnection(name: string): Connection {
             ...(installed ? { values: defaultValues } : {}),
             image: 'fairlead-agent 0.1.0 (14.2 MB)',
             suggested: defaultValues,
-            reasons: { routingMode: 'The nodes are not all on one layer 2 network, so packets between nodes need a tunnel.', kubeProxyReplacement: 'No kube-proxy runs in this cluster.', k8sServiceHost: 'Without kube-proxy the agent must know the API server’s own address.' },
+            reasons: {
+              routingMode: 'The nodes are not all on one layer 2 network, so packets between nodes need a tunnel.',
+              kubeProxyReplacement: 'No kube-proxy runs in this cluster.',
+              k8sServiceHost: 'Without kube-proxy the agent must know the API server’s own address.',
+            },
           }),
         ),
-      plan: ({ action, values }) => soon(() => ok(makePlan(action, { ...defaultValues, ...values } as typeof defaultValues, inventory.get(), preset === 'errors')), 400),
+      plan: ({ action, values }) =>
+        soon(
+          () =>
+            ok(
+              makePlan(
+                action,
+                { ...defaultValues, ...values } as typeof defaultValues,
+                inventory.get(),
+                preset === 'errors',
+              ),
+            ),
+          400,
+        ),
       apply: ({ cluster }) => {
         if (isProtected(cluster)) return soon(() => failed(refused));
         const action = installed ? 'uninstall' : 'install';
@@ -293,4 +458,3 @@ export function createFixtureConnection(name: string): Connection {
   };
   return { client, state: () => 'open', onState: () => () => {}, close: () => {} };
 }
-

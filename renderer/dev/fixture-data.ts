@@ -51,9 +51,7 @@ export function makeClusters(preset: Preset): Cluster[] {
   const long = preset === 'long';
   const main = cluster({
     id: 'galaxy',
-    name: long
-      ? 'arn:aws:eks:eu-central-1:123456789012:cluster/galaxy-production-blue-green-canary-europe'
-      : 'galaxy',
+    name: long ? 'arn:aws:eks:eu-central-1:123456789012:cluster/galaxy-production-blue-green-canary-europe' : 'galaxy',
     source: long ? 'kubeconfig' : 'lab',
     origin: 'lab',
     state: preset === 'errors' ? 'degraded' : 'online',
@@ -65,7 +63,14 @@ export function makeClusters(preset: Preset): Cluster[] {
   });
   return [
     main,
-    cluster({ id: 'prod', name: 'production-eu', protected: true, server: 'api.prod.example:6443', user: 'oidc:anna', route: ['ssh bastion', 'ssh cp-1'] }),
+    cluster({
+      id: 'prod',
+      name: 'production-eu',
+      protected: true,
+      server: 'api.prod.example:6443',
+      user: 'oidc:anna',
+      route: ['ssh bastion', 'ssh cp-1'],
+    }),
     cluster({
       id: 'staging',
       name: 'staging',
@@ -87,7 +92,14 @@ export function makeClusters(preset: Preset): Cluster[] {
         fix: 'Look at what would be run and allow it, or choose another context.',
       },
     }),
-    cluster({ id: 'demo', name: 'Starwars demo (recorded)', source: 'recording', origin: 'demo.flowcase', server: 'recorded', route: ['recording'] }),
+    cluster({
+      id: 'demo',
+      name: 'Starwars demo (recorded)',
+      source: 'recording',
+      origin: 'demo.flowcase',
+      server: 'recorded',
+      route: ['recording'],
+    }),
   ];
 }
 
@@ -127,7 +139,15 @@ function node(index: number, name: string, change: Partial<ClusterNode['agent']>
   };
 }
 
-function pod(namespace: string, name: string, on: string, address: string, labels: Record<string, string>, workload: Pod['workload'], identity: number): Pod {
+function pod(
+  namespace: string,
+  name: string,
+  on: string,
+  address: string,
+  labels: Record<string, string>,
+  workload: Pod['workload'],
+  identity: number,
+): Pod {
   return {
     namespace,
     name,
@@ -166,18 +186,114 @@ export function makeInventory(preset: Preset): Inventory {
   const names = nodes.map((one) => one.name);
   const at = (index: number) => names[index % names.length] ?? 'node1';
   const pods: Pod[] = [
-    pod('default', 'deathstar-7f9c5d6b8-4xk2m', at(0), '10.42.0.23', { org: 'empire', class: 'deathstar' }, { kind: 'Deployment', name: 'deathstar' }, 40211),
-    pod('default', 'deathstar-7f9c5d6b8-q9wlt', at(1), '10.42.1.17', { org: 'empire', class: 'deathstar' }, { kind: 'Deployment', name: 'deathstar' }, 40211),
-    pod('default', 'tiefighter', at(1), '10.42.1.31', { org: 'empire', class: 'tiefighter' }, { kind: 'Pod', name: 'tiefighter' }, 17320),
-    pod('default', 'xwing', at(2), '10.42.2.9', { org: 'alliance', class: 'xwing' }, { kind: 'Pod', name: 'xwing' }, 51877),
-    pod('kube-system', 'coredns-6c8d9b7f5-bl7r2', at(0), '10.42.0.5', { 'k8s-app': 'kube-dns' }, { kind: 'Deployment', name: 'coredns' }, 20455),
-    pod('kube-system', 'coredns-6c8d9b7f5-tt52n', at(2), '10.42.2.4', { 'k8s-app': 'kube-dns' }, { kind: 'Deployment', name: 'coredns' }, 20455),
-    pod('shop', 'frontend-5d4f8c7b9-2bq7x', at(0), '10.42.0.40', { app: 'frontend', tier: 'web' }, { kind: 'Deployment', name: 'frontend' }, 33102),
-    pod('shop', 'frontend-5d4f8c7b9-mm8vd', at(2), '10.42.2.41', { app: 'frontend', tier: 'web' }, { kind: 'Deployment', name: 'frontend' }, 33102),
-    pod('shop', 'cart-6b7c9d5f4-x4n6p', at(1), '10.42.1.42', { app: 'cart', tier: 'api' }, { kind: 'Deployment', name: 'cart' }, 33577),
-    pod('shop', 'payments-84d6f7c5b-hz9kk', at(2), '10.42.2.43', { app: 'payments', tier: 'api' }, { kind: 'Deployment', name: 'payments' }, 34910),
-    pod('shop', 'database-0', at(1), '10.42.1.44', { app: 'database' }, { kind: 'StatefulSet', name: 'database' }, 35001),
-    pod('monitoring', 'prometheus-0', at(0), '10.42.0.50', { app: 'prometheus' }, { kind: 'StatefulSet', name: 'prometheus' }, 38120),
+    pod(
+      'default',
+      'deathstar-7f9c5d6b8-4xk2m',
+      at(0),
+      '10.42.0.23',
+      { org: 'empire', class: 'deathstar' },
+      { kind: 'Deployment', name: 'deathstar' },
+      40211,
+    ),
+    pod(
+      'default',
+      'deathstar-7f9c5d6b8-q9wlt',
+      at(1),
+      '10.42.1.17',
+      { org: 'empire', class: 'deathstar' },
+      { kind: 'Deployment', name: 'deathstar' },
+      40211,
+    ),
+    pod(
+      'default',
+      'tiefighter',
+      at(1),
+      '10.42.1.31',
+      { org: 'empire', class: 'tiefighter' },
+      { kind: 'Pod', name: 'tiefighter' },
+      17320,
+    ),
+    pod(
+      'default',
+      'xwing',
+      at(2),
+      '10.42.2.9',
+      { org: 'alliance', class: 'xwing' },
+      { kind: 'Pod', name: 'xwing' },
+      51877,
+    ),
+    pod(
+      'kube-system',
+      'coredns-6c8d9b7f5-bl7r2',
+      at(0),
+      '10.42.0.5',
+      { 'k8s-app': 'kube-dns' },
+      { kind: 'Deployment', name: 'coredns' },
+      20455,
+    ),
+    pod(
+      'kube-system',
+      'coredns-6c8d9b7f5-tt52n',
+      at(2),
+      '10.42.2.4',
+      { 'k8s-app': 'kube-dns' },
+      { kind: 'Deployment', name: 'coredns' },
+      20455,
+    ),
+    pod(
+      'shop',
+      'frontend-5d4f8c7b9-2bq7x',
+      at(0),
+      '10.42.0.40',
+      { app: 'frontend', tier: 'web' },
+      { kind: 'Deployment', name: 'frontend' },
+      33102,
+    ),
+    pod(
+      'shop',
+      'frontend-5d4f8c7b9-mm8vd',
+      at(2),
+      '10.42.2.41',
+      { app: 'frontend', tier: 'web' },
+      { kind: 'Deployment', name: 'frontend' },
+      33102,
+    ),
+    pod(
+      'shop',
+      'cart-6b7c9d5f4-x4n6p',
+      at(1),
+      '10.42.1.42',
+      { app: 'cart', tier: 'api' },
+      { kind: 'Deployment', name: 'cart' },
+      33577,
+    ),
+    pod(
+      'shop',
+      'payments-84d6f7c5b-hz9kk',
+      at(2),
+      '10.42.2.43',
+      { app: 'payments', tier: 'api' },
+      { kind: 'Deployment', name: 'payments' },
+      34910,
+    ),
+    pod(
+      'shop',
+      'database-0',
+      at(1),
+      '10.42.1.44',
+      { app: 'database' },
+      { kind: 'StatefulSet', name: 'database' },
+      35001,
+    ),
+    pod(
+      'monitoring',
+      'prometheus-0',
+      at(0),
+      '10.42.0.50',
+      { app: 'prometheus' },
+      { kind: 'StatefulSet', name: 'prometheus' },
+      38120,
+    ),
   ];
   if (preset === 'long') {
     pods.push(
@@ -186,7 +302,10 @@ export function makeInventory(preset: Preset): Inventory {
         'recommendation-engine-personalisation-worker-with-a-very-long-name-6f5d8c9b7d-8xk2q',
         at(1),
         'fd00:10:42:0001:abcd:ef01:2345:6789',
-        { 'app.kubernetes.io/name': 'recommendation-engine-personalisation-worker', 'app.kubernetes.io/managed-by': 'argocd-application-controller' },
+        {
+          'app.kubernetes.io/name': 'recommendation-engine-personalisation-worker',
+          'app.kubernetes.io/managed-by': 'argocd-application-controller',
+        },
         { kind: 'Deployment', name: 'recommendation-engine-personalisation-worker-with-a-very-long-name' },
         61234,
       ),
@@ -200,7 +319,15 @@ export function makeInventory(preset: Preset): Inventory {
       const namespace = `team-${String(index % spaces).padStart(2, '0')}`;
       const app = `service-${Math.floor(index / spaces) % 12}`;
       pods.push(
-        pod(namespace, `${app}-${(index * 7919).toString(36).slice(-5)}-${index}`, at(Math.floor(random() * 3)), `10.42.${index % 250}.${Math.floor(index / 250) + 60}`, { app, team: namespace }, { kind: 'Deployment', name: app }, 60000 + (index % 900)),
+        pod(
+          namespace,
+          `${app}-${(index * 7919).toString(36).slice(-5)}-${index}`,
+          at(Math.floor(random() * 3)),
+          `10.42.${index % 250}.${Math.floor(index / 250) + 60}`,
+          { app, team: namespace },
+          { kind: 'Deployment', name: app },
+          60000 + (index % 900),
+        ),
       );
     }
   }
@@ -219,8 +346,18 @@ export function makeInventory(preset: Preset): Inventory {
           flowsLost: 18_344,
           components: [
             { name: 'datapath', state: 'ok', message: 'programs attached on 7 devices', fix: '' },
-            { name: 'policy', state: 'degraded', message: '1 policy is not enforced: shop/broken does not parse', fix: 'Open shop/broken in Policies; the editor marks the line.' },
-            { name: 'flows', state: 'degraded', message: 'the ring buffer overflowed 14 times in the last minute', fix: 'Raise the ring’s size or narrow what is recorded.' },
+            {
+              name: 'policy',
+              state: 'degraded',
+              message: '1 policy is not enforced: shop/broken does not parse',
+              fix: 'Open shop/broken in Policies; the editor marks the line.',
+            },
+            {
+              name: 'flows',
+              state: 'degraded',
+              message: 'the ring buffer overflowed 14 times in the last minute',
+              fix: 'Raise the ring’s size or narrow what is recorded.',
+            },
           ],
         },
       };
@@ -228,14 +365,29 @@ export function makeInventory(preset: Preset): Inventory {
         ...third,
         ready: false,
         reason: 'container runtime network not ready: cni plugin not initialized',
-        agent: { state: 'failing', version: '0.1.0', message: 'the kernel has no BTF: /sys/kernel/btf/vmlinux does not exist', components: [{ name: 'preflight', state: 'failing', message: 'Kernel 5.4.0 without BTF', fix: 'Boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, 5.15 or newer.' }] },
+        agent: {
+          state: 'failing',
+          version: '0.1.0',
+          message: 'the kernel has no BTF: /sys/kernel/btf/vmlinux does not exist',
+          components: [
+            {
+              name: 'preflight',
+              state: 'failing',
+              message: 'Kernel 5.4.0 without BTF',
+              fix: 'Boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, 5.15 or newer.',
+            },
+          ],
+        },
       };
     }
   }
   return {
     at: Date.now(),
     nodes: counted,
-    namespaces: [...new Set(pods.map((one) => one.namespace))].map((name) => ({ name, labels: { 'kubernetes.io/metadata.name': name } })),
+    namespaces: [...new Set(pods.map((one) => one.namespace))].map((name) => ({
+      name,
+      labels: { 'kubernetes.io/metadata.name': name },
+    })),
     pods,
     services: [
       service('default', 'deathstar', '10.96.14.7', 80, 2),
@@ -348,8 +500,11 @@ export function makePolicies(preset: Preset): { summary: PolicySummary; text: st
           namespace: 'customer-facing-storefront-experience-platform-production',
           name: 'allow-ingress-from-recommendation-engine-personalisation-workers-to-catalogue-read-replicas',
         },
-        selector: 'app.kubernetes.io/name=recommendation-engine-personalisation-worker, app.kubernetes.io/managed-by=argocd-application-controller',
-        selects: ['customer-facing-storefront-experience-platform-production/recommendation-engine-personalisation-worker-with-a-very-long-name-6f5d8c9b7d-8xk2q'],
+        selector:
+          'app.kubernetes.io/name=recommendation-engine-personalisation-worker, app.kubernetes.io/managed-by=argocd-application-controller',
+        selects: [
+          'customer-facing-storefront-experience-platform-production/recommendation-engine-personalisation-worker-with-a-very-long-name-6f5d8c9b7d-8xk2q',
+        ],
         directions: ['ingress', 'egress'],
         createdAt: now - 400 * day,
         managedBy: 'Flux (kustomization platform-policies/production)',
@@ -362,7 +517,11 @@ export function makePolicies(preset: Preset): { summary: PolicySummary; text: st
       list.push({
         summary: {
           ...base,
-          id: { kind: index % 3 === 0 ? 'NetworkPolicy' : 'CiliumNetworkPolicy', namespace: `team-${String(index % 40).padStart(2, '0')}`, name: `policy-${index}` },
+          id: {
+            kind: index % 3 === 0 ? 'NetworkPolicy' : 'CiliumNetworkPolicy',
+            namespace: `team-${String(index % 40).padStart(2, '0')}`,
+            name: `policy-${index}`,
+          },
           selector: `app=service-${index % 12}`,
           selects: [`team-${index % 40}/service-${index % 12}`],
           directions: ['ingress'],

@@ -21,12 +21,21 @@ export function makeTalks(inventory: Inventory, enforced: boolean): readonly Tal
   const all = inventory.pods;
   const by = (start: string) => all.find((pod) => `${pod.namespace}/${pod.name}`.startsWith(start));
   const talks: Talk[] = [];
-  const add = (from: Talk['from'] | undefined, to: Talk['to'] | undefined, port: number, rate: number, more: Partial<Talk> = {}) => {
+  const add = (
+    from: Talk['from'] | undefined,
+    to: Talk['to'] | undefined,
+    port: number,
+    rate: number,
+    more: Partial<Talk> = {},
+  ) => {
     if (from && to) talks.push({ from, to, port, protocol: 'TCP', rate, ...more });
   };
   const dns = by('kube-system/coredns');
   add(by('default/tiefighter'), by('default/deathstar'), 80, 2.4, { service: 'default/deathstar' });
-  add(by('default/xwing'), by('default/deathstar-7f9c5d6b8-q9'), 80, 1.6, { service: 'default/deathstar', denied: enforced });
+  add(by('default/xwing'), by('default/deathstar-7f9c5d6b8-q9'), 80, 1.6, {
+    service: 'default/deathstar',
+    denied: enforced,
+  });
   for (const name of ['default/tiefighter', 'default/xwing', 'shop/frontend', 'shop/cart', 'shop/payments']) {
     add(by(name), dns, 53, 1.2, { protocol: 'UDP', service: 'kube-system/kube-dns' });
   }
@@ -39,7 +48,8 @@ export function makeTalks(inventory: Inventory, enforced: boolean): readonly Tal
   add(by('shop/payments'), by('shop/database'), 5432, 2);
   add(by('shop/frontend-5d4f8c7b9-m'), by('shop/database'), 5432, 0.4, { denied: true });
   add(by('shop/payments'), 'world', 443, 0.6);
-  for (const name of ['shop/cart', 'shop/payments', 'kube-system/coredns-6c8d9b7f5-t']) add(by('monitoring/prometheus'), by(name), 9090, 0.3);
+  for (const name of ['shop/cart', 'shop/payments', 'kube-system/coredns-6c8d9b7f5-t'])
+    add(by('monitoring/prometheus'), by(name), 9090, 0.3);
   add('host', dns, 8080, 0.2);
   add(by('shop/frontend-5d4f8c7b9-2'), by('shop/cart'), 0, 0.1, { protocol: 'ICMPv4' });
   add(by('customer-facing'), by('shop/cart'), 8080, 2);
@@ -81,7 +91,10 @@ function side(end: Talk['from'], port: number, service = ''): FlowSide {
     address: end.address,
     port,
     identity: end.identity ?? 0,
-    labels: [...Object.entries(end.labels).map(([key, value]) => `k8s:${key}=${value}`), `k8s:io.kubernetes.pod.namespace=${end.namespace}`],
+    labels: [
+      ...Object.entries(end.labels).map(([key, value]) => `k8s:${key}=${value}`),
+      `k8s:io.kubernetes.pod.namespace=${end.namespace}`,
+    ],
     mac: '0a:58:0a:2a:00:17',
     names: [],
   };
@@ -112,7 +125,14 @@ export function createFlowSource(talks: readonly Talk[], inventory: Inventory) {
     const place = egress ? talk.from : talk.to;
     const node = typeof place === 'string' ? (inventory.nodes[0]?.name ?? 'node1') : place.node;
     const verdict = talk.denied ? 'DROPPED' : random() < 0.06 && talk.service ? 'TRANSLATED' : 'FORWARDED';
-    const flags = talk.protocol !== 'TCP' ? [] : talk.denied ? ['SYN'] : (([['SYN'], ['SYN', 'ACK'], ['ACK', 'PSH'], ['ACK', 'FIN'], ['ACK']] as const)[Math.floor(random() * 5)] ?? ['ACK']);
+    const flags =
+      talk.protocol !== 'TCP'
+        ? []
+        : talk.denied
+          ? ['SYN']
+          : (([['SYN'], ['SYN', 'ACK'], ['ACK', 'PSH'], ['ACK', 'FIN'], ['ACK']] as const)[
+              Math.floor(random() * 5)
+            ] ?? ['ACK']);
     const toDatabase = typeof talk.to !== 'string' && talk.to.workload.name === 'database';
     const rule = toDatabase ? databaseRule : demoRule;
     const governed = toDatabase || (typeof talk.to !== 'string' && talk.to.workload.name === 'deathstar');
@@ -134,7 +154,13 @@ export function createFlowSource(talks: readonly Talk[], inventory: Inventory) {
       protocol: talk.protocol,
       tcpFlags: flags,
       ...(talk.protocol === 'ICMPv4' ? { icmp: { type: 8, code: 0 } } : {}),
-      event: talk.denied ? 'drop' : verdict === 'TRANSLATED' ? 'trace-sock' : flags[0] === 'SYN' && flags.length === 1 ? 'policy-verdict' : 'trace',
+      event: talk.denied
+        ? 'drop'
+        : verdict === 'TRANSLATED'
+          ? 'trace-sock'
+          : flags[0] === 'SYN' && flags.length === 1
+            ? 'policy-verdict'
+            : 'trace',
       observationPoint: verdict === 'TRANSLATED' ? 'post-xlate-fwd' : egress ? 'from-endpoint' : 'to-endpoint',
       policyMatch: governed ? (talk.denied ? 'none' : 'L3-L4') : '',
       allowedBy: governed && !talk.denied ? [rule] : [],
@@ -175,7 +201,9 @@ export function matchesFilter(flow: Flow, filter: FlowFilter): boolean {
     any(filter.toPort, (value) => String(destination.port) === value) &&
     any(filter.protocol, (value) => flow.protocol.toLowerCase() === value.toLowerCase()) &&
     any(filter.identity, (value) => either((end) => end.identity === value)) &&
-    any(filter.workload, (value) => either((end) => end.workload === value || `${end.namespace}/${end.workload}` === value)) &&
+    any(filter.workload, (value) =>
+      either((end) => end.workload === value || `${end.namespace}/${end.workload}` === value),
+    ) &&
     any(filter.node, (value) => flow.node === value) &&
     any(filter.direction, (value) => flow.direction === value) &&
     any(filter.event, (value) => flow.event === value) &&
@@ -187,11 +215,19 @@ export function matchesFilter(flow: Flow, filter: FlowFilter): boolean {
 function idOf(end: Talk['from'], scope: TopologyScope): string {
   if (typeof end === 'string') return `entity:${end}`;
   if (scope === 'namespace') return `namespace:${end.namespace}`;
-  return scope === 'pod' ? `pod:${end.namespace}/${end.name}` : `workload:${end.namespace}/${end.workload.kind}/${end.workload.name}`;
+  return scope === 'pod'
+    ? `pod:${end.namespace}/${end.name}`
+    : `workload:${end.namespace}/${end.workload.kind}/${end.workload.name}`;
 }
 
 /** The picture that talks make at a scope. `phase` lets rates move a little between updates. */
-export function makeTopology(inventory: Inventory, talks: readonly Talk[], scope: TopologyScope, namespaces: readonly string[], phase: number): Topology {
+export function makeTopology(
+  inventory: Inventory,
+  talks: readonly Talk[],
+  scope: TopologyScope,
+  namespaces: readonly string[],
+  phase: number,
+): Topology {
   const nodes = new Map<string, TopologyNode>();
   const edges = new Map<string, TopologyEdge>();
   const now = Date.now();
@@ -199,7 +235,20 @@ export function makeTopology(inventory: Inventory, talks: readonly Talk[], scope
     const id = idOf(end, scope);
     if (nodes.has(id)) return id;
     if (typeof end === 'string') {
-      nodes.set(id, { id, kind: 'entity', label: end, namespace: '', pods: 0, hosts: [], identities: [end === 'world' ? 2 : 1], labels: [`reserved:${end}`], addresses: [], ready: true, isolatedIngress: false, isolatedEgress: false });
+      nodes.set(id, {
+        id,
+        kind: 'entity',
+        label: end,
+        namespace: '',
+        pods: 0,
+        hosts: [],
+        identities: [end === 'world' ? 2 : 1],
+        labels: [`reserved:${end}`],
+        addresses: [],
+        ready: true,
+        isolatedIngress: false,
+        isolatedEgress: false,
+      });
       return id;
     }
     const members = inventory.pods.filter((pod) => idOf(pod, scope) === id);
@@ -235,14 +284,24 @@ export function makeTopology(inventory: Inventory, talks: readonly Talk[], scope
       id,
       source,
       target,
-      verdict: dropped === 0 ? 'forwarded' : (old && old.verdict !== 'dropped') || (old && !talk.denied) ? 'mixed' : 'dropped',
+      verdict:
+        dropped === 0 ? 'forwarded' : (old && old.verdict !== 'dropped') || (old && !talk.denied) ? 'mixed' : 'dropped',
       connectionsPerSecond: (old?.connectionsPerSecond ?? 0) + rate,
       eventsPerSecond: events,
       droppedPerSecond: dropped,
       bytesPerSecond: events * 740,
       forwarded: (old?.forwarded ?? 0) + (talk.denied ? 0 : Math.round(rate * 600)),
       dropped: (old?.dropped ?? 0) + (talk.denied ? Math.round(rate * 600) : 0),
-      ports: [...(old?.ports ?? []), { protocol: talk.protocol, port: talk.port, service: talk.service ?? '', forwarded: talk.denied ? 0 : Math.round(rate * 600), dropped: talk.denied ? Math.round(rate * 600) : 0 }],
+      ports: [
+        ...(old?.ports ?? []),
+        {
+          protocol: talk.protocol,
+          port: talk.port,
+          service: talk.service ?? '',
+          forwarded: talk.denied ? 0 : Math.round(rate * 600),
+          dropped: talk.denied ? Math.round(rate * 600) : 0,
+        },
+      ],
       dropReason: talk.denied ? 'POLICY_DENIED' : (old?.dropReason ?? ''),
       deniedBy: talk.denied ? [rule] : (old?.deniedBy ?? []),
       allowedBy: old?.allowedBy ?? (talk.service === 'default/deathstar' && !talk.denied ? [demoRule] : []),

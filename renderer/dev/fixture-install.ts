@@ -41,22 +41,53 @@ export function makePlan(action: Plan['action'], values: Values, inventory: Inve
       kind,
       namespace,
       name,
-      action: action === 'install' ? 'create' : action === 'uninstall' ? 'delete' : kind === 'ConfigMap' || kind === 'DaemonSet' ? 'update' : 'unchanged',
-      before: action === 'install' ? '' : `apiVersion: v1\nkind: ${kind}\nmetadata:\n  name: ${name}\n${kind === 'ConfigMap' ? `data:\n  ${before.replaceAll('\n', '\n  ').trimEnd()}\n` : ''}`,
-      after: action === 'uninstall' ? '' : `apiVersion: v1\nkind: ${kind}\nmetadata:\n  name: ${name}\n${kind === 'ConfigMap' ? `data:\n  ${after.replaceAll('\n', '\n  ').trimEnd()}\n` : ''}`,
+      action:
+        action === 'install'
+          ? 'create'
+          : action === 'uninstall'
+            ? 'delete'
+            : kind === 'ConfigMap' || kind === 'DaemonSet'
+              ? 'update'
+              : 'unchanged',
+      before:
+        action === 'install'
+          ? ''
+          : `apiVersion: v1\nkind: ${kind}\nmetadata:\n  name: ${name}\n${kind === 'ConfigMap' ? `data:\n  ${before.replaceAll('\n', '\n  ').trimEnd()}\n` : ''}`,
+      after:
+        action === 'uninstall'
+          ? ''
+          : `apiVersion: v1\nkind: ${kind}\nmetadata:\n  name: ${name}\n${kind === 'ConfigMap' ? `data:\n  ${after.replaceAll('\n', '\n  ').trimEnd()}\n` : ''}`,
     })),
     nodes: inventory.nodes.map((node) => ({
       name: node.name,
       changes:
         action === 'uninstall'
-          ? ['detach programs from 7 devices', 'remove /etc/cni/net.d/05-fairlead.conflist', 'unpin maps in /sys/fs/bpf/fairlead', 'remove device fairlead_vxlan']
-          : ['write /etc/cni/net.d/05-fairlead.conflist', 'create device fairlead_vxlan', 'pin maps in /sys/fs/bpf/fairlead'],
+          ? [
+              'detach programs from 7 devices',
+              'remove /etc/cni/net.d/05-fairlead.conflist',
+              'unpin maps in /sys/fs/bpf/fairlead',
+              'remove device fairlead_vxlan',
+            ]
+          : [
+              'write /etc/cni/net.d/05-fairlead.conflist',
+              'create device fairlead_vxlan',
+              'pin maps in /sys/fs/bpf/fairlead',
+            ],
       image: action === 'uninstall' ? 'present' : 'side-load',
     })),
     obstacles: withObstacle
-      ? [{ code: 'install.no-btf', what: 'node3 cannot run the agent.', why: 'Its kernel 5.4.0 has no type information (BTF).', fix: 'Boot a kernel of 5.15 or newer with CONFIG_DEBUG_INFO_BTF=y on node3.' }]
+      ? [
+          {
+            code: 'install.no-btf',
+            what: 'node3 cannot run the agent.',
+            why: 'Its kernel 5.4.0 has no type information (BTF).',
+            fix: 'Boot a kernel of 5.15 or newer with CONFIG_DEBUG_INFO_BTF=y on node3.',
+          },
+        ]
       : [],
-    warnings: values.kubeProxyReplacement ? [] : ['kube-proxy must stay: services will not be translated by the agent.'],
+    warnings: values.kubeProxyReplacement
+      ? []
+      : ['kube-proxy must stay: services will not be translated by the agent.'],
   };
 }
 
@@ -73,11 +104,17 @@ export function makeProgress(action: InstallProgress['action'], inventory: Inven
     const state = index < tick ? 'done' : index === tick ? 'running' : 'waiting';
     return {
       id: `step-${index}`,
-      title: action === 'uninstall' ? title.replace('Agent ready', 'Residue removed').replace('Image', 'Image removed') : title,
+      title:
+        action === 'uninstall'
+          ? title.replace('Agent ready', 'Residue removed').replace('Image', 'Image removed')
+          : title,
       node,
       state,
       message: state === 'running' ? 'waiting for the node' : state === 'done' ? '' : '',
-      log: state === 'waiting' ? [] : [`${title}: started`, ...(state === 'done' ? [`${title}: done in 0.${index + 2} s`] : [])],
+      log:
+        state === 'waiting'
+          ? []
+          : [`${title}: started`, ...(state === 'done' ? [`${title}: done in 0.${index + 2} s`] : [])],
       ...(state === 'waiting' ? {} : { startedAt: Date.now() - 900 }),
       ...(state === 'done' ? { endedAt: Date.now() - 200 } : {}),
     };

@@ -13,18 +13,25 @@ const encoder = new TextEncoder();
 /** Shells that answer a few words: `help`, `flood` (50 MB of output), `exit`. */
 export function createFixtureTerminals(preset: string): Client['terminals'] {
   const sessions = new Map<string, Session>();
-  const say = (session: Session, text: string) => session.handlers.batch([{ kind: 'data', data: encoder.encode(text) }]);
+  const say = (session: Session, text: string) =>
+    session.handlers.batch([{ kind: 'data', data: encoder.encode(text) }]);
   const prompt = (session: Session) =>
-    void say(session, session.target.kind === 'pod' ? '\x1b[36m~ $\x1b[0m ' : `\x1b[32mroot@${session.target.node}\x1b[0m:~# `);
+    void say(
+      session,
+      session.target.kind === 'pod' ? '\x1b[36m~ $\x1b[0m ' : `\x1b[32mroot@${session.target.node}\x1b[0m:~# `,
+    );
   const begin = (session: Session) => {
     const { target } = session;
-    void session.handlers.batch([{ kind: 'opened', title: target.kind === 'pod' ? `${target.namespace}/${target.pod}` : target.node }]);
+    void session.handlers.batch([
+      { kind: 'opened', title: target.kind === 'pod' ? `${target.namespace}/${target.pod}` : target.node },
+    ]);
     void say(session, 'A made-up shell. It knows: help, flood, colours, exit.\r\n');
     prompt(session);
   };
   const flood = async (session: Session) => {
     const chunk = encoder.encode(`${'0123456789abcdef'.repeat(8)}\r\n`.repeat(500));
-    for (let sent = 0; sent < 50_000_000 && sessions.size > 0; sent += chunk.length) await session.handlers.batch([{ kind: 'data', data: chunk }]);
+    for (let sent = 0; sent < 50_000_000 && sessions.size > 0; sent += chunk.length)
+      await session.handlers.batch([{ kind: 'data', data: chunk }]);
     prompt(session);
   };
   const run = (session: Session, name: string, line: string) => {
@@ -39,7 +46,10 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
       case 'flood':
         return void flood(session);
       case 'colours':
-        void say(session, `${[31, 32, 33, 34, 35, 36].map((code) => `\x1b[${code}mcolour ${code}\x1b[0m`).join('  ')}\r\n`);
+        void say(
+          session,
+          `${[31, 32, 33, 34, 35, 36].map((code) => `\x1b[${code}mcolour ${code}\x1b[0m`).join('  ')}\r\n`,
+        );
         return prompt(session);
       default:
         void say(session, `sh: ${line.trim()}: not found\r\n`);
@@ -59,7 +69,15 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
             fix: 'Ask the node’s owner for the new fingerprint over another way. If it is right, remove the old line from known_hosts.',
           });
         }
-        if (target.kind === 'node') return void handlers.batch([{ kind: 'host-key', host: `${target.node} (10.20.0.11:22)`, algorithm: 'ssh-ed25519', fingerprint: 'SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDldTTGl8Fkn7uEJ6M' }]);
+        if (target.kind === 'node')
+          return void handlers.batch([
+            {
+              kind: 'host-key',
+              host: `${target.node} (10.20.0.11:22)`,
+              algorithm: 'ssh-ed25519',
+              fingerprint: 'SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDldTTGl8Fkn7uEJ6M',
+            },
+          ]);
         begin(session);
       }, 200);
       return () => {
@@ -69,7 +87,13 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
     },
     input: async ({ session: name, data }) => {
       const session = sessions.get(name);
-      if (!session) return failed({ code: 'terminal.closed', what: 'The session is closed.', why: 'Its shell has ended.', fix: 'Reconnect.' });
+      if (!session)
+        return failed({
+          code: 'terminal.closed',
+          what: 'The session is closed.',
+          why: 'Its shell has ended.',
+          fix: 'Reconnect.',
+        });
       for (const key of data) {
         if (key === '\r') {
           const line = session.line;
@@ -90,7 +114,13 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
     answerHostKey: async ({ session: name, accept }) => {
       const session = sessions.get(name);
       if (session && accept) begin(session);
-      else session?.handlers.end({ code: 'ssh.host-key-refused', what: 'The host key was not trusted.', why: 'You chose not to trust it.', fix: 'Reconnect when you have checked the fingerprint.' });
+      else
+        session?.handlers.end({
+          code: 'ssh.host-key-refused',
+          what: 'The host key was not trusted.',
+          why: 'You chose not to trust it.',
+          fix: 'Reconnect when you have checked the fingerprint.',
+        });
       return ok({});
     },
     sshHosts: async () => ok({ hosts: ['node1', 'node2', 'node3'].map((name) => ({ alias: name, node: name })) }),

@@ -22,10 +22,14 @@ const pictures = join(root, 'e2e', 'screenshots', 'fixture');
 mkdirSync(pictures, { recursive: true });
 if (!values['no-build']) {
   const vite = join(root, 'node_modules', 'vite', 'bin', 'vite.js');
-  execFileSync(process.execPath, [vite, 'build', '--mode', 'fixture', '--outDir', output, '--emptyOutDir', '--logLevel', 'warn'], {
-    cwd: root,
-    stdio: 'inherit',
-  });
+  execFileSync(
+    process.execPath,
+    [vite, 'build', '--mode', 'fixture', '--outDir', output, '--emptyOutDir', '--logLevel', 'warn'],
+    {
+      cwd: root,
+      stdio: 'inherit',
+    },
+  );
 }
 const site = await serveContent(output);
 const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--disable-gpu', '--no-sandbox'] });
@@ -44,7 +48,9 @@ for (const shot of wanted) {
     });
     try {
       await page.emulateMedia({ colorScheme: schemes[0] });
-      await page.goto(`${site.origin}/?fixture=${shot.fixture ?? 'galaxy'}${shot.live ? '' : '&still'}${shot.query ?? ''}#${shot.path}`);
+      await page.goto(
+        `${site.origin}/?fixture=${shot.fixture ?? 'galaxy'}${shot.live ? '' : '&still'}${shot.query ?? ''}#${shot.path}`,
+      );
       await page.getByRole('main').waitFor();
       await shot.ready?.(page);
       await page.waitForTimeout(shot.settle ?? 350);
@@ -53,10 +59,16 @@ for (const shot of wanted) {
         await page.waitForTimeout(150);
         await page.screenshot({ path: join(pictures, `${shot.name}-${scheme}-${width}.png`) });
         if (values['no-axe'] || width !== 1280) continue;
-        const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']).analyze();
+        const { violations } = await new AxeBuilder({ page })
+          .withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'])
+          .analyze();
         for (const violation of violations.filter((one) => one.impact === 'serious' || one.impact === 'critical')) {
-          const where = violation.nodes.slice(0, 4).map((node) => `${node.target.join(' ')}: ${node.failureSummary?.split('\n').at(-1)?.trim()}`);
-          problems.push(`${shot.name} ${scheme}: axe ${violation.id} (${violation.nodes.length}): ${where.join(' | ')}`);
+          const where = violation.nodes
+            .slice(0, 4)
+            .map((node) => `${node.target.join(' ')}: ${node.failureSummary?.split('\n').at(-1)?.trim()}`);
+          problems.push(
+            `${shot.name} ${scheme}: axe ${violation.id} (${violation.nodes.length}): ${where.join(' | ')}`,
+          );
         }
       }
     } catch (error) {

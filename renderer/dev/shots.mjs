@@ -7,7 +7,12 @@ export const shots = [
   { name: 'clusters-node', path: '/clusters/galaxy?node=node1', ready: grid },
   { name: 'clusters-errors', fixture: 'errors', path: '/clusters/galaxy?node=node3', ready: grid },
   { name: 'clusters-offline', path: '/clusters/staging', ready: (page) => page.getByRole('alert').first().waitFor() },
-  { name: 'clusters-welcome', fixture: 'empty', path: '/clusters', ready: (page) => page.getByText('Welcome to Fairlead').waitFor() },
+  {
+    name: 'clusters-welcome',
+    fixture: 'empty',
+    path: '/clusters',
+    ready: (page) => page.getByText('Welcome to Fairlead').waitFor(),
+  },
   { name: 'clusters-long', fixture: 'long', path: '/clusters', ready: grid },
   { name: 'clusters-add', path: '/clusters?tab=add', ready: (page) => page.getByRole('dialog').waitFor() },
   {
@@ -57,12 +62,28 @@ export const shots = [
   },
   { name: 'topology', path: '/topology', settle: 2500 },
   { name: 'topology-pod', path: '/topology?scope=pod&select=pod:default/xwing', settle: 2500 },
-  { name: 'topology-edge', path: '/topology?scope=pod&group=namespace&select=pod:default/xwing%3Epod:default/deathstar-7f9c5d6b8-q9wlt', settle: 2500 },
+  {
+    name: 'topology-edge',
+    path: '/topology?scope=pod&group=namespace&select=pod:default/xwing%3Epod:default/deathstar-7f9c5d6b8-q9wlt',
+    settle: 2500,
+  },
   { name: 'topology-table', path: '/topology?scope=pod&view=table', ready: grid },
   { name: 'topology-errors', fixture: 'errors', path: '/topology?scope=pod', settle: 2500 },
   { name: 'topology-long', fixture: 'long', path: '/topology?scope=pod', settle: 2500 },
-  { name: 'topology-large', fixture: 'large', path: '/topology?scope=workload', settle: 7000, sizes: [[1920, 1080, ['light']]] },
-  { name: 'topology-2000', fixture: 'large', path: '/topology?scope=pod&group=namespace', settle: 25000, sizes: [[1920, 1080, ['dark']]] },
+  {
+    name: 'topology-large',
+    fixture: 'large',
+    path: '/topology?scope=workload',
+    settle: 7000,
+    sizes: [[1920, 1080, ['light']]],
+  },
+  {
+    name: 'topology-2000',
+    fixture: 'large',
+    path: '/topology?scope=pod&group=namespace',
+    settle: 25000,
+    sizes: [[1920, 1080, ['dark']]],
+  },
   { name: 'flows', path: '/flows', ready: grid },
   {
     name: 'flows-details',
@@ -88,14 +109,49 @@ export const shots = [
   { name: 'flows-long', fixture: 'long', path: '/flows', ready: grid },
   { name: 'flows-many', fixture: 'many', path: '/flows', live: true, ready: grid },
   { name: 'flows-none', fixture: 'empty', path: '/flows', ready: (page) => page.getByText('No cluster yet').waitFor() },
-  { name: 'palette', path: '/flows', ready: async (page) => { await page.keyboard.press('Control+k'); await page.getByRole('dialog').waitFor(); } },
-  { name: 'help', path: '/flows', ready: async (page) => { await grid(page); await page.keyboard.press('?'); await page.getByText('Keyboard shortcuts').waitFor(); } },
+  {
+    name: 'palette',
+    path: '/flows',
+    ready: async (page) => {
+      await page.keyboard.press('Control+k');
+      await page.getByRole('dialog').waitFor();
+    },
+  },
+  {
+    name: 'help',
+    path: '/flows',
+    ready: async (page) => {
+      await grid(page);
+      await page.keyboard.press('?');
+      await page.getByText('Keyboard shortcuts').waitFor();
+    },
+  },
   { name: 'policies', path: '/policies', ready: grid },
   { name: 'policies-many', fixture: 'many', path: '/policies', ready: grid },
-  { name: 'policies-none', fixture: 'empty', path: '/policies', ready: (page) => page.getByText('No cluster yet').waitFor() },
-  { name: 'policy', path: '/policies/CiliumNetworkPolicy/default/rule1', ready: (page) => page.locator('.cm-content').waitFor() },
-  { name: 'policy-broken', fixture: 'errors', path: '/policies/CiliumNetworkPolicy/shop/broken', ready: (page) => page.getByText('There is no field').first().waitFor() },
-  { name: 'policies-forbidden', fixture: 'errors', query: '&broken', path: '/policies', ready: (page) => page.getByRole('alert').waitFor() },
+  {
+    name: 'policies-none',
+    fixture: 'empty',
+    path: '/policies',
+    ready: (page) => page.getByText('No cluster yet').waitFor(),
+  },
+  {
+    name: 'policy',
+    path: '/policies/CiliumNetworkPolicy/default/rule1',
+    ready: (page) => page.locator('.cm-content').waitFor(),
+  },
+  {
+    name: 'policy-broken',
+    fixture: 'errors',
+    path: '/policies/CiliumNetworkPolicy/shop/broken',
+    ready: (page) => page.getByText('There is no field').first().waitFor(),
+  },
+  {
+    name: 'policies-forbidden',
+    fixture: 'errors',
+    query: '&broken',
+    path: '/policies',
+    ready: (page) => page.getByRole('alert').waitFor(),
+  },
   { name: 'policy-new', path: '/policies?new=choose', ready: (page) => page.getByText('Deny all').first().waitFor() },
   {
     name: 'policy-diff',
@@ -109,7 +165,21 @@ export const shots = [
     },
   },
   { name: 'terminal-none', path: '/terminal', ready: (page) => page.getByText('Open a shell').first().waitFor() },
-  { name: 'terminal', path: '/terminal?pod=default/xwing', settle: 1500, ready: async (page) => { await page.locator('.xterm').waitFor(); await page.waitForTimeout(800); await page.keyboard.type('colours\n'); } },
+  {
+    name: 'terminal',
+    path: '/terminal?pod=default/xwing',
+    settle: 1500,
+    ready: async (page) => {
+      await page.locator('.xterm').waitFor();
+      await page.waitForTimeout(800);
+      await page.keyboard.type('colours\n');
+    },
+  },
   { name: 'terminal-host-key', path: '/terminal?node=node1', ready: (page) => page.getByText('SHA256:').waitFor() },
-  { name: 'terminal-changed-key', fixture: 'errors', path: '/terminal?node=node1', ready: (page) => page.getByText('has changed').first().waitFor() },
+  {
+    name: 'terminal-changed-key',
+    fixture: 'errors',
+    path: '/terminal?node=node1',
+    ready: (page) => page.getByText('has changed').first().waitFor(),
+  },
 ];

@@ -182,7 +182,13 @@ export function DataGrid<T>(props: DataGridProps<T>) {
       {/* biome-ignore lint/a11y/useFocusableInteractive: heads hold buttons where they sort */}
       <div role="row" aria-rowindex={1} className={styles.head} style={{ gridTemplateColumns: template }}>
         {columns.map((column) => (
-          <Head key={column.id} column={column} sorting={unsorted ? undefined : sorting} fixed={unsorted ?? false} onSort={setSorting} />
+          <Head
+            key={column.id}
+            column={column}
+            sorting={unsorted ? undefined : sorting}
+            fixed={unsorted ?? false}
+            onSort={setSorting}
+          />
         ))}
       </div>
       {sorted.length === 0 ? (
@@ -241,7 +247,9 @@ function Head<T>({ column, sorting, fixed, onSort }: HeadProps<T>) {
     <div
       role="columnheader"
       className={`${styles.headCell} ${column.end ? styles.end : ''}`}
-      {...(column.sort && !fixed ? { 'aria-sort': on ? (sorting.descending ? 'descending' : 'ascending') : 'none' } : {})}
+      {...(column.sort && !fixed
+        ? { 'aria-sort': on ? (sorting.descending ? 'descending' : 'ascending') : 'none' }
+        : {})}
     >
       {column.sort && !fixed ? (
         <button

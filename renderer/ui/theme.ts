@@ -27,18 +27,20 @@ export const theme = createTheme({
   respectReducedMotion: true,
   cursorType: 'pointer',
   colors: {
-    sea: [
-      '#e6f6f6',
-      '#d3ecec',
-      '#a8dada',
-      '#7accca',
-      '#4cc3c3',
-      '#2ba6a8',
-      '#168a8e',
-      '#0b6b73',
-      '#08565d',
-      '#053f45',
+    // Mantine's dark greys in the blue-grey of tokens.css, lightest first.
+    dark: [
+      '#e2e9ef',
+      '#c3ced8',
+      '#9fb0bf',
+      '#5b7084',
+      '#3a4b5c',
+      '#243240',
+      '#18232d',
+      '#131c24',
+      '#0d141a',
+      '#0a1116',
     ],
+    sea: ['#e6f6f6', '#d3ecec', '#a8dada', '#7accca', '#4cc3c3', '#2ba6a8', '#168a8e', '#0b6b73', '#08565d', '#053f45'],
   },
   components: {
     Button: Button.extend({ defaultProps: { size: 'xs' } }),

@@ -3,8 +3,8 @@ import { MergeView } from '@codemirror/merge';
 import { EditorState } from '@codemirror/state';
 import { EditorView, lineNumbers } from '@codemirror/view';
 import { useEffect, useRef } from 'react';
-import { editorTheme } from './editor-theme.ts';
 import styles from './code.module.css';
+import { editorTheme } from './editor-theme.ts';
 
 interface DiffViewProps {
   readonly before: string;
@@ -32,11 +32,24 @@ export function DiffView({ before, after, height, labels = ['Now', 'After'] }: D
   return (
     <div>
       <div className={styles.diffHead}>
-        <span>{labels[0]}{before === '' ? ': does not exist' : ''}</span>
-        <span>{labels[1]}{after === '' ? ': does not exist' : ''}</span>
+        <span>
+          {labels[0]}
+          {before === '' ? ': does not exist' : ''}
+        </span>
+        <span>
+          {labels[1]}
+          {after === '' ? ': does not exist' : ''}
+        </span>
       </div>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it */}
-      <div ref={parent} className={styles.diff} style={{ maxHeight: height }} tabIndex={0} role="region" aria-label="Difference" />
+      <div
+        ref={parent}
+        className={styles.diff}
+        style={{ maxHeight: height }}
+        tabIndex={0}
+        role="region"
+        aria-label="Difference"
+      />
     </div>
   );
 }

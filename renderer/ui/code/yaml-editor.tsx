@@ -37,7 +37,10 @@ function complete(schema: Schema | undefined) {
     const schemas = schemasAt(schema, place.path);
     const options: Completion[] = place.value
       ? schemas.flatMap((one) => [
-          ...(one.enum ?? (one.const === undefined ? [] : [one.const])).map((value) => ({ label: String(value), type: 'enum' })),
+          ...(one.enum ?? (one.const === undefined ? [] : [one.const])).map((value) => ({
+            label: String(value),
+            type: 'enum',
+          })),
           ...(one.type === 'boolean' ? ['true', 'false'].map((label) => ({ label, type: 'keyword' })) : []),
         ])
       : schemas.flatMap((one) => [
@@ -92,12 +95,26 @@ function toDiagnostics(state: EditorState, problems: readonly PolicyProblem[]): 
   return problems.map((problem) => {
     const from = problem.line > 0 ? at(problem.line, problem.column) : 0;
     const to = problem.line > 0 ? Math.max(from, at(problem.endLine, problem.endColumn)) : state.doc.line(1).to;
-    return { from, to, severity: problem.severity, message: [problem.what, problem.why, problem.fix].filter(Boolean).join('\n') };
+    return {
+      from,
+      to,
+      severity: problem.severity,
+      message: [problem.what, problem.why, problem.fix].filter(Boolean).join('\n'),
+    };
   });
 }
 
 /** A YAML editor with completion and explanations from a JSON schema, and marks of the problems that are given. */
-export function YamlEditor({ label, text, onChange, problems, schema, readOnly = false, onSubmit, onReady }: YamlEditorProps) {
+export function YamlEditor({
+  label,
+  text,
+  onChange,
+  problems,
+  schema,
+  readOnly = false,
+  onSubmit,
+  onReady,
+}: YamlEditorProps) {
   const parent = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView | undefined>(undefined);
   const help = useRef(new Compartment());
@@ -151,7 +168,10 @@ export function YamlEditor({ label, text, onChange, problems, schema, readOnly =
     latest.current.onReady?.({
       goTo: (line, column) => {
         const found = editor.state.doc.line(Math.max(1, Math.min(line, editor.state.doc.lines)));
-        editor.dispatch({ selection: { anchor: Math.min(found.from + Math.max(0, column - 1), found.to) }, scrollIntoView: true });
+        editor.dispatch({
+          selection: { anchor: Math.min(found.from + Math.max(0, column - 1), found.to) },
+          scrollIntoView: true,
+        });
         editor.focus();
       },
     });
@@ -162,14 +182,17 @@ export function YamlEditor({ label, text, onChange, problems, schema, readOnly =
   }, []);
   useEffect(() => {
     const editor = view.current;
-    if (editor && editor.state.doc.toString() !== text) editor.dispatch({ changes: { from: 0, to: editor.state.doc.length, insert: text } });
+    if (editor && editor.state.doc.toString() !== text)
+      editor.dispatch({ changes: { from: 0, to: editor.state.doc.length, insert: text } });
   }, [text]);
   useEffect(() => {
     const editor = view.current;
     if (editor) editor.dispatch(setDiagnostics(editor.state, toDiagnostics(editor.state, problems)));
   }, [problems]);
   useEffect(() => {
-    view.current?.dispatch({ effects: help.current.reconfigure([autocompletion({ override: [complete(schema)] }), explain(schema)]) });
+    view.current?.dispatch({
+      effects: help.current.reconfigure([autocompletion({ override: [complete(schema)] }), explain(schema)]),
+    });
   }, [schema]);
   useEffect(() => {
     view.current?.dispatch({ effects: lock.current.reconfigure(EditorState.readOnly.of(readOnly)) });

@@ -19,7 +19,11 @@ interface Line {
 function readLine(text: string): Line | undefined {
   const match = /^(\s*)((?:- +)*)(?:"?([\w./:-]+?)"?\s*:(?:\s|$))?/.exec(text);
   if (!match || /^\s*(#|$)/.test(text)) return undefined;
-  return { indent: (match[1] ?? '').length + (match[2] ?? '').length, key: match[3] ?? '', item: (match[2] ?? '') !== '' };
+  return {
+    indent: (match[1] ?? '').length + (match[2] ?? '').length,
+    key: match[3] ?? '',
+    item: (match[2] ?? '') !== '',
+  };
 }
 
 /**

@@ -17,7 +17,14 @@ export function AddKubeconfig({ onClose }: { readonly onClose: () => void }) {
       ? client.clusters.addKubeconfig({ name: name || 'pasted', text })
       : client.clusters.addKubeconfigPath({ path }),
   );
-  const missing = way === 'text' ? (text.trim() ? undefined : 'Paste or choose a file first.') : path.trim() ? undefined : 'Enter a path first.';
+  const missing =
+    way === 'text'
+      ? text.trim()
+        ? undefined
+        : 'Paste or choose a file first.'
+      : path.trim()
+        ? undefined
+        : 'Enter a path first.';
   const submit = async () => {
     const added = await add.run();
     const first = added?.added[0];
@@ -28,8 +35,8 @@ export function AddKubeconfig({ onClose }: { readonly onClose: () => void }) {
     <Modal opened onClose={onClose} title="Add a kubeconfig" size="lg" closeButtonProps={{ 'aria-label': 'Close' }}>
       <div style={{ display: 'grid', gap: 12 }}>
         <p className="muted">
-          Every context in it becomes a cluster in the list. Keys and tokens stay with the engine; this page never sees them
-          again. A program that a context would run to log in is shown to you first.
+          Every context in it becomes a cluster in the list. Keys and tokens stay with the engine; this page never sees
+          them again. A program that a context would run to log in is shown to you first.
         </p>
         <SegmentedControl
           aria-label="How to add"
@@ -43,7 +50,14 @@ export function AddKubeconfig({ onClose }: { readonly onClose: () => void }) {
         {way === 'text' ? (
           <>
             <div style={{ display: 'flex', gap: 8, alignItems: 'end' }}>
-              <TextInput label="Name in the list" placeholder="pasted" value={name} onChange={(event) => setName(event.currentTarget.value)} style={{ flex: 1 }} data-autofocus />
+              <TextInput
+                label="Name in the list"
+                placeholder="pasted"
+                value={name}
+                onChange={(event) => setName(event.currentTarget.value)}
+                style={{ flex: 1 }}
+                data-autofocus
+              />
               <FileButton
                 onChange={(file) => {
                   if (!file) return;

@@ -1,4 +1,4 @@
-import { Menu, Tooltip, ActionIcon } from '@mantine/core';
+import { ActionIcon, Menu, Tooltip } from '@mantine/core';
 import { IconDots, IconLock, IconLockOpen, IconPlug, IconPlugX, IconTrash } from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useState } from 'react';
@@ -24,7 +24,12 @@ export function ClusterDetail({ cluster }: { readonly cluster: Cluster }) {
   const search = useSearch({ strict: false }) as { tab?: string };
   const navigate = useNavigate();
   const tab = search.tab === 'install' ? 'install' : 'nodes';
-  const setTab = (next: string) => void navigate({ to: '.', replace: true, search: ((old: object) => ({ ...old, tab: next === 'nodes' ? undefined : next })) as never });
+  const setTab = (next: string) =>
+    void navigate({
+      to: '.',
+      replace: true,
+      search: ((old: object) => ({ ...old, tab: next === 'nodes' ? undefined : next })) as never,
+    });
   return (
     <section className={styles.detail} aria-label={`Cluster ${cluster.name}`}>
       <Head cluster={cluster} />
@@ -61,7 +66,12 @@ export function ClusterDetail({ cluster }: { readonly cluster: Cluster }) {
 
 function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: 'nodes' | 'install' }) {
   const { current, inventory } = useClusters();
-  if (cluster.state === 'connecting') return <div style={{ flex: 1 }}><SkeletonRows rows={10} label={`Connecting to ${cluster.name}`} /></div>;
+  if (cluster.state === 'connecting')
+    return (
+      <div style={{ flex: 1 }}>
+        <SkeletonRows rows={10} label={`Connecting to ${cluster.name}`} />
+      </div>
+    );
   if (!isConnected(cluster)) {
     return (
       <div style={{ flex: 1 }}>
@@ -73,15 +83,28 @@ function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: 'n
       </div>
     );
   }
-  if (current?.id !== cluster.id || inventory.pending) return <div style={{ flex: 1 }}><SkeletonRows rows={10} label="Reading the cluster" /></div>;
+  if (current?.id !== cluster.id || inventory.pending)
+    return (
+      <div style={{ flex: 1 }}>
+        <SkeletonRows rows={10} label="Reading the cluster" />
+      </div>
+    );
   if (!inventory.value) {
     return (
       <div style={{ flex: 1, padding: 16 }}>
-        {inventory.failure ? <FailureCard failure={inventory.failure} onRetry={inventory.retry} /> : <SkeletonRows rows={10} />}
+        {inventory.failure ? (
+          <FailureCard failure={inventory.failure} onRetry={inventory.retry} />
+        ) : (
+          <SkeletonRows rows={10} />
+        )}
       </div>
     );
   }
-  return tab === 'nodes' ? <NodesTab cluster={cluster} inventory={inventory.value} /> : <InstallTab cluster={cluster} />;
+  return tab === 'nodes' ? (
+    <NodesTab cluster={cluster} inventory={inventory.value} />
+  ) : (
+    <InstallTab cluster={cluster} />
+  );
 }
 
 function Head({ cluster }: { readonly cluster: Cluster }) {
@@ -95,7 +118,8 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
   );
   const connected = isConnected(cluster);
   const untrusted = cluster.execPlugin !== undefined && !cluster.execPlugin.allowed;
-  const failure = connect.failure ?? disconnect.failure ?? (dialog === 'none' ? (protect.failure ?? forget.failure) : undefined);
+  const failure =
+    connect.failure ?? disconnect.failure ?? (dialog === 'none' ? (protect.failure ?? forget.failure) : undefined);
   return (
     <>
       <div className={styles.head}>
@@ -130,16 +154,29 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
           {untrusted ? (
             <ReasonedButton onClick={() => setDialog('trust')}>Review login program…</ReasonedButton>
           ) : connected || cluster.state === 'connecting' ? (
-            <ReasonedButton variant="default" leftSection={<IconPlugX size={14} />} loading={disconnect.pending} onClick={() => void disconnect.run()}>
+            <ReasonedButton
+              variant="default"
+              leftSection={<IconPlugX size={14} />}
+              loading={disconnect.pending}
+              onClick={() => void disconnect.run()}
+            >
               Disconnect
             </ReasonedButton>
           ) : (
-            <ReasonedButton leftSection={<IconPlug size={14} />} loading={connect.pending} onClick={() => void connect.run()}>
+            <ReasonedButton
+              leftSection={<IconPlug size={14} />}
+              loading={connect.pending}
+              onClick={() => void connect.run()}
+            >
               Connect
             </ReasonedButton>
           )}
           {cluster.protected ? (
-            <ReasonedButton variant="default" leftSection={<IconLockOpen size={14} />} onClick={() => setDialog('unlock')}>
+            <ReasonedButton
+              variant="default"
+              leftSection={<IconLockOpen size={14} />}
+              onClick={() => setDialog('unlock')}
+            >
               Unlock…
             </ReasonedButton>
           ) : (
@@ -202,7 +239,8 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
           })
         }
       >
-        It disappears from this list. The kubeconfig file and the cluster are left alone; add the file again to get it back.
+        It disappears from this list. The kubeconfig file and the cluster are left alone; add the file again to get it
+        back.
       </Confirm>
       {dialog === 'trust' ? <ExecTrust cluster={cluster} onClose={() => setDialog('none')} /> : null}
     </>

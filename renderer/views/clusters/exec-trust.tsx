@@ -11,20 +11,41 @@ export function ExecTrust({ cluster, onClose }: { readonly cluster: Cluster; rea
   const allow = useAction((client, hash: string) => client.clusters.allowExecPlugin({ cluster: cluster.id, hash }));
   const { value } = plugin;
   return (
-    <Modal opened onClose={onClose} title="A program wants to run on this machine" size="lg" closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened
+      onClose={onClose}
+      title="A program wants to run on this machine"
+      size="lg"
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       <div style={{ display: 'grid', gap: 12 }}>
         <p>
-          To log in to <b>{cluster.name}</b>, its kubeconfig names a program. A kubeconfig can name any program at all: allow it
-          only if you know where the file comes from.
+          To log in to <b>{cluster.name}</b>, its kubeconfig names a program. A kubeconfig can name any program at all:
+          allow it only if you know where the file comes from.
         </p>
         {plugin.failure ? <FailureCard failure={plugin.failure} onRetry={plugin.retry} /> : null}
         {plugin.pending ? <SkeletonRows rows={4} /> : null}
         {value ? (
           <Facts
             items={[
-              ['Program', <span key="p" className="mono">{value.command}</span>],
-              ['Found at', <span key="f" className="mono">{value.resolved || 'not found on PATH'}</span>],
-              ['Arguments', <span key="a" className="mono">{value.args.join(' ')}</span>],
+              [
+                'Program',
+                <span key="p" className="mono">
+                  {value.command}
+                </span>,
+              ],
+              [
+                'Found at',
+                <span key="f" className="mono">
+                  {value.resolved || 'not found on PATH'}
+                </span>,
+              ],
+              [
+                'Arguments',
+                <span key="a" className="mono">
+                  {value.args.join(' ')}
+                </span>,
+              ],
               [
                 'Fingerprint',
                 <span key="h" className="mono">
@@ -34,7 +55,10 @@ export function ExecTrust({ cluster, onClose }: { readonly cluster: Cluster; rea
             ]}
           />
         ) : null}
-        <p className="muted">The answer is remembered for exactly this program with these arguments. If either changes, you are asked again.</p>
+        <p className="muted">
+          The answer is remembered for exactly this program with these arguments. If either changes, you are asked
+          again.
+        </p>
         {allow.failure ? <FailureCard failure={allow.failure} /> : null}
         <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
           <Button variant="default" onClick={onClose} data-autofocus>

@@ -69,8 +69,13 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
       <div className={styles.boxBody}>
         <h3 style={{ marginBottom: 6 }}>On {plural(plan.nodes.length, 'node')}</h3>
         {plan.nodes.map((node) => (
-          <div key={node.name} style={{ display: 'grid', gridTemplateColumns: '86px 220px 1fr', gap: 10, padding: '3px 0' }}>
-            <b className="clip" title={node.name}>{node.name}</b>
+          <div
+            key={node.name}
+            style={{ display: 'grid', gridTemplateColumns: '86px 220px 1fr', gap: 10, padding: '3px 0' }}
+          >
+            <b className="clip" title={node.name}>
+              {node.name}
+            </b>
             <span className="muted">{imageTexts[node.image]}</span>
             <span>{node.changes.join(' · ')}</span>
           </div>
@@ -83,12 +88,19 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
           const look = looks[object.action];
           return (
             <div key={key}>
-              <button type="button" className={styles.object} aria-expanded={open === key} onClick={() => setOpen(open === key ? undefined : key)}>
+              <button
+                type="button"
+                className={styles.object}
+                aria-expanded={open === key}
+                onClick={() => setOpen(open === key ? undefined : key)}
+              >
                 <Status plain tone={look.tone} icon={look.icon}>
                   {object.action}
                 </Status>
                 <span className="clip">{object.kind}</span>
-                <span className="clip mono">{object.namespace ? `${object.namespace}/${object.name}` : object.name}</span>
+                <span className="clip mono">
+                  {object.namespace ? `${object.namespace}/${object.name}` : object.name}
+                </span>
               </button>
               {open === key ? (
                 <Suspense fallback={<SkeletonRows rows={4} />}>
@@ -111,7 +123,9 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
             {plan.action === 'uninstall' ? 'Cancel' : 'Back'}
           </Button>
           <ReasonedButton
-            blocked={blocked ?? (plan.obstacles.length > 0 ? 'The obstacles above must be put right first.' : undefined)}
+            blocked={
+              blocked ?? (plan.obstacles.length > 0 ? 'The obstacles above must be put right first.' : undefined)
+            }
             loading={pending}
             {...(plan.action === 'uninstall' ? { color: 'var(--bad)' } : {})}
             onClick={onApply}

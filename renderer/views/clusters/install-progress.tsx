@@ -12,8 +12,16 @@ interface InstallProgressProps {
   readonly onDone: () => void;
 }
 
-const nouns: Readonly<Record<InstallProgress['action'], string>> = { install: 'Installation', upgrade: 'Upgrade', uninstall: 'Uninstall' };
-const ends: Readonly<Record<Exclude<InstallProgress['state'], 'running'>, string>> = { done: 'done', failed: 'failed', stopped: 'stopped' };
+const nouns: Readonly<Record<InstallProgress['action'], string>> = {
+  install: 'Installation',
+  upgrade: 'Upgrade',
+  uninstall: 'Uninstall',
+};
+const ends: Readonly<Record<Exclude<InstallProgress['state'], 'running'>, string>> = {
+  done: 'done',
+  failed: 'failed',
+  stopped: 'stopped',
+};
 
 /** An apply as it goes, step by step and node by node, with the log of each step. */
 export function InstallProgressList({ progress, stopping, onStop, onDone }: InstallProgressProps) {
@@ -30,14 +38,25 @@ export function InstallProgressList({ progress, stopping, onStop, onDone }: Inst
         </span>
         <Spacer />
         {state === 'running' ? (
-          <ReasonedButton variant="default" loading={stopping} hint="Stops after the step that is running. What was done stays; a new plan goes on from there." onClick={onStop}>
+          <ReasonedButton
+            variant="default"
+            loading={stopping}
+            hint="Stops after the step that is running. What was done stays; a new plan goes on from there."
+            onClick={onStop}
+          >
             Stop
           </ReasonedButton>
         ) : (
           <Button onClick={onDone}>{state === 'done' ? 'Done' : 'Back'}</Button>
         )}
       </div>
-      <Progress value={steps.length === 0 ? 0 : (finished / steps.length) * 100} size={3} radius={0} aria-label="Progress" {...(state === 'failed' ? { color: 'var(--bad)' } : {})} />
+      <Progress
+        value={steps.length === 0 ? 0 : (finished / steps.length) * 100}
+        size={3}
+        radius={0}
+        aria-label="Progress"
+        {...(state === 'failed' ? { color: 'var(--bad)' } : {})}
+      />
       {steps.map((step) => (
         <div key={step.id} className={styles.step}>
           <StepBadge state={step.state} />

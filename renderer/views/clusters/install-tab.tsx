@@ -24,11 +24,15 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   const [edited, setEdited] = useState<Values | undefined>(undefined);
   const [asking, setAsking] = useState(false);
   const status = useProcedure(`install ${id}`, (client, signal) => client.install.status({ cluster: id }, { signal }));
-  const plan = useAction((client, action: Plan['action'], values: Values) => client.install.plan({ cluster: id, action, values }));
+  const plan = useAction((client, action: Plan['action'], values: Values) =>
+    client.install.plan({ cluster: id, action, values }),
+  );
   const apply = useAction((client, digest: string) => client.install.apply({ cluster: id, digest }));
   const stop = useAction((client) => client.install.stop({ cluster: id }));
   const [round, setRound] = useState(0);
-  const progress = useLatest<InstallProgress>(`progress ${id} ${round}`, (client, handlers) => client.install.watch({ cluster: id }, handlers));
+  const progress = useLatest<InstallProgress>(`progress ${id} ${round}`, (client, handlers) =>
+    client.install.watch({ cluster: id }, handlers),
+  );
   const running = progress.value?.state === 'running';
   const blocked = writeBlocked(cluster);
 
@@ -69,7 +73,12 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
     <div className={styles.scroll} tabIndex={0} role="region" aria-label="Installation">
       <div className={styles.install}>
         {showProgress && progress.value ? (
-          <InstallProgressList progress={progress.value} stopping={stop.pending} onStop={() => void stop.run()} onDone={home} />
+          <InstallProgressList
+            progress={progress.value}
+            stopping={stop.pending}
+            onStop={() => void stop.run()}
+            onDone={home}
+          />
         ) : showProgress ? (
           progress.failure ? (
             <FailureCard failure={progress.failure} onRetry={progress.retry} />
@@ -82,7 +91,11 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
             blocked={blocked}
             pending={apply.pending}
             failure={apply.failure}
-            onBack={() => setStep(step.plan.action === 'uninstall' ? { at: 'overview' } : { at: 'values', action: step.plan.action })}
+            onBack={() =>
+              setStep(
+                step.plan.action === 'uninstall' ? { at: 'overview' } : { at: 'values', action: step.plan.action },
+              )
+            }
             onApply={() => (step.plan.action === 'install' ? void start(step.plan) : setAsking(true))}
           />
         ) : step.at === 'values' ? (
@@ -99,7 +112,11 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
         ) : (
           <div className={styles.box}>
             <div className={styles.boxHead}>
-              <h2>{known.installed ? `Fairlead’s agent ${known.version} is installed` : 'Fairlead’s agent is not installed'}</h2>
+              <h2>
+                {known.installed
+                  ? `Fairlead’s agent ${known.version} is installed`
+                  : 'Fairlead’s agent is not installed'}
+              </h2>
             </div>
             <div className={styles.boxBody} style={{ display: 'grid', gap: 14 }}>
               <p className="muted" style={{ maxWidth: '75ch' }}>
@@ -111,7 +128,12 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                 items={[
                   ['Image carried', known.image || 'none was built: run the build first'],
                   ['Nodes', inventory.value?.nodes.length],
-                  known.values ? ['Routing', known.values.routingMode === 'tunnel' ? `tunnel (${known.values.tunnelProtocol})` : 'native'] : undefined,
+                  known.values
+                    ? [
+                        'Routing',
+                        known.values.routingMode === 'tunnel' ? `tunnel (${known.values.tunnelProtocol})` : 'native',
+                      ]
+                    : undefined,
                   known.values ? ['Policy enforcement', known.values.policyEnforcementMode] : undefined,
                 ]}
               />
@@ -122,7 +144,12 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                     <ReasonedButton blocked={blocked} onClick={() => setStep({ at: 'values', action: 'upgrade' })}>
                       Change values or upgrade…
                     </ReasonedButton>
-                    <ReasonedButton variant="default" blocked={blocked} loading={plan.pending} onClick={() => void makePlan('uninstall')}>
+                    <ReasonedButton
+                      variant="default"
+                      blocked={blocked}
+                      loading={plan.pending}
+                      onClick={() => void makePlan('uninstall')}
+                    >
                       Uninstall…
                     </ReasonedButton>
                   </>

@@ -54,7 +54,11 @@ export function InstallValues(props: InstallValuesProps) {
     setYaml(text);
     try {
       const read = valuesSchema.safeParse(parse(text) ?? {});
-      setYamlProblem(read.success ? undefined : read.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '));
+      setYamlProblem(
+        read.success
+          ? undefined
+          : read.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),
+      );
       if (read.success) onChange(read.data);
     } catch (error) {
       setYamlProblem(error instanceof Error ? error.message : String(error));
@@ -82,44 +86,129 @@ export function InstallValues(props: InstallValuesProps) {
       {yaml !== undefined ? (
         <div className={styles.boxBody}>
           <div style={{ display: 'flex', justifyContent: 'space-between' }}>
-            <p className="muted">Names are those of Cilium’s chart: an existing values file can be pasted; what is unknown here is ignored.</p>
+            <p className="muted">
+              Names are those of Cilium’s chart: an existing values file can be pasted; what is unknown here is ignored.
+            </p>
             <Copy text={yaml} label="Copy the values" />
           </div>
-          <Textarea aria-label="Values as YAML" mt={8} autosize minRows={18} value={yaml} spellCheck={false} error={yamlProblem} onChange={(event) => changeYaml(event.currentTarget.value)} styles={{ input: { fontFamily: 'var(--font-mono)' } }} />
+          <Textarea
+            aria-label="Values as YAML"
+            mt={8}
+            autosize
+            minRows={18}
+            value={yaml}
+            spellCheck={false}
+            error={yamlProblem}
+            onChange={(event) => changeYaml(event.currentTarget.value)}
+            styles={{ input: { fontFamily: 'var(--font-mono)' } }}
+          />
         </div>
       ) : (
         <>
           <Group title="Cluster" text="How the cluster is named and where its API server is.">
-            <TextInput label="Cluster name" description="Part of every identity." value={values.cluster.name} onChange={(event) => set({ cluster: { name: event.currentTarget.value } })} />
-            <NumberInput label="MTU" description="0: found out from the device." value={values.MTU} min={0} max={65535} onChange={(value) => set({ MTU: Number(value) || 0 })} />
+            <TextInput
+              label="Cluster name"
+              description="Part of every identity."
+              value={values.cluster.name}
+              onChange={(event) => set({ cluster: { name: event.currentTarget.value } })}
+            />
+            <NumberInput
+              label="MTU"
+              description="0: found out from the device."
+              value={values.MTU}
+              min={0}
+              max={65535}
+              onChange={(value) => set({ MTU: Number(value) || 0 })}
+            />
             <div>
-              <TextInput label="API server host" description="Needed when no kube-proxy translates the service." value={values.k8sServiceHost} onChange={(event) => set({ k8sServiceHost: event.currentTarget.value })} />
+              <TextInput
+                label="API server host"
+                description="Needed when no kube-proxy translates the service."
+                value={values.k8sServiceHost}
+                onChange={(event) => set({ k8sServiceHost: event.currentTarget.value })}
+              />
               {note('k8sServiceHost')}
             </div>
-            <NumberInput label="API server port" description="0: as in the cluster." value={values.k8sServicePort} min={0} max={65535} onChange={(value) => set({ k8sServicePort: Number(value) || 0 })} />
+            <NumberInput
+              label="API server port"
+              description="0: as in the cluster."
+              value={values.k8sServicePort}
+              min={0}
+              max={65535}
+              onChange={(value) => set({ k8sServicePort: Number(value) || 0 })}
+            />
           </Group>
           <Group title="Routing" text="How packets travel between nodes.">
             <div>
-              <Select label="Mode" description="Tunnel works everywhere; native is faster where nodes can route pod addresses." value={values.routingMode} data={[{ value: 'tunnel', label: 'Tunnel (VXLAN)' }, { value: 'native', label: 'Native' }]} onChange={(value) => value && set({ routingMode: value as Values['routingMode'] })} />
+              <Select
+                label="Mode"
+                description="Tunnel works everywhere; native is faster where nodes can route pod addresses."
+                value={values.routingMode}
+                data={[
+                  { value: 'tunnel', label: 'Tunnel (VXLAN)' },
+                  { value: 'native', label: 'Native' },
+                ]}
+                onChange={(value) => value && set({ routingMode: value as Values['routingMode'] })}
+              />
               {note('routingMode')}
             </div>
-            <Switch label="Direct node routes" description="The agent adds a route to every node’s pods; all nodes must share one layer 2 network." checked={values.autoDirectNodeRoutes} disabled={!native} onChange={(event) => set({ autoDirectNodeRoutes: event.currentTarget.checked })} />
+            <Switch
+              label="Direct node routes"
+              description="The agent adds a route to every node’s pods; all nodes must share one layer 2 network."
+              checked={values.autoDirectNodeRoutes}
+              disabled={!native}
+              onChange={(event) => set({ autoDirectNodeRoutes: event.currentTarget.checked })}
+            />
             <div>
-              <TextInput label="Native routing CIDR" description={native ? 'Inside it packets keep their addresses.' : 'Only for native routing.'} placeholder="10.42.0.0/16" disabled={!native} value={values.ipv4NativeRoutingCIDR} onChange={(event) => set({ ipv4NativeRoutingCIDR: event.currentTarget.value })} />
+              <TextInput
+                label="Native routing CIDR"
+                description={native ? 'Inside it packets keep their addresses.' : 'Only for native routing.'}
+                placeholder="10.42.0.0/16"
+                disabled={!native}
+                value={values.ipv4NativeRoutingCIDR}
+                onChange={(event) => set({ ipv4NativeRoutingCIDR: event.currentTarget.value })}
+              />
               {note('ipv4NativeRoutingCIDR')}
             </div>
-            <TagsInput size="xs" label="Devices" description="Network devices of the nodes; empty: found out." value={[...values.devices]} onChange={(devices) => set({ devices })} />
+            <TagsInput
+              size="xs"
+              label="Devices"
+              description="Network devices of the nodes; empty: found out."
+              value={[...values.devices]}
+              onChange={(devices) => set({ devices })}
+            />
           </Group>
           <Group title="Services" text="ClusterIP and NodePort.">
             <div>
-              <Switch label="Replace kube-proxy" description="Services are translated in eBPF when a connection begins." checked={values.kubeProxyReplacement} onChange={(event) => set({ kubeProxyReplacement: event.currentTarget.checked })} />
+              <Switch
+                label="Replace kube-proxy"
+                description="Services are translated in eBPF when a connection begins."
+                checked={values.kubeProxyReplacement}
+                onChange={(event) => set({ kubeProxyReplacement: event.currentTarget.checked })}
+              />
               {note('kubeProxyReplacement')}
             </div>
-            <Switch label="Masquerade" description="What leaves the cluster gets the node’s address." checked={values.enableIPv4Masquerade} onChange={(event) => set({ enableIPv4Masquerade: event.currentTarget.checked })} />
+            <Switch
+              label="Masquerade"
+              description="What leaves the cluster gets the node’s address."
+              checked={values.enableIPv4Masquerade}
+              onChange={(event) => set({ enableIPv4Masquerade: event.currentTarget.checked })}
+            />
           </Group>
           <Group title="Policy and logs" text="What is enforced, and how much is told.">
-            <Select label="Enforcement" description="default: pods that a policy selects. always: all pods. never: none." value={values.policyEnforcementMode} data={['default', 'always', 'never']} onChange={(value) => value && set({ policyEnforcementMode: value as Values['policyEnforcementMode'] })} />
-            <Switch label="Debug log" description="Much more output; only to find a fault." checked={values.debug} onChange={(event) => set({ debug: event.currentTarget.checked })} />
+            <Select
+              label="Enforcement"
+              description="default: pods that a policy selects. always: all pods. never: none."
+              value={values.policyEnforcementMode}
+              data={['default', 'always', 'never']}
+              onChange={(value) => value && set({ policyEnforcementMode: value as Values['policyEnforcementMode'] })}
+            />
+            <Switch
+              label="Debug log"
+              description="Much more output; only to find a fault."
+              checked={values.debug}
+              onChange={(event) => set({ debug: event.currentTarget.checked })}
+            />
           </Group>
         </>
       )}
@@ -130,7 +219,11 @@ export function InstallValues(props: InstallValuesProps) {
           </div>
         ) : null}
         <div className={styles.footer}>
-          {problem ? <span style={{ color: 'var(--bad)' }}>{problem}</span> : <span className="muted">Making a plan writes nothing.</span>}
+          {problem ? (
+            <span style={{ color: 'var(--bad)' }}>{problem}</span>
+          ) : (
+            <span className="muted">Making a plan writes nothing.</span>
+          )}
           <Button variant="default" onClick={onCancel}>
             Cancel
           </Button>
@@ -143,7 +236,15 @@ export function InstallValues(props: InstallValuesProps) {
   );
 }
 
-function Group({ title, text, children }: { readonly title: string; readonly text: string; readonly children: ReactNode }) {
+function Group({
+  title,
+  text,
+  children,
+}: {
+  readonly title: string;
+  readonly text: string;
+  readonly children: ReactNode;
+}) {
   return (
     <section className={styles.group}>
       <div className={styles.groupText}>

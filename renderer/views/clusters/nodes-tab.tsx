@@ -10,23 +10,88 @@ import { AgentBadge, ReadyBadge } from '../../ui/status.tsx';
 const mono = (text: string) => <span className="mono">{text}</span>;
 
 const columns: readonly Column<ClusterNode>[] = [
-  { id: 'name', title: 'Node', width: 'minmax(84px, 1.5fr)', sort: (node) => node.name, render: (node) => <b title={node.name}>{node.name}</b> },
-  { id: 'ready', title: 'Kubernetes', width: '92px', sort: (node) => Number(node.ready), render: (node) => <ReadyBadge ready={node.ready} /> },
-  { id: 'agent', title: 'Agent', width: '140px', sort: (node) => node.agent.state, render: (node) => <span><AgentBadge state={node.agent.state} /> <span className="muted">{node.agent.version}</span></span> },
-  { id: 'routing', title: 'Routing', width: '104px', sort: (node) => node.agent.routingMode ?? '', render: (node) => node.agent.routingMode ?? '–' },
-  { id: 'address', title: 'Address', width: '100px', sort: (node) => node.address, render: (node) => mono(node.address) },
+  {
+    id: 'name',
+    title: 'Node',
+    width: 'minmax(84px, 1.5fr)',
+    sort: (node) => node.name,
+    render: (node) => <b title={node.name}>{node.name}</b>,
+  },
+  {
+    id: 'ready',
+    title: 'Kubernetes',
+    width: '92px',
+    sort: (node) => Number(node.ready),
+    render: (node) => <ReadyBadge ready={node.ready} />,
+  },
+  {
+    id: 'agent',
+    title: 'Agent',
+    width: '140px',
+    sort: (node) => node.agent.state,
+    render: (node) => (
+      <span>
+        <AgentBadge state={node.agent.state} /> <span className="muted">{node.agent.version}</span>
+      </span>
+    ),
+  },
+  {
+    id: 'routing',
+    title: 'Routing',
+    width: '104px',
+    sort: (node) => node.agent.routingMode ?? '',
+    render: (node) => node.agent.routingMode ?? '–',
+  },
+  {
+    id: 'address',
+    title: 'Address',
+    width: '100px',
+    sort: (node) => node.address,
+    render: (node) => mono(node.address),
+  },
   { id: 'cidr', title: 'Pod CIDR', width: '110px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
-  { id: 'kernel', title: 'Kernel', width: 'minmax(60px, 0.6fr)', sort: (node) => node.kernel, render: (node) => node.kernel },
-  { id: 'endpoints', title: 'Endpoints', width: '76px', end: true, sort: (node) => node.agent.endpoints ?? -1, render: (node) => node.agent.endpoints ?? '–' },
-  { id: 'memory', title: 'Memory', width: '76px', end: true, sort: (node) => node.agent.memoryBytes ?? -1, render: (node) => (node.agent.memoryBytes === undefined ? '–' : formatBytes(node.agent.memoryBytes)) },
-  { id: 'flows', title: 'Flows', width: '62px', end: true, sort: (node) => node.agent.flowsPerSecond ?? -1, render: (node) => (node.agent.flowsPerSecond === undefined ? '–' : formatRate(node.agent.flowsPerSecond)) },
+  {
+    id: 'kernel',
+    title: 'Kernel',
+    width: 'minmax(60px, 0.6fr)',
+    sort: (node) => node.kernel,
+    render: (node) => node.kernel,
+  },
+  {
+    id: 'endpoints',
+    title: 'Endpoints',
+    width: '76px',
+    end: true,
+    sort: (node) => node.agent.endpoints ?? -1,
+    render: (node) => node.agent.endpoints ?? '–',
+  },
+  {
+    id: 'memory',
+    title: 'Memory',
+    width: '76px',
+    end: true,
+    sort: (node) => node.agent.memoryBytes ?? -1,
+    render: (node) => (node.agent.memoryBytes === undefined ? '–' : formatBytes(node.agent.memoryBytes)),
+  },
+  {
+    id: 'flows',
+    title: 'Flows',
+    width: '62px',
+    end: true,
+    sort: (node) => node.agent.flowsPerSecond ?? -1,
+    render: (node) => (node.agent.flowsPerSecond === undefined ? '–' : formatRate(node.agent.flowsPerSecond)),
+  },
   {
     id: 'lost',
     title: 'Lost',
     width: '58px',
     end: true,
     sort: (node) => node.agent.flowsLost ?? -1,
-    render: (node) => <span style={(node.agent.flowsLost ?? 0) > 0 ? { color: 'var(--warn)', fontWeight: 600 } : {}}>{node.agent.flowsLost === undefined ? '–' : formatCount(node.agent.flowsLost)}</span>,
+    render: (node) => (
+      <span style={(node.agent.flowsLost ?? 0) > 0 ? { color: 'var(--warn)', fontWeight: 600 } : {}}>
+        {node.agent.flowsLost === undefined ? '–' : formatCount(node.agent.flowsLost)}
+      </span>
+    ),
   },
 ];
 
@@ -39,7 +104,8 @@ interface NodesTabProps {
 export function NodesTab({ inventory }: NodesTabProps) {
   const search = useSearch({ strict: false }) as { node?: string };
   const navigate = useNavigate();
-  const choose = (node: string | undefined) => void navigate({ to: '.', replace: true, search: ((old: object) => ({ ...old, node })) as never });
+  const choose = (node: string | undefined) =>
+    void navigate({ to: '.', replace: true, search: ((old: object) => ({ ...old, node })) as never });
   const selected = inventory.nodes.find((node) => node.name === search.node);
   return (
     <>
@@ -51,7 +117,13 @@ export function NodesTab({ inventory }: NodesTabProps) {
         rowHeight={31}
         selected={selected?.name}
         onSelect={(node) => choose(node.name)}
-        tone={(node) => (!node.ready || node.agent.state === 'failing' || node.agent.state === 'unreachable' ? 'bad' : node.agent.state === 'degraded' ? 'warn' : undefined)}
+        tone={(node) =>
+          !node.ready || node.agent.state === 'failing' || node.agent.state === 'unreachable'
+            ? 'bad'
+            : node.agent.state === 'degraded'
+              ? 'warn'
+              : undefined
+        }
         initialSort={{ column: 'name', descending: false }}
         empty={<p style={{ padding: 16 }}>The cluster has no nodes.</p>}
       />
@@ -76,10 +148,22 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
     >
       <Section title="Do">
         <div style={{ display: 'flex', gap: 6 }}>
-          <Button variant="default" component={Link} to="/flows" search={{ filter: `node:${node.name}` } as never} leftSection={<IconArrowsLeftRight size={14} />}>
+          <Button
+            variant="default"
+            component={Link}
+            to="/flows"
+            search={{ filter: `node:${node.name}` } as never}
+            leftSection={<IconArrowsLeftRight size={14} />}
+          >
             Show flows
           </Button>
-          <Button variant="default" component={Link} to="/terminal" search={{ node: node.name } as never} leftSection={<IconTerminal2 size={14} />}>
+          <Button
+            variant="default"
+            component={Link}
+            to="/terminal"
+            search={{ node: node.name } as never}
+            leftSection={<IconTerminal2 size={14} />}
+          >
             Open a shell
           </Button>
         </div>
@@ -88,15 +172,42 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
         <Section title="Problems">
           <div style={{ display: 'grid', gap: 8 }}>
             {node.reason ? (
-              <FailureCard failure={{ code: 'node.not-ready', what: 'Kubernetes says that the node is not ready.', why: node.reason, fix: agent.state === 'absent' ? 'Install the agent: it brings the network that the node waits for.' : 'See what the agent says below.' }} />
+              <FailureCard
+                failure={{
+                  code: 'node.not-ready',
+                  what: 'Kubernetes says that the node is not ready.',
+                  why: node.reason,
+                  fix:
+                    agent.state === 'absent'
+                      ? 'Install the agent: it brings the network that the node waits for.'
+                      : 'See what the agent says below.',
+                }}
+              />
             ) : null}
             {agent.message ? (
-              <FailureCard warning={agent.state !== 'failing'} failure={{ code: `agent.${agent.state}`, what: 'The agent reports a problem.', why: agent.message, fix: 'See its components, and its log in the pod fairlead-agent of this node.' }} />
+              <FailureCard
+                warning={agent.state !== 'failing'}
+                failure={{
+                  code: `agent.${agent.state}`,
+                  what: 'The agent reports a problem.',
+                  why: agent.message,
+                  fix: 'See its components, and its log in the pod fairlead-agent of this node.',
+                }}
+              />
             ) : null}
             {components
               .filter((one) => one.state === 'degraded' || one.state === 'failing')
               .map((one) => (
-                <FailureCard key={one.name} warning={one.state === 'degraded'} failure={{ code: `agent.${one.name}`, what: `${one.name}: ${one.state}`, why: one.message, fix: one.fix || 'No fix is known; see the agent’s log.' }} />
+                <FailureCard
+                  key={one.name}
+                  warning={one.state === 'degraded'}
+                  failure={{
+                    code: `agent.${one.name}`,
+                    what: `${one.name}: ${one.state}`,
+                    why: one.message,
+                    fix: one.fix || 'No fix is known; see the agent’s log.',
+                  }}
+                />
               ))}
           </div>
         </Section>
@@ -119,7 +230,10 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
       {components.length > 0 ? (
         <Section title="Components">
           {components.map((one) => (
-            <div key={one.name} style={{ display: 'grid', gridTemplateColumns: '86px 96px 1fr', gap: 6, padding: '2px 0' }}>
+            <div
+              key={one.name}
+              style={{ display: 'grid', gridTemplateColumns: '86px 96px 1fr', gap: 6, padding: '2px 0' }}
+            >
               <span>{one.name}</span>
               <ReadyBadge ready={one.state === 'ok' || one.state === 'off'} yes={one.state} no={one.state} />
               <span className="muted">{one.message}</span>

@@ -34,8 +34,8 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
       <div className={styles.welcome}>
         <h1>Welcome to Fairlead</h1>
         <p className="muted" style={{ marginTop: 6, fontSize: 14, maxWidth: '64ch' }}>
-          One place to install an eBPF network, see its flows, govern it with policies and prove what it does. No cluster is
-          known yet. Choose how to begin; nothing is changed anywhere until you say so.
+          One place to install an eBPF network, see its flows, govern it with policies and prove what it does. No
+          cluster is known yet. Choose how to begin; nothing is changed anywhere until you say so.
         </p>
         {problems.map((problem) => (
           <div key={problem.what} style={{ marginTop: 12 }}>
@@ -55,7 +55,9 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
             <section className={styles.card}>
               <IconFlask size={22} stroke={1.6} aria-hidden />
               <h2>The lab</h2>
-              <p>A real Kubernetes cluster of three nodes on this machine, with Fairlead’s agent and a small demo in it.</p>
+              <p>
+                A real Kubernetes cluster of three nodes on this machine, with Fairlead’s agent and a small demo in it.
+              </p>
               <ReasonedButton
                 variant="default"
                 loading={starting && !lab.failure && !lab.ended}
@@ -68,7 +70,10 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
             <section className={styles.card}>
               <IconPlayerRecord size={22} stroke={1.6} aria-hidden />
               <h2>The recording</h2>
-              <p>{recording ? recording.title : 'A recorded case of the lab'}: look around without any cluster. It is clearly labelled, and read-only.</p>
+              <p>
+                {recording ? recording.title : 'A recorded case of the lab'}: look around without any cluster. It is
+                clearly labelled, and read-only.
+              </p>
               <ReasonedButton
                 variant="default"
                 loading={open.pending}
@@ -85,7 +90,11 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
             </section>
           </div>
         ) : null}
-        {open.failure ? <div style={{ marginTop: 12 }}><FailureCard failure={open.failure} /></div> : null}
+        {open.failure ? (
+          <div style={{ marginTop: 12 }}>
+            <FailureCard failure={open.failure} />
+          </div>
+        ) : null}
         {lines.length > 0 ? (
           // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it
           <pre ref={log} className={styles.log} tabIndex={0} aria-label="Progress of the lab">

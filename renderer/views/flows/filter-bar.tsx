@@ -35,7 +35,14 @@ function valuesFor(key: string, inventory: Inventory | undefined): readonly stri
     case 'event':
       return ['drop', 'trace', 'policy-verdict', 'trace-sock', 'l7'];
     case 'reason':
-      return ['POLICY_DENIED', 'POLICY_DENY', 'CT_MAP_INSERTION_FAILED', 'INVALID_SOURCE_IP', 'STALE_OR_UNROUTABLE_IP', 'UNSUPPORTED_L3_PROTOCOL'];
+      return [
+        'POLICY_DENIED',
+        'POLICY_DENY',
+        'CT_MAP_INSERTION_FAILED',
+        'INVALID_SOURCE_IP',
+        'STALE_OR_UNROUTABLE_IP',
+        'UNSUPPORTED_L3_PROTOCOL',
+      ];
     case 'flags':
       return ['SYN', 'ACK', 'FIN', 'RST', 'PSH', 'URG'];
     case 'namespace':
@@ -172,7 +179,11 @@ export function FilterBar({ line, onChange, inventory, inputRef }: FilterBarProp
               className={styles.input}
               value={typed}
               aria-label="Filter flows"
-              placeholder={parsed.tokens.length === 0 ? 'Filter: verdict:DROPPED  from-pod:default/xwing  not to-port:53   ( / )' : ''}
+              placeholder={
+                parsed.tokens.length === 0
+                  ? 'Filter: verdict:DROPPED  from-pod:default/xwing  not to-port:53   ( / )'
+                  : ''
+              }
               spellCheck={false}
               autoComplete="off"
               onChange={(event) => change(event.currentTarget.value)}

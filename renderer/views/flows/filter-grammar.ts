@@ -108,7 +108,9 @@ function checkValues(key: FilterKey, values: readonly string[]): string | undefi
         ? 'A direction is INGRESS or EGRESS.'
         : undefined;
     case 'reply':
-      return values.length !== 1 || !['true', 'false'].includes(values[0] ?? '') ? 'reply is true or false.' : undefined;
+      return values.length !== 1 || !['true', 'false'].includes(values[0] ?? '')
+        ? 'reply is true or false.'
+        : undefined;
     case 'identity':
       return values.some((value) => !/^\d+$/.test(value)) ? 'An identity is a whole number.' : undefined;
     case 'port':

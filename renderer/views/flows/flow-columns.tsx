@@ -57,7 +57,12 @@ const directions: Readonly<Record<Flow['direction'], string>> = { INGRESS: 'ingr
 
 /** All columns that the table can show, in their order. */
 export const flowColumns: readonly Column<Flow>[] = [
-  { id: 'time', title: 'Time', width: '114px', render: (flow) => <span className="mono">{formatClock(flow.time)}</span> },
+  {
+    id: 'time',
+    title: 'Time',
+    width: '114px',
+    render: (flow) => <span className="mono">{formatClock(flow.time)}</span>,
+  },
   { id: 'node', title: 'Node', width: 'minmax(64px, 0.4fr)', render: (flow) => flow.node },
   { id: 'source', title: 'Source', width: 'minmax(190px, 1.7fr)', render: (flow) => <SideLabel side={flow.source} /> },
   {
@@ -74,7 +79,14 @@ export const flowColumns: readonly Column<Flow>[] = [
     ),
   },
   { id: 'protocol', title: 'Port', width: '88px', render: (flow) => <span className="mono">{portText(flow)}</span> },
-  { id: 'verdict', title: 'Verdict', width: '100px', render: (flow) => <VerdictBadge verdict={flow.verdict} plain={flow.verdict !== 'DROPPED' && flow.verdict !== 'ERROR'} /> },
+  {
+    id: 'verdict',
+    title: 'Verdict',
+    width: '100px',
+    render: (flow) => (
+      <VerdictBadge verdict={flow.verdict} plain={flow.verdict !== 'DROPPED' && flow.verdict !== 'ERROR'} />
+    ),
+  },
   {
     id: 'reason',
     title: 'Reason or policy',
@@ -83,11 +95,41 @@ export const flowColumns: readonly Column<Flow>[] = [
   },
   { id: 'direction', title: 'Direction', width: '70px', render: (flow) => directions[flow.direction] },
   { id: 'event', title: 'Event', width: '102px', render: (flow) => flow.event },
-  { id: 'flags', title: 'Flags', width: '86px', render: (flow) => <span className="mono">{flow.tcpFlags.join(' ')}</span> },
-  { id: 'service', title: 'Service', width: 'minmax(110px, 0.8fr)', render: (flow) => flow.destination.service || flow.source.service },
-  { id: 'sourceAddress', title: 'Source address', width: '150px', render: (flow) => <span className="mono">{`${flow.source.address}:${flow.source.port}`}</span> },
-  { id: 'destinationAddress', title: 'Dest. address', width: '150px', render: (flow) => <span className="mono">{`${flow.destination.address}:${flow.destination.port}`}</span> },
-  { id: 'identities', title: 'Identities', width: '110px', render: (flow) => <span className="mono">{`${flow.source.identity} → ${flow.destination.identity}`}</span> },
+  {
+    id: 'flags',
+    title: 'Flags',
+    width: '86px',
+    render: (flow) => <span className="mono">{flow.tcpFlags.join(' ')}</span>,
+  },
+  {
+    id: 'service',
+    title: 'Service',
+    width: 'minmax(110px, 0.8fr)',
+    render: (flow) => flow.destination.service || flow.source.service,
+  },
+  {
+    id: 'sourceAddress',
+    title: 'Source address',
+    width: '150px',
+    render: (flow) => <span className="mono">{`${flow.source.address}:${flow.source.port}`}</span>,
+  },
+  {
+    id: 'destinationAddress',
+    title: 'Dest. address',
+    width: '150px',
+    render: (flow) => <span className="mono">{`${flow.destination.address}:${flow.destination.port}`}</span>,
+  },
+  {
+    id: 'identities',
+    title: 'Identities',
+    width: '110px',
+    render: (flow) => <span className="mono">{`${flow.source.identity} → ${flow.destination.identity}`}</span>,
+  },
   { id: 'observation', title: 'Seen at', width: '118px', render: (flow) => flow.observationPoint },
-  { id: 'interface', title: 'Interface', width: '110px', render: (flow) => <span className="mono">{flow.interface}</span> },
+  {
+    id: 'interface',
+    title: 'Interface',
+    width: '110px',
+    render: (flow) => <span className="mono">{flow.interface}</span>,
+  },
 ];

@@ -16,14 +16,27 @@ interface FlowDetailsProps {
 /** A link to a policy's page. */
 export function PolicyLink({ policy }: { readonly policy: PolicyReference }) {
   return (
-    <Link to="/policies/$kind/$namespace/$name" params={{ kind: policy.kind, namespace: policy.namespace || '-', name: policy.name }}>
+    <Link
+      to="/policies/$kind/$namespace/$name"
+      params={{ kind: policy.kind, namespace: policy.namespace || '-', name: policy.name }}
+    >
       {policyName(policy)}
       {policy.section ? ` (${policy.section})` : ''}
     </Link>
   );
 }
 
-function Side({ title, side, prefix, onFilter }: { title: string; side: FlowSide; prefix: 'from' | 'to'; onFilter: (token: string) => void }) {
+function Side({
+  title,
+  side,
+  prefix,
+  onFilter,
+}: {
+  title: string;
+  side: FlowSide;
+  prefix: 'from' | 'to';
+  onFilter: (token: string) => void;
+}) {
   const pod = side.pod ? `${side.namespace}/${side.pod}` : '';
   return (
     <Section
@@ -39,7 +52,14 @@ function Side({ title, side, prefix, onFilter }: { title: string; side: FlowSide
             Filter
           </Button>
           {pod ? (
-            <Button size="compact-xs" variant="subtle" component={Link} to="/terminal" search={{ pod } as never} leftSection={<IconTerminal2 size={13} />}>
+            <Button
+              size="compact-xs"
+              variant="subtle"
+              component={Link}
+              to="/terminal"
+              search={{ pod } as never}
+              leftSection={<IconTerminal2 size={13} />}
+            >
               Shell
             </Button>
           ) : null}
@@ -51,7 +71,12 @@ function Side({ title, side, prefix, onFilter }: { title: string; side: FlowSide
       </div>
       <Facts
         items={[
-          ['Address', <span className="mono" key="a">{side.port > 0 ? `${side.address}:${side.port}` : side.address}</span>],
+          [
+            'Address',
+            <span className="mono" key="a">
+              {side.port > 0 ? `${side.address}:${side.port}` : side.address}
+            </span>,
+          ],
           ['Workload', side.workload],
           ['Service', side.service],
           ['Names', side.names.join(', ')],
@@ -61,7 +86,14 @@ function Side({ title, side, prefix, onFilter }: { title: string; side: FlowSide
               {side.identity}
             </ChipButton>,
           ],
-          ['MAC', side.mac ? <span className="mono" key="m">{side.mac}</span> : undefined],
+          [
+            'MAC',
+            side.mac ? (
+              <span className="mono" key="m">
+                {side.mac}
+              </span>
+            ) : undefined,
+          ],
           ['Labels', <Chips key="l" items={side.labels} />],
         ]}
       />
@@ -93,10 +125,17 @@ export function FlowDetails({ flow, onClose, onFilter }: FlowDetailsProps) {
           <p style={{ margin: '4px 0 8px' }}>{flow.dropHelp}</p>
           <Facts
             items={[
-              ['Reason', <span className="mono" key="r">{flow.dropReason}</span>],
+              [
+                'Reason',
+                <span className="mono" key="r">
+                  {flow.dropReason}
+                </span>,
+              ],
               [
                 'Decided by',
-                flow.deniedBy.length > 0 ? flow.deniedBy.map((policy) => <PolicyLink key={policyName(policy)} policy={policy} />) : 'no policy is named by the agent',
+                flow.deniedBy.length > 0
+                  ? flow.deniedBy.map((policy) => <PolicyLink key={policyName(policy)} policy={policy} />)
+                  : 'no policy is named by the agent',
               ],
             ]}
           />
@@ -116,7 +155,12 @@ export function FlowDetails({ flow, onClose, onFilter }: FlowDetailsProps) {
       <Section title="Event">
         <Facts
           items={[
-            ['Time', <span className="mono" key="t">{formatMoment(flow.time)}</span>],
+            [
+              'Time',
+              <span className="mono" key="t">
+                {formatMoment(flow.time)}
+              </span>,
+            ],
             ['Node', flow.node],
             ['Direction', flow.direction.toLowerCase()],
             ['Reply', flow.reply === null ? 'unknown' : flow.reply ? 'yes' : 'no'],
@@ -124,9 +168,21 @@ export function FlowDetails({ flow, onClose, onFilter }: FlowDetailsProps) {
             ['Seen at', flow.observationPoint],
             ['TCP flags', flow.tcpFlags.join(', ')],
             ['ICMP', flow.icmp ? `type ${flow.icmp.type}, code ${flow.icmp.code}` : undefined],
-            ['Interface', flow.interface ? <span className="mono" key="f">{flow.interface}</span> : undefined],
+            [
+              'Interface',
+              flow.interface ? (
+                <span className="mono" key="f">
+                  {flow.interface}
+                </span>
+              ) : undefined,
+            ],
             ['Socket', flow.socketCookie],
-            ['UUID', <span className="mono" key="u">{flow.uuid}</span>],
+            [
+              'UUID',
+              <span className="mono" key="u">
+                {flow.uuid}
+              </span>,
+            ],
           ]}
         />
         <Button
@@ -137,7 +193,9 @@ export function FlowDetails({ flow, onClose, onFilter }: FlowDetailsProps) {
               to: '/topology',
               search: {
                 scope: 'pod',
-                ...(flow.destination.pod ? { select: `pod:${flow.destination.namespace}/${flow.destination.pod}` } : {}),
+                ...(flow.destination.pod
+                  ? { select: `pod:${flow.destination.namespace}/${flow.destination.pod}` }
+                  : {}),
               },
             })
           }

@@ -100,7 +100,11 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
     (next: string) => {
       // Another filter is another request: what was held still belongs to the old one.
       follow();
-      void navigate({ to: '/flows', replace: true, search: (old) => ({ ...old, filter: next === '' ? undefined : next }) as never });
+      void navigate({
+        to: '/flows',
+        replace: true,
+        search: (old) => ({ ...old, filter: next === '' ? undefined : next }) as never,
+      });
     },
     [navigate, follow],
   );
@@ -135,13 +139,17 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
           w={132}
           data={windows}
           value={since}
-          onChange={(value) => void navigate({ to: '/flows', search: (old) => ({ ...old, since: value || undefined }) as never })}
+          onChange={(value) =>
+            void navigate({ to: '/flows', search: (old) => ({ ...old, since: value || undefined }) as never })
+          }
         />
         <IconButton icon={IconTerminal} label="Copy as or paste a hubble command" onClick={() => setHubble(true)} />
         <ColumnsMenu />
         <ExportMenu rows={picture.rows} />
       </Toolbar>
-      {parsed.problems.length > 0 ? <Banner tone="warn">{parsed.problems.join(' ')} It is left out of the filter.</Banner> : null}
+      {parsed.problems.length > 0 ? (
+        <Banner tone="warn">{parsed.problems.join(' ')} It is left out of the filter.</Banner>
+      ) : null}
       {silent.map((node) => (
         <Banner key={node.node} tone="bad">
           Flows of {node.node} are missing: {node.message || 'its agent does not answer.'}
@@ -155,7 +163,12 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
       <div className={styles.content}>
         <div className={styles.table}>
           {picture.waiting > 0 ? (
-            <Button className={styles.new ?? ''} size="compact-sm" leftSection={<IconArrowUp size={13} />} onClick={follow}>
+            <Button
+              className={styles.new ?? ''}
+              size="compact-sm"
+              leftSection={<IconArrowUp size={13} />}
+              onClick={follow}
+            >
               {formatCount(picture.waiting)} new
             </Button>
           ) : null}
@@ -168,12 +181,33 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
             unsorted
             selected={selected ? String(selected.sequence) : undefined}
             onSelect={(flow) => setSelected(flow)}
-            tone={(flow) => (flow.verdict === 'DROPPED' || flow.verdict === 'ERROR' ? 'bad' : flow.verdict === 'AUDIT' ? 'warn' : undefined)}
+            tone={(flow) =>
+              flow.verdict === 'DROPPED' || flow.verdict === 'ERROR'
+                ? 'bad'
+                : flow.verdict === 'AUDIT'
+                  ? 'warn'
+                  : undefined
+            }
             scrollRef={scroller}
             onScroll={(element) => store.hold(paused || element.scrollTop > 4)}
-            empty={<NothingYet cluster={cluster} line={line} failure={stream.failure} retry={stream.retry} arrived={health !== undefined} onClear={() => setLine('')} />}
+            empty={
+              <NothingYet
+                cluster={cluster}
+                line={line}
+                failure={stream.failure}
+                retry={stream.retry}
+                arrived={health !== undefined}
+                onClear={() => setLine('')}
+              />
+            }
           />
-          <StatusLine health={health} shown={picture.rows.length} total={picture.total} held={picture.held} paused={paused} />
+          <StatusLine
+            health={health}
+            shown={picture.rows.length}
+            total={picture.total}
+            held={picture.held}
+            paused={paused}
+          />
         </div>
         {selected ? <FlowDetails flow={selected} onClose={() => setSelected(undefined)} onFilter={addToken} /> : null}
       </div>
@@ -219,14 +253,19 @@ function NothingYet({ cluster, line, failure, retry, arrived, onClear }: Nothing
   if (!arrived) return <SkeletonRows rows={14} label="Waiting for flows" />;
   if (isFiltered(line)) {
     return (
-      <Empty icon={IconArrowsLeftRight} title="No flow passes this filter yet" actions={<Button onClick={onClear}>Clear the filter</Button>}>
+      <Empty
+        icon={IconArrowsLeftRight}
+        title="No flow passes this filter yet"
+        actions={<Button onClick={onClear}>Clear the filter</Button>}
+      >
         Flows appear here as soon as one matches. The filter is applied on the nodes.
       </Empty>
     );
   }
   return (
     <Empty icon={IconArrowsLeftRight} title="No traffic yet">
-      {cluster.name} is watched, but no pod has sent or received anything. Start one, or open a shell in Terminal and try a connection.
+      {cluster.name} is watched, but no pod has sent or received anything. Start one, or open a shell in Terminal and
+      try a connection.
     </Empty>
   );
 }
@@ -254,7 +293,9 @@ function ColumnsMenu() {
           <Menu.CheckboxItem
             key={column.id}
             checked={shown.includes(column.id)}
-            onChange={(checked) => set({ flowColumns: checked ? [...shown, column.id] : shown.filter((id) => id !== column.id) })}
+            onChange={(checked) =>
+              set({ flowColumns: checked ? [...shown, column.id] : shown.filter((id) => id !== column.id) })
+            }
           >
             {column.title}
           </Menu.CheckboxItem>
@@ -277,7 +318,9 @@ function ExportMenu({ rows }: { readonly rows: readonly Flow[] }) {
       </Menu.Target>
       <Menu.Dropdown>
         <Menu.Item onClick={() => download(`flows-${stamp()}.csv`, flowsToCsv(rows), 'text/csv')}>As CSV</Menu.Item>
-        <Menu.Item onClick={() => download(`flows-${stamp()}.jsonl`, flowsToJson(rows), 'application/x-ndjson')}>As JSON lines</Menu.Item>
+        <Menu.Item onClick={() => download(`flows-${stamp()}.jsonl`, flowsToJson(rows), 'application/x-ndjson')}>
+          As JSON lines
+        </Menu.Item>
       </Menu.Dropdown>
     </Menu>
   );
@@ -293,7 +336,9 @@ interface StatusLineProps {
 
 /** What was seen, what is kept, and what was lost where. */
 function StatusLine({ health, shown, total, held, paused }: StatusLineProps) {
-  const lost = (health?.nodes.reduce((sum, node) => sum + node.lostInKernel + node.lostInAgent, 0) ?? 0) + (health?.lostInConsole ?? 0);
+  const lost =
+    (health?.nodes.reduce((sum, node) => sum + node.lostInKernel + node.lostInAgent, 0) ?? 0) +
+    (health?.lostInConsole ?? 0);
   return (
     <div className={styles.status} role="status" aria-live="off">
       <span>{paused ? 'Paused' : held ? 'Held while you scroll' : 'Following'}</span>
@@ -306,7 +351,8 @@ function StatusLine({ health, shown, total, held, paused }: StatusLineProps) {
         <Popover position="top-end" width={440}>
           <Popover.Target>
             <button type="button" className={styles.nodeHealth} style={lost > 0 ? { color: 'var(--warn)' } : {}}>
-              {lost === 0 ? 'No event lost' : `${formatCount(lost)} events lost (${formatShare(lost, lost + total)})`} · {plural(health.nodes.length, 'node')}
+              {lost === 0 ? 'No event lost' : `${formatCount(lost)} events lost (${formatShare(lost, lost + total)})`} ·{' '}
+              {plural(health.nodes.length, 'node')}
             </button>
           </Popover.Target>
           <Popover.Dropdown>
@@ -333,7 +379,8 @@ function StatusLine({ health, shown, total, held, paused }: StatusLineProps) {
               </tbody>
             </table>
             <p className="muted" style={{ marginTop: 6 }}>
-              Dropped by the console to keep up: {health.lostInConsole.toLocaleString('en')}. Counted since this stream began.
+              Dropped by the console to keep up: {health.lostInConsole.toLocaleString('en')}. Counted since this stream
+              began.
             </p>
           </Popover.Dropdown>
         </Popover>

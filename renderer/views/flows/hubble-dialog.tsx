@@ -19,7 +19,13 @@ export function HubbleDialog({ line, onClose, onLine }: HubbleDialogProps) {
   const [pasted, setPasted] = useState('');
   const take = useAction((client, text: string) => client.flows.fromHubbleCommand({ command: text }));
   return (
-    <Modal opened onClose={onClose} title="The same in the hubble CLI" size="lg" closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened
+      onClose={onClose}
+      title="The same in the hubble CLI"
+      size="lg"
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       <div style={{ display: 'grid', gap: 14 }}>
         <div>
           <h3 style={{ marginBottom: 4 }}>This filter as a command</h3>
@@ -27,7 +33,10 @@ export function HubbleDialog({ line, onClose, onLine }: HubbleDialogProps) {
           {command.pending ? <SkeletonRows rows={2} /> : null}
           {command.value ? (
             <div style={{ display: 'flex', gap: 8, alignItems: 'start' }}>
-              <code className="mono" style={{ flex: 1, padding: 8, background: 'var(--raised)', borderRadius: 4, overflowWrap: 'anywhere' }}>
+              <code
+                className="mono"
+                style={{ flex: 1, padding: 8, background: 'var(--raised)', borderRadius: 4, overflowWrap: 'anywhere' }}
+              >
                 {command.value.command}
               </code>
               <Copy text={command.value.command} label="Copy the command" />

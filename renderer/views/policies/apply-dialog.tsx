@@ -42,14 +42,21 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
         : undefined);
   const conflict = apply.failure?.code.includes('conflict') ?? false;
   return (
-    <Modal opened onClose={onClose} title={`Apply to ${cluster.name}`} size={1040} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened
+      onClose={onClose}
+      title={`Apply to ${cluster.name}`}
+      size={1040}
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       <div style={{ display: 'grid', gap: 12 }}>
         {dry.failure ? <FailureCard failure={dry.failure} onRetry={dry.retry} /> : null}
         {dry.pending ? <SkeletonRows rows={8} label="Dry run on the server" /> : null}
         {change ? (
           <>
             <p>
-              <b>What the server would store.</b> {sentences[change.action]} <span className="muted">Nothing has been changed yet.</span>
+              <b>What the server would store.</b> {sentences[change.action]}{' '}
+              <span className="muted">Nothing has been changed yet.</span>
             </p>
             {change.warnings.map((warning) => (
               <Banner key={warning} tone="warn">
@@ -57,7 +64,12 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
               </Banner>
             ))}
             <Suspense fallback={<SkeletonRows rows={10} />}>
-              <DiffView before={change.before} after={change.after} height={440} labels={['In the cluster', 'After applying']} />
+              <DiffView
+                before={change.before}
+                after={change.after}
+                height={440}
+                labels={['In the cluster', 'After applying']}
+              />
             </Suspense>
           </>
         ) : null}
@@ -79,7 +91,11 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
           <Button variant="default" onClick={onClose} data-autofocus>
             Cancel
           </Button>
-          <ReasonedButton blocked={blocked} loading={apply.pending} onClick={() => void apply.run().then((done) => done && onApplied(done.id))}>
+          <ReasonedButton
+            blocked={blocked}
+            loading={apply.pending}
+            onClick={() => void apply.run().then((done) => done && onApplied(done.id))}
+          >
             Apply
           </ReasonedButton>
         </div>

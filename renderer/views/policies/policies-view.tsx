@@ -1,5 +1,12 @@
 import { Button, TextInput } from '@mantine/core';
-import { IconCircleCheckFilled, IconCircleX, IconHelpCircle, IconPlus, IconSearch, IconShieldLock } from '@tabler/icons-react';
+import {
+  IconCircleCheckFilled,
+  IconCircleX,
+  IconHelpCircle,
+  IconPlus,
+  IconSearch,
+  IconShieldLock,
+} from '@tabler/icons-react';
 import { useNavigate, useParams, useSearch } from '@tanstack/react-router';
 import { useMemo, useRef } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
@@ -55,17 +62,41 @@ function Policies({ cluster }: { readonly cluster: Cluster }) {
   const params = useParams({ strict: false }) as { kind?: string; namespace?: string; name?: string };
   const search = useSearch({ strict: false }) as { find?: string; new?: string };
   const navigate = useNavigate();
-  const list = useLatest<{ readonly policies: readonly PolicySummary[] }>(`policies ${cluster.id}`, (client, handlers) =>
-    client.policies.watch({ cluster: cluster.id }, handlers),
+  const list = useLatest<{ readonly policies: readonly PolicySummary[] }>(
+    `policies ${cluster.id}`,
+    (client, handlers) => client.policies.watch({ cluster: cluster.id }, handlers),
   );
   const kind = policyKindSchema.safeParse(params.kind);
   if (kind.success && params.name) {
-    const id: PolicyId = { kind: kind.data, namespace: params.namespace === '-' ? '' : (params.namespace ?? ''), name: params.name };
-    const summary = list.value?.policies.find((one) => one.id.kind === id.kind && one.id.namespace === id.namespace && one.id.name === id.name);
-    return <PolicyEditor key={`${id.kind} ${id.namespace} ${id.name}`} cluster={cluster} id={id} summary={summary} template={undefined} />;
+    const id: PolicyId = {
+      kind: kind.data,
+      namespace: params.namespace === '-' ? '' : (params.namespace ?? ''),
+      name: params.name,
+    };
+    const summary = list.value?.policies.find(
+      (one) => one.id.kind === id.kind && one.id.namespace === id.namespace && one.id.name === id.name,
+    );
+    return (
+      <PolicyEditor
+        key={`${id.kind} ${id.namespace} ${id.name}`}
+        cluster={cluster}
+        id={id}
+        summary={summary}
+        template={undefined}
+      />
+    );
   }
   const template = templates.find((one) => one.id === search.new);
-  if (template) return <PolicyEditor key={`new ${template.id}`} cluster={cluster} id={undefined} summary={undefined} template={template} />;
+  if (template)
+    return (
+      <PolicyEditor
+        key={`new ${template.id}`}
+        cluster={cluster}
+        id={undefined}
+        summary={undefined}
+        template={template}
+      />
+    );
   if (search.new) return <ChooseTemplate />;
   return (
     <PolicyList
@@ -94,7 +125,12 @@ function ChooseTemplate() {
         </p>
         <div className={styles.templates}>
           {templates.map((template) => (
-            <button key={template.id} type="button" className={styles.template} onClick={() => void navigate({ to: '/policies', search: { new: template.id } as never })}>
+            <button
+              key={template.id}
+              type="button"
+              className={styles.template}
+              onClick={() => void navigate({ to: '/policies', search: { new: template.id } as never })}
+            >
               <b>{template.title}</b>
               <span>{template.text}</span>
             </button>
@@ -123,18 +159,28 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
   const now = useNow(30_000);
   const input = useRef<HTMLInputElement>(null);
   const { inventory } = useClusters();
-  useShortcuts({ '/': () => input.current?.focus(), n: () => void navigate({ to: '/policies', search: { new: 'choose' } as never }) });
+  useShortcuts({
+    '/': () => input.current?.focus(),
+    n: () => void navigate({ to: '/policies', search: { new: 'choose' } as never }),
+  });
   const all = list.value?.policies;
   const rows = useMemo(() => {
     const words = find.toLowerCase().split(/\s+/).filter(Boolean);
     return (all ?? []).filter((policy) => {
-      const text = `${policy.id.kind} ${policyTitle(policy.id)} ${policy.selector} ${policy.status} ${policy.managedBy} ${policy.selects.join(' ')}`.toLowerCase();
+      const text =
+        `${policy.id.kind} ${policyTitle(policy.id)} ${policy.selector} ${policy.status} ${policy.managedBy} ${policy.selects.join(' ')}`.toLowerCase();
       return words.every((word) => text.includes(word));
     });
   }, [all, find]);
   const columns = useMemo<readonly Column<PolicySummary>[]>(
     () => [
-      { id: 'kind', title: 'Kind', width: '100px', sort: (policy) => policy.id.kind, render: (policy) => <span title={policy.id.kind}>{shortKinds[policy.id.kind]}</span> },
+      {
+        id: 'kind',
+        title: 'Kind',
+        width: '116px',
+        sort: (policy) => policy.id.kind,
+        render: (policy) => <span title={policy.id.kind}>{shortKinds[policy.id.kind]}</span>,
+      },
       {
         id: 'name',
         title: 'Name',
@@ -147,33 +193,80 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
           </span>
         ),
       },
-      { id: 'selector', title: 'Selector', width: 'minmax(150px, 1.5fr)', sort: (policy) => policy.selector, render: (policy) => <span className="mono" title={policy.selector}>{policy.selector}</span> },
+      {
+        id: 'selector',
+        title: 'Selector',
+        width: 'minmax(150px, 1.5fr)',
+        sort: (policy) => policy.selector,
+        render: (policy) => (
+          <span className="mono" title={policy.selector}>
+            {policy.selector}
+          </span>
+        ),
+      },
       {
         id: 'selects',
         title: 'Selects',
         width: '82px',
         end: true,
         sort: (policy) => policy.selects.length,
-        render: (policy) => <span style={policy.selects.length === 0 ? { color: 'var(--warn)' } : {}}>{policy.selects.length === 0 ? 'no pod' : plural(policy.selects.length, 'pod')}</span>,
+        render: (policy) => (
+          <span style={policy.selects.length === 0 ? { color: 'var(--warn)' } : {}}>
+            {policy.selects.length === 0 ? 'no pod' : plural(policy.selects.length, 'pod')}
+          </span>
+        ),
       },
-      { id: 'directions', title: 'Default deny', width: '118px', sort: (policy) => policy.directions.join(), render: (policy) => policy.directions.join(', ') || '–' },
-      { id: 'status', title: 'Status', width: '96px', sort: (policy) => policy.status, render: (policy) => <PolicyStatus policy={policy} /> },
+      {
+        id: 'directions',
+        title: 'Default deny',
+        width: '118px',
+        sort: (policy) => policy.directions.join(),
+        render: (policy) => policy.directions.join(', ') || '–',
+      },
+      {
+        id: 'status',
+        title: 'Status',
+        width: '96px',
+        sort: (policy) => policy.status,
+        render: (policy) => <PolicyStatus policy={policy} />,
+      },
       {
         id: 'enforced',
         title: 'Enforced',
         width: '96px',
         sort: (policy) => policy.enforcedOn - policy.expectedOn,
-        render: (policy) => <span style={policy.enforcedOn < policy.expectedOn ? { color: 'var(--warn)', fontWeight: 600 } : {}}>{`${policy.enforcedOn}/${policy.expectedOn} nodes`}</span>,
+        render: (policy) => (
+          <span
+            style={policy.enforcedOn < policy.expectedOn ? { color: 'var(--warn)', fontWeight: 600 } : {}}
+          >{`${policy.enforcedOn}/${policy.expectedOn} nodes`}</span>
+        ),
       },
-      { id: 'managed', title: 'Managed by', width: 'minmax(84px, 0.7fr)', sort: (policy) => policy.managedBy, render: (policy) => <span title={policy.managedBy}>{policy.managedBy || '–'}</span> },
-      { id: 'age', title: 'Age', width: '64px', end: true, sort: (policy) => -policy.createdAt, render: (policy) => formatAge(policy.createdAt, now) },
+      {
+        id: 'managed',
+        title: 'Managed by',
+        width: 'minmax(84px, 0.7fr)',
+        sort: (policy) => policy.managedBy,
+        render: (policy) => <span title={policy.managedBy}>{policy.managedBy || '–'}</span>,
+      },
+      {
+        id: 'age',
+        title: 'Age',
+        width: '64px',
+        end: true,
+        sort: (policy) => -policy.createdAt,
+        render: (policy) => formatAge(policy.createdAt, now),
+      },
     ],
     [now],
   );
   return (
     <>
       <Toolbar label="Policies">
-        <ReasonedButton leftSection={<IconPlus size={14} />} onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })} hint={writeBlocked(cluster) ?? 'Write a new policy (n)'}>
+        <ReasonedButton
+          leftSection={<IconPlus size={14} />}
+          onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })}
+          hint={writeBlocked(cluster) ?? 'Write a new policy (n)'}
+        >
           New policy
         </ReasonedButton>
         <TextInput
@@ -189,7 +282,11 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
           w={380}
         />
         <Spacer />
-        {all ? <span className="muted">{rows.length === all.length ? plural(all.length, 'policy', 'policies') : `${rows.length} of ${all.length}`}</span> : null}
+        {all ? (
+          <span className="muted">
+            {rows.length === all.length ? plural(all.length, 'policy', 'policies') : `${rows.length} of ${all.length}`}
+          </span>
+        ) : null}
       </Toolbar>
       {list.failure ? (
         <div style={{ padding: 16, maxWidth: 800 }}>
@@ -208,20 +305,40 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
           rowKey={({ id }) => `${id.kind} ${id.namespace} ${id.name}`}
           rowHeight={30}
           initialSort={{ column: 'name', descending: false }}
-          tone={(policy) => (policy.status === 'invalid' ? 'bad' : policy.selects.length === 0 || policy.enforcedOn < policy.expectedOn ? 'warn' : undefined)}
-          onSelect={({ id }) => void navigate({ to: '/policies/$kind/$namespace/$name', params: { kind: id.kind, namespace: id.namespace || '-', name: id.name } })}
+          tone={(policy) =>
+            policy.status === 'invalid'
+              ? 'bad'
+              : policy.selects.length === 0 || policy.enforcedOn < policy.expectedOn
+                ? 'warn'
+                : undefined
+          }
+          onSelect={({ id }) =>
+            void navigate({
+              to: '/policies/$kind/$namespace/$name',
+              params: { kind: id.kind, namespace: id.namespace || '-', name: id.name },
+            })
+          }
           empty={
             all.length > 0 ? (
-              <Empty icon={IconSearch} title="No policy fits" actions={<Button onClick={() => onFind('')}>Clear the filter</Button>}>
+              <Empty
+                icon={IconSearch}
+                title="No policy fits"
+                actions={<Button onClick={() => onFind('')}>Clear the filter</Button>}
+              >
                 Nothing among {plural(all.length, 'policy', 'policies')} has “{find}”.
               </Empty>
             ) : (
               <Empty
                 icon={IconShieldLock}
                 title="No policy yet: everything may talk to everything"
-                actions={<Button onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })}>New policy</Button>}
+                actions={
+                  <Button onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })}>
+                    New policy
+                  </Button>
+                }
               >
-                {plural(inventory.value?.pods.length ?? 0, 'pod')} in {cluster.name} admit all traffic. A policy that selects a pod puts default deny on for it, in the directions that it names.
+                {plural(inventory.value?.pods.length ?? 0, 'pod')} in {cluster.name} admit all traffic. A policy that
+                selects a pod puts default deny on for it, in the directions that it names.
               </Empty>
             )
           }

@@ -1,6 +1,13 @@
 import { ActionIcon, Button, Tooltip } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
-import { IconAlertTriangle, IconArrowLeft, IconArrowsLeftRight, IconCircleX, IconInfoCircle, IconTrash } from '@tabler/icons-react';
+import {
+  IconAlertTriangle,
+  IconArrowLeft,
+  IconArrowsLeftRight,
+  IconCircleX,
+  IconInfoCircle,
+  IconTrash,
+} from '@tabler/icons-react';
 import { Link, useNavigate } from '@tanstack/react-router';
 import { lazy, Suspense, useEffect, useMemo, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
@@ -11,7 +18,17 @@ import type { EditorHandle } from '../../ui/code/yaml-editor.tsx';
 import type { Schema } from '../../ui/code/yaml-path.ts';
 import { Confirm } from '../../ui/confirm.tsx';
 import { formatAge, plural } from '../../ui/format.ts';
-import { Banner, ChipButton, Facts, FailureCard, ReasonedButton, Section, SkeletonRows, Spacer, Toolbar } from '../../ui/pieces.tsx';
+import {
+  Banner,
+  ChipButton,
+  Facts,
+  FailureCard,
+  ReasonedButton,
+  Section,
+  SkeletonRows,
+  Spacer,
+  Toolbar,
+} from '../../ui/pieces.tsx';
 import { Status } from '../../ui/status.tsx';
 import { ApplyDialog } from './apply-dialog.tsx';
 import { type Draft, draftKey, dropDraft, keepDraft, readDraft } from './drafts.ts';
@@ -40,7 +57,9 @@ function parseSchema(text: string | undefined): Schema | undefined {
 /** One policy as text: validated while typing, compared with the cluster before it is applied, never lost. */
 export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorProps) {
   const { inventory } = useClusters();
-  const namespace = inventory.value?.namespaces.some((one) => one.name === 'default') ? 'default' : (inventory.value?.namespaces[0]?.name ?? 'default');
+  const namespace = inventory.value?.namespaces.some((one) => one.name === 'default')
+    ? 'default'
+    : (inventory.value?.namespaces[0]?.name ?? 'default');
   const key = draftKey(cluster.id, id ? `${id.kind} ${policyTitle(id)}` : `new ${template?.id}`);
   const [draft, setDraft] = useState<Draft | undefined>(
     () => readDraft(key) ?? (template ? { text: template.yaml(namespace), base: '', resourceVersion: '' } : undefined),
@@ -59,7 +78,13 @@ export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorPro
     return (
       <>
         <EditorBar cluster={cluster} id={id} summary={summary} />
-        <div style={{ padding: 16 }}>{read.failure ? <FailureCard failure={read.failure} onRetry={read.retry} /> : <SkeletonRows rows={16} label="Reading the policy" />}</div>
+        <div style={{ padding: 16 }}>
+          {read.failure ? (
+            <FailureCard failure={read.failure} onRetry={read.retry} />
+          ) : (
+            <SkeletonRows rows={16} label="Reading the policy" />
+          )}
+        </div>
       </>
     );
   }
@@ -78,7 +103,17 @@ export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorPro
   );
 }
 
-function EditorBar({ cluster, id, summary, children }: { cluster: Cluster; id: PolicyId | undefined; summary: PolicySummary | undefined; children?: React.ReactNode }) {
+function EditorBar({
+  cluster,
+  id,
+  summary,
+  children,
+}: {
+  cluster: Cluster;
+  id: PolicyId | undefined;
+  summary: PolicySummary | undefined;
+  children?: React.ReactNode;
+}) {
   return (
     <Toolbar label={`Policy in ${cluster.name}`}>
       <Tooltip label="Back to the list">
@@ -144,7 +179,8 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
   const blocked = writeBlocked(cluster);
   const errors = problems.filter((problem) => problem.severity === 'error').length;
   const submit = () => setApplying(true);
-  const changedMeanwhile = latest !== undefined && draft.resourceVersion !== '' && latest.resourceVersion !== draft.resourceVersion;
+  const changedMeanwhile =
+    latest !== undefined && draft.resourceVersion !== '' && latest.resourceVersion !== draft.resourceVersion;
   return (
     <>
       <EditorBar cluster={cluster} id={id} summary={summary}>
@@ -155,10 +191,21 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
         ) : null}
         {id ? (
           <>
-            <Button variant="default" component={Link} to="/flows" search={{ filter: flowsFilter(summary) } as never} leftSection={<IconArrowsLeftRight size={14} />}>
+            <Button
+              variant="default"
+              component={Link}
+              to="/flows"
+              search={{ filter: flowsFilter(summary) } as never}
+              leftSection={<IconArrowsLeftRight size={14} />}
+            >
               Show flows
             </Button>
-            <ReasonedButton variant="default" leftSection={<IconTrash size={14} />} blocked={blocked} onClick={() => setDeleting(true)}>
+            <ReasonedButton
+              variant="default"
+              leftSection={<IconTrash size={14} />}
+              blocked={blocked}
+              onClick={() => setDeleting(true)}
+            >
               Delete…
             </ReasonedButton>
           </>
@@ -174,19 +221,35 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
           </Button>
         )}
         <ReasonedButton
-          blocked={!dirty && id ? 'Nothing has been changed.' : errors > 0 ? 'The text has errors: they are listed at the right.' : undefined}
+          blocked={
+            !dirty && id
+              ? 'Nothing has been changed.'
+              : errors > 0
+                ? 'The text has errors: they are listed at the right.'
+                : undefined
+          }
           hint="Asks the server what it would store, and shows the difference (Ctrl Enter)"
           onClick={submit}
         >
           Dry run and apply…
         </ReasonedButton>
       </EditorBar>
-      {summary?.managedBy ? <Banner tone="warn">This policy is managed by {summary.managedBy}: changes made here will be reverted by it.</Banner> : null}
+      {summary?.managedBy ? (
+        <Banner tone="warn">
+          This policy is managed by {summary.managedBy}: changes made here will be reverted by it.
+        </Banner>
+      ) : null}
       {changedMeanwhile ? (
         <Banner
           tone="warn"
           actions={
-            <Button size="compact-xs" variant="default" onClick={() => latest && onDraft({ text: latest.text, base: latest.text, resourceVersion: latest.resourceVersion })}>
+            <Button
+              size="compact-xs"
+              variant="default"
+              onClick={() =>
+                latest && onDraft({ text: latest.text, base: latest.text, resourceVersion: latest.resourceVersion })
+              }
+            >
               Take the cluster’s version
             </Button>
           }
@@ -194,7 +257,9 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
           Your draft is of an older version: the policy has been changed in the cluster since.
         </Banner>
       ) : null}
-      {kept ? null : <Banner tone="bad">The browser has no room to keep this draft. Apply it or copy it before leaving.</Banner>}
+      {kept ? null : (
+        <Banner tone="bad">The browser has no room to keep this draft. Apply it or copy it before leaving.</Banner>
+      )}
       <div className={styles.body}>
         <div className={styles.editorPane}>
           <div className={styles.editor}>
@@ -221,7 +286,12 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
             </div>
           ) : null}
           {checked ? (
-            <Findings problems={problems} selects={checked.selects} meaning={checked.meaning} onGoTo={(line, column) => editor.current?.goTo(line, column)} />
+            <Findings
+              problems={problems}
+              selects={checked.selects}
+              meaning={checked.meaning}
+              onGoTo={(line, column) => editor.current?.goTo(line, column)}
+            />
           ) : validation.failure ? null : (
             <SkeletonRows rows={8} label="Checking" />
           )}
@@ -238,7 +308,10 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
           onApplied={(applied) => {
             dropDraft(key);
             setApplying(false);
-            void navigate({ to: '/policies/$kind/$namespace/$name', params: { kind: applied.kind, namespace: applied.namespace || '-', name: applied.name } });
+            void navigate({
+              to: '/policies/$kind/$namespace/$name',
+              params: { kind: applied.kind, namespace: applied.namespace || '-', name: applied.name },
+            });
             onDraft({ text: draft.text, base: draft.text, resourceVersion: '' });
             onReread();
           }}
@@ -339,11 +412,19 @@ function Findings({ problems, selects, meaning, onGoTo }: FindingsProps) {
         ) : (
           <div style={{ display: 'flex', flexWrap: 'wrap', gap: 4 }}>
             {selects.slice(0, 60).map((pod) => (
-              <ChipButton key={pod} title="Show in topology" onClick={() => void navigate({ to: '/topology', search: { scope: 'pod', select: `pod:${pod}` } as never })}>
+              <ChipButton
+                key={pod}
+                title="Show in topology"
+                onClick={() =>
+                  void navigate({ to: '/topology', search: { scope: 'pod', select: `pod:${pod}` } as never })
+                }
+              >
                 {pod}
               </ChipButton>
             ))}
-            {selects.length > 60 ? <Status tone="idle" icon={IconInfoCircle} plain>{`and ${selects.length - 60} more`}</Status> : null}
+            {selects.length > 60 ? (
+              <Status tone="idle" icon={IconInfoCircle} plain>{`and ${selects.length - 60} more`}</Status>
+            ) : null}
           </div>
         )}
       </Section>
@@ -356,7 +437,12 @@ function About({ summary }: { readonly summary: PolicySummary }) {
     <Section title="In the cluster">
       <Facts
         items={[
-          ['Selector', <span key="s" className="mono">{summary.selector}</span>],
+          [
+            'Selector',
+            <span key="s" className="mono">
+              {summary.selector}
+            </span>,
+          ],
           ['Default deny', summary.directions.join(' and ') || 'none'],
           ['Enforced on', `${summary.enforcedOn} of ${plural(summary.expectedOn, 'node')}`],
           ['Description', summary.description],

@@ -52,7 +52,14 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
       pod.containers.map(
         (container): Choice => ({
           key: `pod ${pod.namespace}/${pod.name}/${container}`,
-          target: { kind: 'pod', cluster: cluster.id, namespace: pod.namespace, pod: pod.name, container, command: shells },
+          target: {
+            kind: 'pod',
+            cluster: cluster.id,
+            namespace: pod.namespace,
+            pod: pod.name,
+            container,
+            command: shells,
+          },
           pod,
           node: undefined,
           name: `${pod.namespace}/${pod.name}`,
@@ -67,7 +74,11 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
     return choices.filter(
       (choice) =>
         (kind === 'all' || choice.target.kind === kind) &&
-        words.every((word) => `${choice.name} ${choice.target.kind === 'pod' ? choice.target.container : ''} ${choice.pod?.node ?? ''}`.toLowerCase().includes(word)),
+        words.every((word) =>
+          `${choice.name} ${choice.target.kind === 'pod' ? choice.target.container : ''} ${choice.pod?.node ?? ''}`
+            .toLowerCase()
+            .includes(word),
+        ),
     );
   }, [choices, find, kind]);
   const columns = useMemo<readonly Column<Choice>[]>(
@@ -84,11 +95,41 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
           </span>
         ),
       },
-      { id: 'name', title: 'Name', width: 'minmax(220px, 2fr)', sort: (choice) => choice.name, render: (choice) => <b title={choice.name}>{choice.name}</b> },
-      { id: 'container', title: 'Container', width: 'minmax(110px, 1fr)', sort: (choice) => (choice.target.kind === 'pod' ? choice.target.container : ''), render: (choice) => (choice.target.kind === 'pod' ? choice.target.container : '–') },
-      { id: 'where', title: 'On', width: 'minmax(90px, 0.8fr)', sort: (choice) => choice.pod?.node ?? choice.node?.ssh ?? '', render: (choice) => choice.pod?.node ?? (choice.node?.ssh ? `ssh ${choice.node.ssh}` : '–') },
-      { id: 'address', title: 'Address', width: '120px', sort: (choice) => choice.pod?.address ?? choice.node?.address ?? '', render: (choice) => <span className="mono">{choice.pod?.address ?? choice.node?.address}</span> },
-      { id: 'ready', title: 'State', width: '104px', sort: (choice) => Number(choice.pod?.ready ?? choice.node?.ready), render: (choice) => <ReadyBadge ready={choice.pod?.ready ?? choice.node?.ready ?? false} /> },
+      {
+        id: 'name',
+        title: 'Name',
+        width: 'minmax(220px, 2fr)',
+        sort: (choice) => choice.name,
+        render: (choice) => <b title={choice.name}>{choice.name}</b>,
+      },
+      {
+        id: 'container',
+        title: 'Container',
+        width: 'minmax(110px, 1fr)',
+        sort: (choice) => (choice.target.kind === 'pod' ? choice.target.container : ''),
+        render: (choice) => (choice.target.kind === 'pod' ? choice.target.container : '–'),
+      },
+      {
+        id: 'where',
+        title: 'On',
+        width: 'minmax(90px, 0.8fr)',
+        sort: (choice) => choice.pod?.node ?? choice.node?.ssh ?? '',
+        render: (choice) => choice.pod?.node ?? (choice.node?.ssh ? `ssh ${choice.node.ssh}` : '–'),
+      },
+      {
+        id: 'address',
+        title: 'Address',
+        width: '120px',
+        sort: (choice) => choice.pod?.address ?? choice.node?.address ?? '',
+        render: (choice) => <span className="mono">{choice.pod?.address ?? choice.node?.address}</span>,
+      },
+      {
+        id: 'ready',
+        title: 'State',
+        width: '104px',
+        sort: (choice) => Number(choice.pod?.ready ?? choice.node?.ready),
+        render: (choice) => <ReadyBadge ready={choice.pod?.ready ?? choice.node?.ready ?? false} />,
+      },
       {
         id: 'open',
         title: '',
@@ -116,7 +157,17 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
           onChange={(event) => setFind(event.currentTarget.value)}
           w={300}
         />
-        <Select aria-label="Kind" w={120} value={kind} onChange={(value) => setKind(value ?? 'all')} data={[{ value: 'all', label: 'Pods & nodes' }, { value: 'pod', label: 'Pods' }, { value: 'node', label: 'Nodes' }]} />
+        <Select
+          aria-label="Kind"
+          w={120}
+          value={kind}
+          onChange={(value) => setKind(value ?? 'all')}
+          data={[
+            { value: 'all', label: 'Pods & nodes' },
+            { value: 'pod', label: 'Pods' },
+            { value: 'node', label: 'Nodes' },
+          ]}
+        />
         {onCancel ? (
           <ReasonedButton variant="default" onClick={onCancel}>
             Cancel

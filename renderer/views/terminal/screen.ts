@@ -76,7 +76,13 @@ export function openScreen(handlers: ScreenHandlers): Screen {
   terminal.onResize(({ cols, rows }) => handlers.resize(cols, rows));
   // Ctrl+Shift+C copies; Ctrl+C stays with the shell.
   terminal.attachCustomKeyEventHandler((event) => {
-    if (event.type === 'keydown' && event.ctrlKey && event.shiftKey && event.code === 'KeyC' && terminal.hasSelection()) {
+    if (
+      event.type === 'keydown' &&
+      event.ctrlKey &&
+      event.shiftKey &&
+      event.code === 'KeyC' &&
+      terminal.hasSelection()
+    ) {
       event.preventDefault();
       void navigator.clipboard.writeText(terminal.getSelection());
       return false;
@@ -128,12 +134,14 @@ export function openScreen(handlers: ScreenHandlers): Screen {
     },
     size: () => ({ columns: terminal.cols, rows: terminal.rows }),
     focus: () => terminal.focus(),
-    search: (text, backwards) => (backwards ? search.findPrevious(text) : search.findNext(text, { incremental: false })),
+    search: (text, backwards) =>
+      backwards ? search.findPrevious(text) : search.findNext(text, { incremental: false }),
     selection: () => terminal.getSelection(),
     text() {
       const buffer = terminal.buffer.active;
       const lines: string[] = [];
-      for (let line = 0; line < buffer.length; line += 1) lines.push(buffer.getLine(line)?.translateToString(true) ?? '');
+      for (let line = 0; line < buffer.length; line += 1)
+        lines.push(buffer.getLine(line)?.translateToString(true) ?? '');
       return `${lines.join('\n').trimEnd()}\n`;
     },
     clear: () => terminal.clear(),

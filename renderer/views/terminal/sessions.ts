@@ -9,7 +9,12 @@ export type SessionState =
   | { readonly kind: 'opening' }
   | { readonly kind: 'open' }
   | { readonly kind: 'host-key'; readonly host: string; readonly algorithm: string; readonly fingerprint: string }
-  | { readonly kind: 'closed'; readonly code: number | null; readonly reason: string; readonly failure: Failure | undefined };
+  | {
+      readonly kind: 'closed';
+      readonly code: number | null;
+      readonly reason: string;
+      readonly failure: Failure | undefined;
+    };
 
 export interface Session {
   /** Of the tab; each connection of it has a name of its own at the engine. */
@@ -40,7 +45,9 @@ const connections = new Map<string, string>();
 let counter = 0;
 
 function change(id: string, to: Partial<Session>): void {
-  useSessions.setState(({ list }) => ({ list: list.map((session) => (session.id === id ? { ...session, ...to } : session)) }));
+  useSessions.setState(({ list }) => ({
+    list: list.map((session) => (session.id === id ? { ...session, ...to } : session)),
+  }));
 }
 
 /** What a tab is called: the target; the cluster's name stands beside it. */
@@ -83,7 +90,8 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
       end: (failure) => {
         if (connections.get(id) !== name) return;
         connections.delete(id);
-        if (failure || !exited) change(id, { state: { kind: 'closed', code: null, reason: failure?.what ?? 'The session ended.', failure } });
+        if (failure || !exited)
+          change(id, { state: { kind: 'closed', code: null, reason: failure?.what ?? 'The session ended.', failure } });
       },
     },
   );
@@ -127,7 +135,10 @@ export function closeSession(id: string): void {
   const index = list.findIndex((session) => session.id === id);
   list[index]?.screen.dispose();
   const rest = list.filter((session) => session.id !== id);
-  useSessions.setState({ list: rest, active: active === id ? (rest[Math.min(index, rest.length - 1)]?.id ?? '') : active });
+  useSessions.setState({
+    list: rest,
+    active: active === id ? (rest[Math.min(index, rest.length - 1)]?.id ?? '') : active,
+  });
 }
 
 /** Answers the question about an unknown host key. */

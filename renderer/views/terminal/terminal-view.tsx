@@ -1,21 +1,40 @@
 import { Button, TextInput } from '@mantine/core';
-import { IconCopy, IconDownload, IconPlus, IconRefresh, IconSearch, IconShieldExclamation, IconTrash, IconX } from '@tabler/icons-react';
+import {
+  IconCopy,
+  IconDownload,
+  IconPlus,
+  IconRefresh,
+  IconSearch,
+  IconShieldExclamation,
+  IconTrash,
+  IconX,
+} from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useEffect, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
-import { useClusters } from '../../app/clusters.tsx';
+import { isConnected, useClusters } from '../../app/clusters.tsx';
 import { NeedsCluster } from '../../app/needs-cluster.tsx';
 import { useClient } from '../../app/streams.ts';
 import { download } from '../../ui/download.ts';
 import { Facts, FailureCard, IconButton, ReasonedButton } from '../../ui/pieces.tsx';
 import { Picker, shells } from './picker.tsx';
-import { answerHostKey, closeSession, openSession, reconnect, type Session, targetName, useSessions } from './sessions.ts';
+import {
+  answerHostKey,
+  closeSession,
+  openSession,
+  reconnect,
+  type Session,
+  targetName,
+  useSessions,
+} from './sessions.ts';
 import styles from './terminal.module.css';
 
 /** Shells in pods and on nodes, as tabs that go on while other views are looked at. */
 export function TerminalView() {
   const { list } = useSessions();
+  const { current } = useClusters();
+  useAsked(isConnected(current) ? current : undefined);
   // Open tabs stay usable whatever the chosen cluster is.
   return list.length > 0 ? <Tabs /> : <NeedsCluster>{(cluster) => <Start cluster={cluster} />}</NeedsCluster>;
 }
@@ -30,6 +49,7 @@ function useAsked(cluster: Cluster | undefined) {
   const done = useRef('');
   useEffect(() => {
     const asked = `${search.pod ?? ''} ${search.node ?? ''} ${search.container ?? ''}`;
+    if (asked.trim() === '') done.current = '';
     if (!cluster || asked.trim() === '' || done.current === asked) return;
     let target: TerminalTarget | undefined;
     if (search.node) target = { kind: 'node', cluster: cluster.id, node: search.node };
@@ -54,8 +74,9 @@ function useAsked(cluster: Cluster | undefined) {
 
 function Start({ cluster }: { readonly cluster: Cluster }) {
   const client = useClient();
-  useAsked(cluster);
-  return <Picker cluster={cluster} onCancel={undefined} onPick={(target) => openSession(client, cluster.name, target)} />;
+  return (
+    <Picker cluster={cluster} onCancel={undefined} onPick={(target) => openSession(client, cluster.name, target)} />
+  );
 }
 
 function Tabs() {
@@ -64,24 +85,20 @@ function Tabs() {
   const { list, active, choose } = useSessions();
   const [picking, setPicking] = useState(false);
   const [searching, setSearching] = useState(false);
-  useAsked(current);
   const session = list.find((one) => one.id === active) ?? list[0];
   if (!session) return null;
   return (
     <>
       <div className={styles.tabs}>
-        <div className={styles.tabList} role="tablist" aria-label="Terminals">
+        <ul className={styles.tabList} aria-label="Terminals">
           {list.map((one, index) => (
-            <div key={one.id} className={styles.tab} data-chosen={!picking && one.id === session.id} role="presentation">
+            <li key={one.id} className={styles.tab} data-chosen={!picking && one.id === session.id}>
               <span className={`${styles.dot} ${one.state.kind === 'closed' ? styles.closed : ''}`} aria-hidden />
               <button
                 id={`terminal-${one.id}`}
                 type="button"
-                role="tab"
                 className={styles.tabName}
-                aria-selected={!picking && one.id === session.id}
-                aria-controls="terminal-panel"
-                tabIndex={one.id === session.id ? 0 : -1}
+                aria-current={!picking && one.id === session.id}
                 onClick={() => {
                   setPicking(false);
                   choose(one.id);
@@ -101,18 +118,43 @@ function Tabs() {
                   {one.state.kind === 'closed' ? ' · closed' : ''}
                 </small>
               </button>
-              <IconButton icon={IconX} size="sm" label={`Close ${targetName(one.target)}`} onClick={() => closeSession(one.id)} />
-            </div>
+              <IconButton
+                icon={IconX}
+                size="sm"
+                label={`Close ${targetName(one.target)}`}
+                onClick={() => closeSession(one.id)}
+              />
+            </li>
           ))}
-          <div className={styles.tools} role="presentation">
-            <IconButton icon={IconPlus} label="Open another shell" active={picking} onClick={() => setPicking(!picking)} />
-          </div>
-        </div>
+          <li className={styles.tools}>
+            <IconButton
+              icon={IconPlus}
+              label="Open another shell"
+              active={picking}
+              onClick={() => setPicking(!picking)}
+            />
+          </li>
+        </ul>
         <div className={styles.tools}>
           {searching ? <SearchField session={session} onClose={() => setSearching(false)} /> : null}
-          <IconButton icon={IconSearch} label="Search in the output" active={searching} onClick={() => setSearching(!searching)} />
-          <IconButton icon={IconCopy} label="Copy the selection (Ctrl Shift C), or everything" onClick={() => void navigator.clipboard.writeText(session.screen.selection() || session.screen.text())} />
-          <IconButton icon={IconDownload} label="Save the output as text" onClick={() => download(`${targetName(session.target).replaceAll('/', '-')}.txt`, session.screen.text(), 'text/plain')} />
+          <IconButton
+            icon={IconSearch}
+            label="Search in the output"
+            active={searching}
+            onClick={() => setSearching(!searching)}
+          />
+          <IconButton
+            icon={IconCopy}
+            label="Copy the selection (Ctrl Shift C), or everything"
+            onClick={() => void navigator.clipboard.writeText(session.screen.selection() || session.screen.text())}
+          />
+          <IconButton
+            icon={IconDownload}
+            label="Save the output as text"
+            onClick={() =>
+              download(`${targetName(session.target).replaceAll('/', '-')}.txt`, session.screen.text(), 'text/plain')
+            }
+          />
           <IconButton icon={IconTrash} label="Clear the screen" onClick={() => session.screen.clear()} />
           <IconButton icon={IconRefresh} label="Reconnect" onClick={() => reconnect(client, session)} />
         </div>
@@ -165,12 +207,21 @@ function Stage({ session }: { readonly session: Session }) {
   const { screen, state } = session;
   useEffect(() => (parent.current ? screen.show(parent.current) : undefined), [screen]);
   return (
-    <div id="terminal-panel" role="tabpanel" aria-labelledby={`terminal-${session.id}`} style={{ display: 'flex', flex: 1, flexDirection: 'column', minHeight: 0 }}>
+    <div
+      role="region"
+      aria-labelledby={`terminal-${session.id}`}
+      style={{ display: 'flex', flex: 1, flexDirection: 'column', minHeight: 0 }}
+    >
       <div className={styles.stage}>
         <div ref={parent} className={styles.screen} />
         {state.kind === 'host-key' ? (
           <div className={styles.cover}>
-            <HostKeyCard session={session} host={state.host} algorithm={state.algorithm} fingerprint={state.fingerprint} />
+            <HostKeyCard
+              session={session}
+              host={state.host}
+              algorithm={state.algorithm}
+              fingerprint={state.fingerprint}
+            />
           </div>
         ) : null}
         {state.kind === 'closed' && state.failure?.code.includes('host-key-changed') ? (
@@ -181,7 +232,9 @@ function Stage({ session }: { readonly session: Session }) {
                 <h2>Stopped: this is not the machine that was known</h2>
               </div>
               <FailureCard failure={state.failure} />
-              <p className="muted">Nothing was sent, and there is no way past this here: the key must be sorted out first.</p>
+              <p className="muted">
+                Nothing was sent, and there is no way past this here: the key must be sorted out first.
+              </p>
               <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
                 <Button variant="default" onClick={() => closeSession(session.id)} autoFocus>
                   Close the tab
@@ -200,7 +253,11 @@ function Stage({ session }: { readonly session: Session }) {
           <div className={styles.ended} role="status">
             <b>Session closed.</b> {state.reason}
             {state.code === null ? '' : ` Exit code ${state.code}.`}
-            <Button size="compact-xs" leftSection={<IconRefresh size={13} />} onClick={() => reconnect(client, session)}>
+            <Button
+              size="compact-xs"
+              leftSection={<IconRefresh size={13} />}
+              onClick={() => reconnect(client, session)}
+            >
               Reconnect
             </Button>
           </div>
@@ -233,8 +290,18 @@ function HostKeyCard({ session, host, algorithm, fingerprint }: HostKeyCardProps
       <p>Nobody has vouched for the key of this host yet. Compare the fingerprint with one that you got another way.</p>
       <Facts
         items={[
-          ['Host', <span key="h" className="mono">{host}</span>],
-          ['Key', <span key="k" className="mono">{algorithm}</span>],
+          [
+            'Host',
+            <span key="h" className="mono">
+              {host}
+            </span>,
+          ],
+          [
+            'Key',
+            <span key="k" className="mono">
+              {algorithm}
+            </span>,
+          ],
         ]}
       />
       <div className={styles.fingerprint}>{fingerprint}</div>

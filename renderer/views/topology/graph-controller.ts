@@ -25,9 +25,21 @@ export class GraphController {
   #touched = false;
   #onLayout: (pending: boolean) => void;
 
-  constructor(container: HTMLElement, onSelect: (id: string | undefined) => void, onLayout: (pending: boolean) => void) {
+  constructor(
+    container: HTMLElement,
+    onSelect: (id: string | undefined) => void,
+    onLayout: (pending: boolean) => void,
+  ) {
     this.#onLayout = onLayout;
-    this.#cy = cytoscape({ container, style: graphStyle(), minZoom: 0.08, maxZoom: 3, wheelSensitivity: 0.3, boxSelectionEnabled: false, pixelRatio: 'auto' as unknown as number });
+    this.#cy = cytoscape({
+      container,
+      style: graphStyle(),
+      minZoom: 0.08,
+      maxZoom: 3,
+      wheelSensitivity: 0.3,
+      boxSelectionEnabled: false,
+      pixelRatio: 'auto' as unknown as number,
+    });
     this.#worker = new Worker(new URL('./layout-worker.ts', import.meta.url), { type: 'module' });
     this.#worker.onmessage = (event: MessageEvent<LayoutAnswer>) => this.#place(event.data);
     this.#cy.on('tap', (event) => onSelect(event.target === this.#cy ? undefined : (event.target.id() as string)));
@@ -36,9 +48,13 @@ export class GraphController {
       if (event.type === 'dragfree') this.#keepPositions();
     });
     for (const kind of ['mousedown', 'wheel', 'touchstart'] as const) {
-      container.addEventListener(kind, () => {
-        this.#touched = true;
-      }, { passive: true });
+      container.addEventListener(
+        kind,
+        () => {
+          this.#touched = true;
+        },
+        { passive: true },
+      );
     }
   }
 
@@ -91,8 +107,17 @@ export class GraphController {
     fresh.forEach((node, index) => {
       const element = this.#cy.getElementById(node.id);
       const neighbours = element.neighborhood('node').filter((one) => !fresh.some((other) => other.id === one.id()));
-      const siblings = node.parent ? this.#cy.getElementById(node.parent).children().filter((one) => one.id() !== node.id) : this.#cy.collection();
-      const anchor = siblings.nonempty() ? siblings.boundingBox() : neighbours.nonempty() ? neighbours.boundingBox() : this.#cy.nodes().boundingBox();
+      const siblings = node.parent
+        ? this.#cy
+            .getElementById(node.parent)
+            .children()
+            .filter((one) => one.id() !== node.id)
+        : this.#cy.collection();
+      const anchor = siblings.nonempty()
+        ? siblings.boundingBox()
+        : neighbours.nonempty()
+          ? neighbours.boundingBox()
+          : this.#cy.nodes().boundingBox();
       element.position({ x: anchor.x2 + 60, y: anchor.y1 + 40 + (index % 6) * 74 });
     });
   }
@@ -103,7 +128,12 @@ export class GraphController {
     this.#onLayout(true);
     const request: LayoutRequest = {
       round: this.#round,
-      nodes: this.#graph.nodes.map((node) => ({ id: node.id, parent: node.parent, width: Math.max(46, Math.min(150, node.label.length * 6)), height: 58 })),
+      nodes: this.#graph.nodes.map((node) => ({
+        id: node.id,
+        parent: node.parent,
+        width: Math.max(46, Math.min(150, node.label.length * 6)),
+        height: 58,
+      })),
       edges: this.#graph.edges.map(({ id, source, target }) => ({ id, source, target })),
     };
     this.#worker.postMessage(request);
@@ -142,7 +172,10 @@ export class GraphController {
   /** Zooms about the middle. */
   zoom(factor: number): void {
     this.#touched = true;
-    this.#cy.zoom({ level: this.#cy.zoom() * factor, renderedPosition: { x: this.#cy.width() / 2, y: this.#cy.height() / 2 } });
+    this.#cy.zoom({
+      level: this.#cy.zoom() * factor,
+      renderedPosition: { x: this.#cy.width() / 2, y: this.#cy.height() / 2 },
+    });
   }
 
   /** Marks the selected element, fades what has nothing to do with it. */
@@ -153,8 +186,13 @@ export class GraphController {
       const element = this.#cy.getElementById(id);
       if (element.empty()) return;
       element.select();
-      const near = element.isEdge() ? this.#cy.collection().union(element).union(element.connectedNodes()) : this.#cy.collection().union((element as cytoscape.NodeSingular).closedNeighborhood());
-      const kept = near.union(near.parents()).union(element.descendants()).union(element.descendants().closedNeighborhood());
+      const near = element.isEdge()
+        ? this.#cy.collection().union(element).union(element.connectedNodes())
+        : this.#cy.collection().union((element as cytoscape.NodeSingular).closedNeighborhood());
+      const kept = near
+        .union(near.parents())
+        .union(element.descendants())
+        .union(element.descendants().closedNeighborhood());
       this.#cy.elements().difference(kept).not(kept.parents()).addClass('faded');
     });
     if (id && center) {

@@ -48,13 +48,19 @@ export function graphStyle(): StylesheetJson {
     },
     ...(['pod', 'workload', 'namespace', 'entity'] as const).map((kind) => ({
       selector: `node[kind = "${kind}"]`,
-      style: { 'background-image': icon(paths[kind], colour('muted')), ...(kind === 'entity' ? { shape: 'ellipse' as const } : {}) },
+      style: {
+        'background-image': icon(paths[kind], colour('muted')),
+        ...(kind === 'entity' ? { shape: 'ellipse' as const } : {}),
+      },
     })),
     {
       selector: 'node[?isolated]',
       style: { 'border-color': colour('info'), 'border-width': 2.5, 'border-style': 'double' as const },
     },
-    { selector: 'node[!ready]', style: { 'border-color': colour('bad'), 'border-style': 'dashed' as const, 'border-width': 2 } },
+    {
+      selector: 'node[!ready]',
+      style: { 'border-color': colour('bad'), 'border-style': 'dashed' as const, 'border-width': 2 },
+    },
     {
       selector: 'node[kind = "group"]',
       style: {
@@ -95,15 +101,43 @@ export function graphStyle(): StylesheetJson {
       style: {
         'line-color': verdict[kind],
         'target-arrow-color': verdict[kind],
-        ...(kind === 'forwarded' ? { 'line-opacity': 0.65 } : { color: verdict[kind], 'font-weight': 600 as const, 'line-style': 'dashed' as const }),
-        ...(kind === 'dropped' ? { 'target-arrow-shape': 'tee' as const, 'line-dash-pattern': [7, 4], 'arrow-scale': 1.3, 'z-index': 5 } : {}),
+        ...(kind === 'forwarded'
+          ? { 'line-opacity': 0.65 }
+          : { color: verdict[kind], 'font-weight': 600 as const, 'line-style': 'dashed' as const }),
+        ...(kind === 'dropped'
+          ? { 'target-arrow-shape': 'tee' as const, 'line-dash-pattern': [7, 4], 'arrow-scale': 1.3, 'z-index': 5 }
+          : {}),
         ...(kind === 'mixed' ? { 'line-dash-pattern': [12, 4] } : {}),
       },
     })),
-    { selector: '.many edge, edge.many', style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none' } },
+    {
+      selector: '.many edge, edge.many',
+      style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none' },
+    },
     { selector: '.faded', style: { opacity: 0.18 } },
-    { selector: 'node.found', style: { 'border-color': colour('accent'), 'border-width': 3, 'underlay-color': colour('accent'), 'underlay-opacity': 0.22, 'underlay-padding': 7 } },
-    { selector: 'node:selected', style: { 'border-color': colour('accent'), 'border-width': 3.5, 'underlay-color': colour('accent'), 'underlay-opacity': 0.28, 'underlay-padding': 8 } },
-    { selector: 'edge:selected', style: { 'underlay-color': colour('accent'), 'underlay-opacity': 0.3, 'underlay-padding': 5 } },
+    {
+      selector: 'node.found',
+      style: {
+        'border-color': colour('accent'),
+        'border-width': 3,
+        'underlay-color': colour('accent'),
+        'underlay-opacity': 0.22,
+        'underlay-padding': 7,
+      },
+    },
+    {
+      selector: 'node:selected',
+      style: {
+        'border-color': colour('accent'),
+        'border-width': 3.5,
+        'underlay-color': colour('accent'),
+        'underlay-opacity': 0.28,
+        'underlay-padding': 8,
+      },
+    },
+    {
+      selector: 'edge:selected',
+      style: { 'underlay-color': colour('accent'), 'underlay-opacity': 0.3, 'underlay-padding': 5 },
+    },
   ];
 }

@@ -4,7 +4,12 @@ import fcose from 'cytoscape-fcose';
 /** What the layout needs of a graph. Nodes with a position keep it. */
 export interface LayoutRequest {
   readonly round: number;
-  readonly nodes: readonly { readonly id: string; readonly parent: string; readonly width: number; readonly height: number }[];
+  readonly nodes: readonly {
+    readonly id: string;
+    readonly parent: string;
+    readonly width: number;
+    readonly height: number;
+  }[];
   readonly edges: readonly { readonly id: string; readonly source: string; readonly target: string }[];
 }
 

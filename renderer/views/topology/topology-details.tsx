@@ -26,7 +26,9 @@ function tokenOf(node: TopologyNode, prefix: '' | 'from-' | 'to-'): string {
     case 'namespace':
       return `${prefix}namespace:${node.label}`;
     case 'workload':
-      return prefix === '' ? `workload:${node.namespace}/${node.label}` : `${prefix}pod:${node.namespace}/${node.label}`;
+      return prefix === ''
+        ? `workload:${node.namespace}/${node.label}`
+        : `${prefix}pod:${node.namespace}/${node.label}`;
     case 'entity':
       return `${prefix}label:reserved:${node.label}`;
   }
@@ -70,7 +72,11 @@ function NodeDetails({ topology, node, onClose, onSelect, onHide }: DetailsProps
         .map((edge) => (
           <button key={edge.id} type="button" className={styles.edgeRow} onClick={() => onSelect(edge.id)}>
             <span className={styles.edgeHead}>
-              {incomingEdges ? <IconArrowLeft size={13} aria-label="from" /> : <IconArrowRight size={13} aria-label="to" />}
+              {incomingEdges ? (
+                <IconArrowLeft size={13} aria-label="from" />
+              ) : (
+                <IconArrowRight size={13} aria-label="to" />
+              )}
               <span className="clip" style={{ flex: 1 }}>
                 {by.get(other(edge))?.label ?? other(edge)}
               </span>
@@ -100,11 +106,22 @@ function NodeDetails({ topology, node, onClose, onSelect, onHide }: DetailsProps
     >
       <Section title="Do">
         <div style={{ display: 'flex', flexWrap: 'wrap', gap: 6 }}>
-          <Button component={Link} to="/flows" search={{ filter: tokenOf(node, '') } as never} leftSection={<IconArrowsLeftRight size={14} />}>
+          <Button
+            component={Link}
+            to="/flows"
+            search={{ filter: tokenOf(node, '') } as never}
+            leftSection={<IconArrowsLeftRight size={14} />}
+          >
             Show flows
           </Button>
           {pod ? (
-            <Button variant="default" component={Link} to="/terminal" search={{ pod } as never} leftSection={<IconTerminal2 size={14} />}>
+            <Button
+              variant="default"
+              component={Link}
+              to="/terminal"
+              search={{ pod } as never}
+              leftSection={<IconTerminal2 size={14} />}
+            >
               Open a shell
             </Button>
           ) : null}
@@ -117,11 +134,28 @@ function NodeDetails({ topology, node, onClose, onSelect, onHide }: DetailsProps
         <Facts
           items={[
             node.kind === 'entity' ? undefined : ['State', <ReadyBadge key="r" ready={node.ready} />],
-            ['Default deny', [node.isolatedIngress ? 'ingress' : '', node.isolatedEgress ? 'egress' : ''].filter(Boolean).join(' and ') || 'off: everything is admitted'],
+            [
+              'Default deny',
+              [node.isolatedIngress ? 'ingress' : '', node.isolatedEgress ? 'egress' : '']
+                .filter(Boolean)
+                .join(' and ') || 'off: everything is admitted',
+            ],
             node.pods > 1 ? ['Pods', node.pods] : undefined,
             node.hosts.length > 0 ? ['On', node.hosts.join(', ')] : undefined,
-            node.addresses.length > 0 ? ['Addresses', <span key="a" className="mono">{node.addresses.slice(0, 12).join(', ')}</span>] : undefined,
-            ['Identity', <span key="i" className="mono">{node.identities.slice(0, 12).join(', ')}</span>],
+            node.addresses.length > 0
+              ? [
+                  'Addresses',
+                  <span key="a" className="mono">
+                    {node.addresses.slice(0, 12).join(', ')}
+                  </span>,
+                ]
+              : undefined,
+            [
+              'Identity',
+              <span key="i" className="mono">
+                {node.identities.slice(0, 12).join(', ')}
+              </span>,
+            ],
             ['Labels', <Chips key="l" items={node.labels} />],
           ]}
         />
@@ -152,7 +186,12 @@ function EdgeDetails({ topology, edge, onClose, onSelect }: DetailsProps & { rea
     >
       <Section title="Do">
         <div style={{ display: 'flex', flexWrap: 'wrap', gap: 6 }}>
-          <Button component={Link} to="/flows" search={{ filter } as never} leftSection={<IconArrowsLeftRight size={14} />}>
+          <Button
+            component={Link}
+            to="/flows"
+            search={{ filter } as never}
+            leftSection={<IconArrowsLeftRight size={14} />}
+          >
             Show flows
           </Button>
           {source ? (
@@ -171,8 +210,18 @@ function EdgeDetails({ topology, edge, onClose, onSelect }: DetailsProps & { rea
         <Section title="Denied">
           <Facts
             items={[
-              ['Reason', <span key="r" className="mono">{edge.dropReason || 'unknown'}</span>],
-              ['By policy', edge.deniedBy.length > 0 ? edge.deniedBy.map((policy) => <PolicyLink key={policyName(policy)} policy={policy} />) : 'none is named'],
+              [
+                'Reason',
+                <span key="r" className="mono">
+                  {edge.dropReason || 'unknown'}
+                </span>,
+              ],
+              [
+                'By policy',
+                edge.deniedBy.length > 0
+                  ? edge.deniedBy.map((policy) => <PolicyLink key={policyName(policy)} policy={policy} />)
+                  : 'none is named',
+              ],
             ]}
           />
         </Section>
@@ -214,7 +263,11 @@ function EdgeDetails({ topology, edge, onClose, onSelect }: DetailsProps & { rea
                 <td className="mono">{port.port > 0 ? `${port.port}/${port.protocol}` : port.protocol}</td>
                 <td>{port.service || '–'}</td>
                 <td style={{ textAlign: 'right' }}>{formatCount(port.forwarded)}</td>
-                <td style={{ textAlign: 'right', ...(port.dropped > 0 ? { color: 'var(--bad)', fontWeight: 600 } : {}) }}>{formatCount(port.dropped)}</td>
+                <td
+                  style={{ textAlign: 'right', ...(port.dropped > 0 ? { color: 'var(--bad)', fontWeight: 600 } : {}) }}
+                >
+                  {formatCount(port.dropped)}
+                </td>
               </tr>
             ))}
           </tbody>

@@ -55,7 +55,10 @@ export function TopologyGraph(props: TopologyGraphProps) {
   const graph = useMemo(() => toGraph(topology, { grouping, hidden, rate: formatRate }), [topology, grouping, hidden]);
   useEffect(() => controller?.update(name, graph), [controller, name, graph]);
   // biome-ignore lint/correctness/useExhaustiveDependencies: a new drawing needs its marks anew
-  useEffect(() => controller?.select(selected, selected !== undefined && selected !== clicked.current), [controller, selected, name]);
+  useEffect(
+    () => controller?.select(selected, selected !== undefined && selected !== clicked.current),
+    [controller, selected, name],
+  );
   const found = useMemo(
     () => topology.nodes.filter((node) => matchesFind(node, find)).map((node) => node.id),
     [topology, find],
@@ -96,18 +99,41 @@ export function TopologyGraph(props: TopologyGraphProps) {
         <IconButton
           icon={IconPhotoDown}
           label="Save as PNG"
-          onClick={() => controller && download(`topology-${new Date().toISOString().slice(0, 19)}.png`, controller.png(), 'image/png')}
+          onClick={() =>
+            controller &&
+            download(`topology-${new Date().toISOString().slice(0, 19)}.png`, controller.png(), 'image/png')
+          }
         />
       </div>
     </div>
   );
 }
 
-function Line({ colour, dash, end }: { readonly colour: string; readonly dash?: string; readonly end: 'arrow' | 'stop' }) {
+function Line({
+  colour,
+  dash,
+  end,
+}: {
+  readonly colour: string;
+  readonly dash?: string;
+  readonly end: 'arrow' | 'stop';
+}) {
   return (
     <svg width="34" height="10" aria-hidden="true">
-      <line x1="0" y1="5" x2={end === 'arrow' ? 26 : 29} y2="5" stroke={colour} strokeWidth="2" strokeDasharray={dash} />
-      {end === 'arrow' ? <path d="M25 1l8 4-8 4z" fill={colour} /> : <line x1="30" y1="0" x2="30" y2="10" stroke={colour} strokeWidth="2.5" />}
+      <line
+        x1="0"
+        y1="5"
+        x2={end === 'arrow' ? 26 : 29}
+        y2="5"
+        stroke={colour}
+        strokeWidth="2"
+        strokeDasharray={dash}
+      />
+      {end === 'arrow' ? (
+        <path d="M25 1l8 4-8 4z" fill={colour} />
+      ) : (
+        <line x1="30" y1="0" x2="30" y2="10" stroke={colour} strokeWidth="2.5" />
+      )}
     </svg>
   );
 }

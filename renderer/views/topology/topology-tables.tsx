@@ -36,7 +36,9 @@ export function EdgeVerdict({ edge, plain }: { readonly edge: TopologyEdge; read
 
 /** "80/TCP, 53/UDP". */
 export function portsText(edge: TopologyEdge): string {
-  return [...new Set(edge.ports.map((port) => (port.port > 0 ? `${port.port}/${port.protocol}` : port.protocol)))].join(', ');
+  return [...new Set(edge.ports.map((port) => (port.port > 0 ? `${port.port}/${port.protocol}` : port.protocol)))].join(
+    ', ',
+  );
 }
 
 interface TablesProps {
@@ -51,7 +53,13 @@ interface TablesProps {
 export function TopologyTables({ topology, hidden, find, selected, onSelect }: TablesProps) {
   const [which, setWhich] = useState<'edges' | 'nodes'>('edges');
   const names = useMemo(
-    () => new Map(topology.nodes.map((node) => [node.id, node.namespace && node.kind !== 'namespace' ? `${node.namespace}/${node.label}` : node.label])),
+    () =>
+      new Map(
+        topology.nodes.map((node) => [
+          node.id,
+          node.namespace && node.kind !== 'namespace' ? `${node.namespace}/${node.label}` : node.label,
+        ]),
+      ),
     [topology],
   );
   const shown = useMemo(
@@ -67,13 +75,58 @@ export function TopologyTables({ topology, hidden, find, selected, onSelect }: T
   const edgeColumns = useMemo<readonly Column<TopologyEdge>[]>(() => {
     const name = (id: string) => names.get(id) ?? id;
     return [
-      { id: 'source', title: 'Source', width: 'minmax(150px, 1.6fr)', sort: (edge) => name(edge.source), render: (edge) => name(edge.source) },
-      { id: 'target', title: 'Destination', width: 'minmax(150px, 1.6fr)', sort: (edge) => name(edge.target), render: (edge) => name(edge.target) },
-      { id: 'verdict', title: 'Verdict', width: '130px', sort: (edge) => edge.verdict, render: (edge) => <EdgeVerdict edge={edge} /> },
-      { id: 'ports', title: 'Ports', width: 'minmax(100px, 0.8fr)', sort: portsText, render: (edge) => <span className="mono">{portsText(edge)}</span> },
-      { id: 'events', title: 'Events', width: '84px', end: true, sort: (edge) => edge.eventsPerSecond, render: (edge) => formatRate(edge.eventsPerSecond) },
-      { id: 'dropped', title: 'Dropped', width: '84px', end: true, sort: (edge) => edge.droppedPerSecond, render: (edge) => formatRate(edge.droppedPerSecond) },
-      { id: 'bytes', title: 'Traffic', width: '96px', end: true, sort: (edge) => edge.bytesPerSecond, render: (edge) => formatBitRate(edge.bytesPerSecond) },
+      {
+        id: 'source',
+        title: 'Source',
+        width: 'minmax(150px, 1.6fr)',
+        sort: (edge) => name(edge.source),
+        render: (edge) => name(edge.source),
+      },
+      {
+        id: 'target',
+        title: 'Destination',
+        width: 'minmax(150px, 1.6fr)',
+        sort: (edge) => name(edge.target),
+        render: (edge) => name(edge.target),
+      },
+      {
+        id: 'verdict',
+        title: 'Verdict',
+        width: '130px',
+        sort: (edge) => edge.verdict,
+        render: (edge) => <EdgeVerdict edge={edge} />,
+      },
+      {
+        id: 'ports',
+        title: 'Ports',
+        width: 'minmax(100px, 0.8fr)',
+        sort: portsText,
+        render: (edge) => <span className="mono">{portsText(edge)}</span>,
+      },
+      {
+        id: 'events',
+        title: 'Events',
+        width: '84px',
+        end: true,
+        sort: (edge) => edge.eventsPerSecond,
+        render: (edge) => formatRate(edge.eventsPerSecond),
+      },
+      {
+        id: 'dropped',
+        title: 'Dropped',
+        width: '84px',
+        end: true,
+        sort: (edge) => edge.droppedPerSecond,
+        render: (edge) => formatRate(edge.droppedPerSecond),
+      },
+      {
+        id: 'bytes',
+        title: 'Traffic',
+        width: '96px',
+        end: true,
+        sort: (edge) => edge.bytesPerSecond,
+        render: (edge) => formatBitRate(edge.bytesPerSecond),
+      },
       {
         id: 'policy',
         title: 'Policy',
@@ -81,23 +134,63 @@ export function TopologyTables({ topology, hidden, find, selected, onSelect }: T
         sort: (edge) => [...edge.deniedBy, ...edge.allowedBy].map(policyName).join(),
         render: (edge) => [...new Set([...edge.deniedBy, ...edge.allowedBy].map(policyName))].join(', '),
       },
-      { id: 'seen', title: 'Last seen', width: '84px', end: true, sort: (edge) => -edge.lastSeen, render: (edge) => formatAge(edge.lastSeen, topology.at) },
+      {
+        id: 'seen',
+        title: 'Last seen',
+        width: '84px',
+        end: true,
+        sort: (edge) => -edge.lastSeen,
+        render: (edge) => formatAge(edge.lastSeen, topology.at),
+      },
     ];
   }, [names, topology.at]);
   const nodeColumns = useMemo<readonly Column<TopologyNode>[]>(
     () => [
-      { id: 'label', title: 'Name', width: 'minmax(180px, 2fr)', sort: (node) => node.label, render: (node) => node.label },
+      {
+        id: 'label',
+        title: 'Name',
+        width: 'minmax(180px, 2fr)',
+        sort: (node) => node.label,
+        render: (node) => node.label,
+      },
       { id: 'kind', title: 'Kind', width: '96px', sort: (node) => node.kind, render: (node) => node.kind },
-      { id: 'namespace', title: 'Namespace', width: 'minmax(100px, 1fr)', sort: (node) => node.namespace, render: (node) => node.namespace },
-      { id: 'hosts', title: 'On', width: 'minmax(100px, 1fr)', sort: (node) => node.hosts.join(), render: (node) => node.hosts.join(', ') },
-      { id: 'pods', title: 'Pods', width: '64px', end: true, sort: (node) => node.pods, render: (node) => formatCount(node.pods) },
-      { id: 'addresses', title: 'Addresses', width: 'minmax(120px, 1fr)', sort: (node) => node.addresses.join(), render: (node) => <span className="mono">{node.addresses.join(', ')}</span> },
+      {
+        id: 'namespace',
+        title: 'Namespace',
+        width: 'minmax(100px, 1fr)',
+        sort: (node) => node.namespace,
+        render: (node) => node.namespace,
+      },
+      {
+        id: 'hosts',
+        title: 'On',
+        width: 'minmax(100px, 1fr)',
+        sort: (node) => node.hosts.join(),
+        render: (node) => node.hosts.join(', '),
+      },
+      {
+        id: 'pods',
+        title: 'Pods',
+        width: '64px',
+        end: true,
+        sort: (node) => node.pods,
+        render: (node) => formatCount(node.pods),
+      },
+      {
+        id: 'addresses',
+        title: 'Addresses',
+        width: 'minmax(120px, 1fr)',
+        sort: (node) => node.addresses.join(),
+        render: (node) => <span className="mono">{node.addresses.join(', ')}</span>,
+      },
       {
         id: 'isolated',
         title: 'Default deny',
         width: '120px',
         sort: (node) => Number(node.isolatedIngress) * 2 + Number(node.isolatedEgress),
-        render: (node) => [node.isolatedIngress ? 'ingress' : '', node.isolatedEgress ? 'egress' : ''].filter(Boolean).join(', ') || '–',
+        render: (node) =>
+          [node.isolatedIngress ? 'ingress' : '', node.isolatedEgress ? 'egress' : ''].filter(Boolean).join(', ') ||
+          '–',
       },
     ],
     [],
@@ -110,7 +203,7 @@ export function TopologyTables({ topology, hidden, find, selected, onSelect }: T
           onChange={(value) => setWhich(value as 'edges' | 'nodes')}
           data={[
             { value: 'edges', label: `Connections (${edges.length})` },
-            { value: 'nodes', label: `Things (${shown.length})` },
+            { value: 'nodes', label: `Endpoints (${shown.length})` },
           ]}
         />
         <Spacer />
@@ -128,7 +221,7 @@ export function TopologyTables({ topology, hidden, find, selected, onSelect }: T
         />
       ) : (
         <DataGrid
-          label="Things"
+          label="Endpoints"
           rows={shown}
           columns={nodeColumns}
           rowKey={(node) => node.id}

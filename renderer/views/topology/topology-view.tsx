@@ -1,6 +1,14 @@
 import { Button, MultiSelect, SegmentedControl, TextInput, Tooltip } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
-import { IconAffiliate, IconEye, IconPlayerPause, IconPlayerPlay, IconSearch, IconTable, IconTopologyStar3 } from '@tabler/icons-react';
+import {
+  IconAffiliate,
+  IconEye,
+  IconPlayerPause,
+  IconPlayerPlay,
+  IconSearch,
+  IconTable,
+  IconTopologyStar3,
+} from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { lazy, Suspense, useEffect, useMemo, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
@@ -63,7 +71,12 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
   return (
     <>
       <Toolbar label="Topology">
-        <SegmentedControl aria-label="Scope" data={scopes} value={scope} onChange={(value) => change({ scope: value, select: undefined })} />
+        <SegmentedControl
+          aria-label="Scope"
+          data={scopes}
+          value={scope}
+          onChange={(value) => change({ scope: value, select: undefined })}
+        />
         <Tooltip label="How things are grouped. What spans several Kubernetes nodes stands outside of them.">
           <SegmentedControl
             aria-label="Group by"
@@ -96,7 +109,7 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
           value={find}
           onChange={(event) => setFind(event.currentTarget.value)}
           onKeyDown={(event) => {
-            if (event.key === 'Escape') (setFind(''), event.currentTarget.blur());
+            if (event.key === 'Escape') setFind(''), event.currentTarget.blur();
           }}
           rightSection={settledFind ? <span className="muted">{found}</span> : null}
           w={190}
@@ -108,7 +121,13 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
         ) : null}
         <Spacer />
         <Tooltip label={frozen ? 'Follow again (Space)' : 'Hold the picture still (Space)'}>
-          <Button variant={frozen ? 'filled' : 'default'} aria-pressed={!!frozen} onClick={toggle} px={9} leftSection={frozen ? <IconPlayerPlay size={14} /> : <IconPlayerPause size={14} />}>
+          <Button
+            variant={frozen ? 'filled' : 'default'}
+            aria-pressed={!!frozen}
+            onClick={toggle}
+            px={9}
+            leftSection={frozen ? <IconPlayerPlay size={14} /> : <IconPlayerPause size={14} />}
+          >
             {frozen ? 'Follow' : 'Pause'}
           </Button>
         </Tooltip>
@@ -124,10 +143,15 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
       </Toolbar>
       {topology?.summarised ? <Banner tone="info">{topology.summarised.text}</Banner> : null}
       {topology && topology.missing.length > 0 ? (
-        <Banner tone="bad">The picture lacks {topology.missing.join(', ')}: no agent answers there, so traffic between pods of it is not shown.</Banner>
+        <Banner tone="bad">
+          The picture lacks {topology.missing.join(', ')}: no agent answers there, so traffic between pods of it is not
+          shown.
+        </Banner>
       ) : null}
       {topology && topology.lost > 0 ? (
-        <Banner tone="warn">{formatCount(topology.lost)} flow events were lost; rates may be too low and rare edges missing.</Banner>
+        <Banner tone="warn">
+          {formatCount(topology.lost)} flow events were lost; rates may be too low and rare edges missing.
+        </Banner>
       ) : null}
       {live.failure && topology ? (
         <div style={{ padding: 8 }}>
@@ -153,7 +177,13 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
             </Empty>
           </div>
         ) : table ? (
-          <TopologyTables topology={topology} hidden={hidden} find={settledFind} selected={search.select} onSelect={(id) => change({ select: id })} />
+          <TopologyTables
+            topology={topology}
+            hidden={hidden}
+            find={settledFind}
+            selected={search.select}
+            onSelect={(id) => change({ select: id })}
+          />
         ) : (
           <Suspense fallback={<SkeletonRows rows={14} label="Loading the drawing" />}>
             <TopologyGraph
@@ -178,9 +208,19 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
         ) : null}
       </div>
       {topology ? (
-        <div style={{ padding: '3px 12px', borderTop: '1px solid var(--line)', background: 'var(--raised)', color: 'var(--muted)', fontSize: 12 }} role="status" aria-live="off">
-          {plural(topology.nodes.length, 'thing')}, {plural(topology.edges.length, 'connection')} in the last {windowSeconds} s
-          {frozen ? ' · held' : ''}
+        <div
+          style={{
+            padding: '3px 12px',
+            borderTop: '1px solid var(--line)',
+            background: 'var(--raised)',
+            color: 'var(--muted)',
+            fontSize: 12,
+          }}
+          role="status"
+          aria-live="off"
+        >
+          {plural(topology.nodes.filter((node) => node.kind !== 'entity').length, scope)},{' '}
+          {plural(topology.edges.length, 'connection')} in the last {windowSeconds} s{frozen ? ' · held' : ''}
         </div>
       ) : null}
     </>
