@@ -31,7 +31,7 @@ const checks = [
   {
     name: 'biome',
     title: 'format and lint (Biome)',
-    command: () => ['biome', fix ? ['check', '--write', '.'] : ['ci', '--reporter=summary', '.']],
+    command: () => ['biome', fix ? ['check', '--write', '.'] : ['ci', '--colors=off', '--diagnostic-level=error', '.']],
   },
   {
     name: 'oxlint',
