@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -40,6 +41,8 @@ type Owner struct {
 type Entry struct {
 	datapath.IPEntry
 	Owner Owner
+	// Since is when an announcement came; zero for other sources.
+	Since time.Time
 }
 
 type slot struct {
@@ -147,6 +150,19 @@ func (c *Cache) Retry(ctx context.Context) (int, error) {
 	return len(c.unwritten), err
 }
 
+// Rewrite writes prefixes once more, whatever was written before.
+func (c *Cache) Rewrite(ctx context.Context, prefixes ...netip.Prefix) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var upserts []datapath.IPEntry
+	for _, p := range prefixes {
+		if s := c.all[p.Masked()]; s != nil {
+			upserts = append(upserts, s.best().IPEntry)
+		}
+	}
+	return c.write(ctx, upserts, nil)
+}
+
 // Upsert adds or replaces a source's statement about a prefix.
 func (c *Cache) Upsert(ctx context.Context, source Source, e Entry) error {
 	e.Prefix = e.Prefix.Masked()
@@ -187,7 +203,7 @@ func (c *Cache) Delete(ctx context.Context, source Source, prefix netip.Prefix, 
 		return nil
 	}
 	old := s.entries[source]
-	if owner != nil && (old.Owner.Namespace != owner.Namespace || old.Owner.PodName != owner.PodName || old.Owner.NodeName != owner.NodeName) {
+	if owner != nil && (old.Owner.Namespace != owner.Namespace || old.Owner.PodName != owner.PodName) {
 		return nil
 	}
 	before := s.best()
@@ -202,6 +218,23 @@ func (c *Cache) Delete(ctx context.Context, source Source, prefix netip.Prefix, 
 		return nil
 	}
 	return c.write(ctx, []datapath.IPEntry{after.IPEntry}, nil)
+}
+
+// SweepAnnouncements withdraws announcements that came before a time and that no CiliumEndpoint has confirmed.
+func (c *Cache) SweepAnnouncements(ctx context.Context, before time.Time) error {
+	c.mu.Lock()
+	var old []netip.Prefix
+	for prefix, s := range c.all {
+		if e := s.entries[SourceAnnouncement]; e != nil && e.Since.Before(before) {
+			old = append(old, prefix)
+		}
+	}
+	c.mu.Unlock()
+	var errs []error
+	for _, prefix := range old {
+		errs = append(errs, c.Delete(ctx, SourceAnnouncement, prefix, nil))
+	}
+	return errors.Join(errs...)
 }
 
 // Lookup finds who is behind an address: the entry of exactly that address.

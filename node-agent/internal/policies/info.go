@@ -3,7 +3,6 @@ package policies
 import (
 	"cmp"
 	"slices"
-	"strconv"
 	"sync"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -43,11 +42,7 @@ func (m *Manager) Rule(rule uint32) (flows.PolicyInfo, bool) {
 	info := flows.PolicyInfo{Name: ref.Policy.Name, Section: string(ref.Section)}
 	if !ref.IsBuiltin() {
 		info = infoOf(ref.Policy, m.Revision())
-		path := "spec."
-		if ref.Rule > 0 {
-			path = "specs[" + strconv.Itoa(ref.Rule) + "]."
-		}
-		info.Section = path + string(ref.Section) + "[" + strconv.Itoa(ref.Index) + "]"
+		info.Section = ref.Path
 	}
 	cache.rules.Store(rule, info)
 	return info, true

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
+	"fairlead.dev/node-agent/internal/api"
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/identities"
+	"fairlead.dev/node-agent/internal/kubernetes"
+	"fairlead.dev/node-agent/policy"
+)
+
+const (
+	retryInterval = 2 * time.Second
+	probeInterval = 10 * time.Second
+	// identityGrace is how long an identity stays that no endpoint has.
+	identityGrace = 5 * time.Minute
+)
+
+// duties runs what has to be done now and then, until ctx ends.
+func (a *agent) duties(ctx context.Context, s *serving) {
+	p, w := s.parts, s.watcher
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	wait.Go(func() { p.Prober.Run(ctx, probeInterval, p.Nodes.Others) })
+	wait.Go(func() {
+		w.refresh.run(ctx, func(key string) {
+			var err error
+			if namespace, name, isPod := strings.Cut(key, "/"); isPod {
+				err = p.Endpoints.Refresh(ctx, namespace, name)
+			} else {
+				err = p.Endpoints.RefreshNamespace(ctx, key)
+			}
+			if apierrors.IsNotFound(err) || err == nil || ctx.Err() != nil {
+				return
+			}
+			a.log.Warn("changed labels were not taken up; trying again", "of", key, "error", err)
+			time.AfterFunc(retryInterval, func() { w.refresh.add(key) })
+		})
+	})
+	lease := &kubernetes.Lease{Client: a.client, Namespace: a.Namespace, Name: "fairlead-duties", Holder: a.NodeName, Duration: 15 * time.Second, Log: a.log}
+	wait.Go(func() { lease.Run(ctx, func(ctx context.Context) { a.leaderDuties(ctx, w) }) })
+
+	abandoned := map[datapath.EndpointID]time.Time{}
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for round := 0; ; round++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		a.retry(ctx, s)
+		p.Endpoints.Sweep(ctx, abandoned, time.Now())
+		if w.ceps.Err() == nil {
+			a.note("announcements", p.Cache.SweepAnnouncements(ctx, time.Now().Add(-time.Minute)))
+		}
+		if round%15 == 14 {
+			a.keepIdentities(ctx, s)
+			a.forgetIdentities(ctx, s)
+		}
+	}
+}
+
+// retry does again what was refused, and says so in status.
+func (a *agent) retry(ctx context.Context, s *serving) {
+	p := s.parts
+	report := func(name string, left int, err error) {
+		if left == 0 && err == nil {
+			a.components.ok(name, "in step with the cluster")
+			return
+		}
+		message := fmt.Sprintf("%d changes are waiting", left)
+		if err != nil {
+			message += ": " + err.Error()
+		}
+		a.components.set(name, api.StateDegraded, message, "See the map pressure in status and the agent's log.")
+	}
+	left, err := p.Policies.Retry(ctx)
+	report("policies", left, err)
+	left, err = p.Cache.Retry(ctx)
+	report("ipcache", left, err)
+	left, err = p.Services.Retry(ctx)
+	report("services", left, err)
+	left, err = p.Nodes.Retry(ctx)
+	report("nodes", left, err)
+	if left := p.Endpoints.Retry(ctx); left > 0 {
+		a.components.set("endpoints", api.StateDegraded, fmt.Sprintf("%d CiliumEndpoints are not written yet", left), "Check that the API server answers.")
+	} else {
+		a.components.ok("endpoints", fmt.Sprintf("%d", len(p.Endpoints.List())))
+	}
+	var behind []string
+	for _, i := range s.watcher.all {
+		if err := i.Err(); err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			behind = append(behind, i.Name()+" ("+err.Error()+")")
+		}
+	}
+	if len(behind) > 0 {
+		a.components.set("kubernetes", api.StateDegraded, "the API server does not answer for "+strings.Join(behind, ", ")+"; traffic goes on with what is known", "Check that "+a.client.Host()+" can be reached from this node.")
+	} else {
+		a.components.ok("kubernetes", a.client.Host())
+	}
+}
+
+// keepIdentities creates again what somebody deleted although endpoints of this node have it.
+func (a *agent) keepIdentities(ctx context.Context, s *serving) {
+	for _, e := range s.parts.Endpoints.List() {
+		name := strconv.FormatUint(uint64(e.Identity), 10)
+		if _, ok := s.watcher.ids.Get("", name); ok {
+			continue
+		}
+		labels, err := policy.ParseLabels(e.Labels)
+		if err != nil {
+			continue
+		}
+		object := &ciliumv2.CiliumIdentity{ObjectMeta: metav1.ObjectMeta{Name: name}, SecurityLabels: labels.Map()}
+		if err := a.client.Create(ctx, identities.Resource, object); err != nil && !apierrors.IsAlreadyExists(err) {
+			a.log.Warn("an identity that was deleted could not be created again", "identity", name, "error", err)
+		}
+	}
+}
+
+// forgetIdentities drops those whose object went while an address still had them.
+func (a *agent) forgetIdentities(ctx context.Context, s *serving) {
+	for _, i := range s.parts.Registry.All() {
+		if i.ID.IsReserved() || s.parts.Cache.Uses(uint32(i.ID)) {
+			continue
+		}
+		if _, ok := s.watcher.ids.Get("", strconv.FormatUint(uint64(i.ID), 10)); !ok {
+			s.parts.Registry.Forget(i.ID)
+			a.note("identity", s.parts.Policies.RemoveIdentity(ctx, i.ID))
+		}
+	}
+}
+
+// leaderDuties are those that one agent of the cluster has: policies' conditions and the collection of identities.
+func (a *agent) leaderDuties(ctx context.Context, w *watcher) {
+	collector := identities.Collector{Grace: identityGrace}
+	conditions := time.NewTicker(5 * time.Second)
+	collect := time.NewTicker(30 * time.Second)
+	defer conditions.Stop()
+	defer collect.Stop()
+	a.writeConditions(ctx, w)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.policyChanged:
+			a.writeConditions(ctx, w)
+		case <-conditions.C:
+			a.writeConditions(ctx, w)
+		case <-collect.C:
+			used := map[string]struct{}{}
+			for _, e := range w.ceps.List() {
+				if e.Status.Identity != nil {
+					used[strconv.FormatInt(e.Status.Identity.ID, 10)] = struct{}{}
+				}
+			}
+			for _, e := range w.parts.Endpoints.List() {
+				used[strconv.FormatUint(uint64(e.Identity), 10)] = struct{}{}
+			}
+			for _, i := range collector.Collect(time.Now(), w.ids.List(), used) {
+				if err := a.client.Delete(ctx, identities.Resource, i.Name, i.UID); err != nil && !apierrors.IsNotFound(err) {
+					a.log.Warn("an unused identity was not deleted", "identity", i.Name, "error", err)
+				} else {
+					a.log.Info("deleted an identity that no pod has", "identity", i.Name)
+				}
+			}
+		}
+	}
+}
+
+// writeConditions says in every policy whether it is enforced.
+func (a *agent) writeConditions(ctx context.Context, w *watcher) {
+	descriptions := map[policy.RefKey]string{}
+	valid := map[policy.RefKey]bool{}
+	for _, d := range w.parts.Policies.Describe() {
+		key := d.Ref.Key()
+		valid[key] = d.Valid
+		var problems []string
+		for _, p := range d.Problems {
+			if p.Severity == policy.SeverityError {
+				problems = append(problems, p.String())
+			}
+		}
+		descriptions[key] = strings.Join(problems, "; ")
+	}
+	write := func(key policy.RefKey, name string, conditions []ciliumv2.NetworkPolicyCondition) {
+		ok, known := valid[key]
+		if !known {
+			return
+		}
+		want := ciliumv2.NetworkPolicyCondition{Type: ciliumv2.ConditionValid, Status: "True", Message: "Policy validation succeeded"}
+		if !ok {
+			want.Status, want.Reason, want.Message = "False", "Invalid", descriptions[key]
+		}
+		for _, c := range conditions {
+			if c.Type == want.Type && c.Status == want.Status && c.Message == want.Message {
+				return
+			}
+		}
+		want.LastTransitionTime = metav1.Now()
+		patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []ciliumv2.NetworkPolicyCondition{want}}})
+		if err == nil {
+			r := kubernetes.Resource{Group: ciliumv2.GroupVersion, Name: name, Namespace: key.Namespace}
+			err = a.client.MergePatch(ctx, r, key.Name, patch, "status")
+		}
+		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			a.log.Warn("a policy's condition was not written", "policy", key.String(), "error", err)
+		}
+	}
+	for _, p := range w.cnps.List() {
+		write(refOf(policy.KindCiliumNetworkPolicy, p).Key(), "ciliumnetworkpolicies", p.Status.Conditions)
+	}
+	for _, p := range w.ccnps.List() {
+		write(refOf(policy.KindCiliumClusterwidePolicy, p).Key(), "ciliumclusterwidenetworkpolicies", p.Status.Conditions)
+	}
+}

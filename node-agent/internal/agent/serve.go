@@ -1,0 +1,291 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"fairlead.dev/node-agent/internal/api"
+	"fairlead.dev/node-agent/internal/cni"
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/podlink"
+	"fairlead.dev/node-agent/internal/edges"
+	"fairlead.dev/node-agent/internal/endpoints"
+	"fairlead.dev/node-agent/internal/flows"
+	"fairlead.dev/node-agent/internal/identities"
+	"fairlead.dev/node-agent/internal/ipam"
+	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/kubernetes"
+	"fairlead.dev/node-agent/internal/nodes"
+	"fairlead.dev/node-agent/internal/peer"
+	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/internal/services"
+	"fairlead.dev/node-agent/policy"
+	"net/netip"
+)
+
+// readiness is set once; it stays when the API server goes away.
+type readiness struct{ done atomic.Bool }
+
+func (a *agent) isReady() bool { return a.ready.done.Load() }
+
+// serving is what stands on an open datapath.
+type serving struct {
+	parts    *api.Parts
+	cluster  *cluster
+	watcher  *watcher
+	live     chan struct{}
+	resolver *resolver
+}
+
+// openDatapath opens the datapath, again and again where the kernel refuses, and makes the managers.
+func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) {
+	pool, err := ipam.New(n.PodCIDR)
+	if err != nil {
+		a.components.fail("node", err, "Give the node another pod CIDR.")
+		return nil, err
+	}
+	a.components.ok("node", fmt.Sprintf("%s, pods %s", n.Address, n.PodCIDR))
+	for {
+		settings, err := a.settings(n, pool.Router())
+		var dp datapath.Datapath
+		if err == nil {
+			options := []datapath.Option{datapath.WithLogger(a.log), datapath.WithJournal(func(kind, subject, before, after, undo string) {
+				if err := a.journal.Record(kind, subject, before, after, undo); err != nil {
+					a.components.fail("journal", err, "Make room on the node's disk.")
+				}
+			})}
+			if a.Probes != nil {
+				options = append(options, datapath.WithProbes(a.Probes))
+			}
+			if err = a.recordPins(settings); err == nil {
+				dp, err = a.OpenDatapath(ctx, settings, options...)
+			}
+		}
+		if err == nil {
+			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU()))
+			return a.build(n, pool, settings, dp), nil
+		}
+		a.components.fail("datapath", err, "Run fairlead-agent preflight on the node.")
+		if err := pause(ctx, 10*time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// recordPins journals what the datapath makes of its own and cleanup removes as a whole.
+func (a *agent) recordPins(c datapath.Config) error {
+	return errors.Join(
+		a.journal.Record("pin", filepath.Join(c.BPFFS, "fairlead"), "", "maps and links", "fairlead-agent cleanup"),
+		a.journal.Record("file", filepath.Join(a.CNIBinariesOnNode, cni.BinaryName), "", "CNI plugin", "rm "+filepath.Join(a.CNIBinariesOnNode, cni.BinaryName)),
+		a.journal.Record("file", filepath.Join(a.CNIConfigsOnNode, cni.ConflistName), "", "CNI configuration", "rm "+filepath.Join(a.CNIConfigsOnNode, cni.ConflistName)),
+	)
+}
+
+func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp datapath.Datapath) *serving {
+	state := filepath.Join(a.RunDirectory, "state")
+	s := &serving{live: make(chan struct{})}
+	registry := identities.NewRegistry(identities.ClientAPI{Client: a.client}, a.log)
+	cache := ipcache.New(a.log)
+	mode := policies.Mode(a.config.PolicyEnforcementMode)
+	policyManager := policies.New(dp, cache, mode, a.log)
+	nodePorts := netip.Addr{}
+	if *a.config.KubeProxyReplacement {
+		nodePorts = n.Address
+	}
+	p := &api.Parts{Datapath: dp, Settings: settings, Pool: pool, Registry: registry, Cache: cache, Policies: policyManager,
+		Services: services.New(dp, nodePorts, a.log), Nodes: nodes.New(a.NodeName, dp, cache, state, a.log), Prober: nodes.NewProber(),
+		ServerName: peer.ServerName(a.NodeName, a.config.Cluster.Name), Live: s.live}
+	p.Announcer = &nodes.Announcer{Port: hubblePort(a.config.Hubble.ListenAddress), Log: a.log, Credentials: func(node string) credentials.TransportCredentials {
+		return a.tls.Client(peer.ServerName(node, a.config.Cluster.Name))
+	}}
+	p.Nodes.OnChange = func(other datapath.Node, deleted bool) {
+		if deleted {
+			a.peers.Delete(peer.ForNode(other.Name, a.config.Cluster.Name, other.Address).Name)
+			p.Announcer.Forget(other.Name)
+			return
+		}
+		a.peers.Upsert(peer.ForNode(other.Name, a.config.Cluster.Name, other.Address))
+		p.Announcer.Prepare(other)
+	}
+	a.peers.Upsert(peer.ForNode(a.NodeName, a.config.Cluster.Name, n.Address))
+	s.resolver = &resolver{cache: cache, registry: registry, policies: policyManager, services: func() *services.Manager { return p.Services }}
+	p.Flows = flows.New(flows.Options{Resolver: s.resolver, Capacity: a.config.Hubble.EventBufferCapacity,
+		Node: flows.NodeInfo{Name: a.NodeName, Cluster: a.config.Cluster.Name, Version: a.Version, Address: n.Address, Started: a.started}})
+	p.Edges = edges.New(p.Flows)
+	s.cluster = &cluster{client: a.client, nodes: p.Nodes, announcer: p.Announcer, nodeName: a.NodeName, nodeAddress: n.Address}
+	p.Endpoints = endpoints.New(endpoints.Options{Datapath: dp, Pool: pool, Registry: registry, Policies: policyManager, Cache: cache,
+		Cluster: s.cluster, StateDirectory: filepath.Join(state, "endpoints"), ClusterName: a.config.Cluster.Name, NodeName: a.NodeName,
+		Mode: mode, Log: a.log, RemoveLink: podlink.TeardownPodInterface})
+	s.parts = p
+	return s
+}
+
+// serve restores, synchronises, publishes and then serves until ctx ends.
+func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly func()) error {
+	p := s.parts
+	// Everybody who is nobody else is the world; this node is the host, by its addresses and its router's.
+	world := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Identity: uint32(policy.IdentityWorld)}}
+	a.note("ipcache", p.Cache.Upsert(ctx, ipcache.SourceCIDR, world))
+	for _, own := range []netip.Addr{n.Address, p.Settings.RouterAddress} {
+		a.note("ipcache", p.Cache.Upsert(ctx, ipcache.SourceLocalHost, ipcache.Entry{
+			IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(own, own.BitLen()), Identity: uint32(policy.IdentityHost)}, Owner: ipcache.Owner{NodeName: a.NodeName}}))
+	}
+	s.watcher = &watcher{ctx: ctx, parts: p, log: a.log, self: a.NodeName, refresh: newQueue(), policyChanged: make(chan struct{}, 1)}
+	s.watcher.informers(a.client)
+	s.cluster.pods, s.cluster.namespaces, s.cluster.ceps = s.watcher.pods, s.watcher.namespaces, s.watcher.ceps
+	if err := p.Endpoints.Restore(ctx); err != nil {
+		a.log.Warn("not all endpoints of before the restart could be taken over", "error", err)
+	}
+	if err := cni.ProcessTombstones(ctx, filepath.Join(a.RunDirectory, "deleted"), p.Endpoints.Detach); err != nil {
+		a.log.Warn("removals of while the agent was away were not all carried out", "error", err)
+	}
+	a.components.ok("endpoints", fmt.Sprintf("%d restored", len(p.Endpoints.List())))
+	a.api.Parts.Store(p)
+	go func() {
+		for ctx.Err() == nil {
+			if err := p.Datapath.Events(ctx, p.Flows.Ingest, p.Flows.Lost); err != nil && ctx.Err() == nil {
+				a.components.set("flows", api.StateDegraded, "events cannot be read: "+err.Error(), "See the agent's log.")
+				_ = pause(ctx, time.Second)
+			}
+		}
+	}()
+	if err := a.serveHubble(ctx, s, stopEarly); err != nil {
+		return err
+	}
+	if err := a.waitForDefinitions(ctx); err != nil {
+		return err
+	}
+	for _, i := range s.watcher.all {
+		go i.Run(ctx)
+	}
+	if err := a.waitForSync(ctx, s.watcher.all); err != nil {
+		return err
+	}
+	// Policy lines before addresses: nobody is judged by an identity that no line knows. Services and nodes last.
+	a.start("policies", p.Policies.Start(ctx))
+	a.start("ipcache", p.Cache.Start(ctx, p.Datapath))
+	a.start("services", p.Services.Start(ctx))
+	a.start("nodes", p.Nodes.Start(ctx))
+	close(s.live)
+	if err := a.publishSelf(ctx, n, p); err != nil {
+		return err
+	}
+	return a.attachPods(ctx, s)
+}
+
+func (a *agent) note(what string, err error) {
+	if err != nil {
+		a.log.Warn("a change was refused; it will be tried again", "change", what, "error", err)
+	}
+}
+
+func (a *agent) start(name string, err error) {
+	if err != nil {
+		a.components.set(name, api.StateDegraded, err.Error(), "The agent tries again every 2 s; see the map pressure in status.")
+		return
+	}
+	a.components.ok(name, "in step with the cluster")
+}
+
+// waitForDefinitions waits for the custom resource definitions.
+func (a *agent) waitForDefinitions(ctx context.Context) error {
+	for {
+		var missing []string
+		for _, name := range []string{"ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "ciliumendpoints", "ciliumidentities", "ciliumnodes"} {
+			if err := a.client.Served(ctx, kubernetes.Resource{Group: endpointResource.Group, Name: name}); err != nil {
+				missing = append(missing, name+": "+err.Error())
+			}
+		}
+		if len(missing) == 0 {
+			a.components.ok("definitions", "all of cilium.io that the agent needs")
+			return nil
+		}
+		a.components.set("definitions", api.StateFailing, "waiting for custom resources: "+strings.Join(missing, "; "), "Apply node-agent/api/crds and the agent's ClusterRole (the console's installation does both).")
+		if err := pause(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// waitForSync waits until every informer has handed over its first list.
+func (a *agent) waitForSync(ctx context.Context, all []watched) error {
+	start := time.Now()
+	for {
+		var waiting []string
+		for _, i := range all {
+			if !i.Synced() {
+				text := i.Name()
+				if err := i.Err(); err != nil {
+					text += " (" + err.Error() + ")"
+				}
+				waiting = append(waiting, text)
+			}
+		}
+		if len(waiting) == 0 {
+			a.components.ok("kubernetes", a.client.Host())
+			return nil
+		}
+		if time.Since(start) > 3*time.Second {
+			a.components.set("kubernetes", api.StateFailing, "waiting for "+strings.Join(waiting, ", "), "Check that the API server answers and that the agent's ClusterRole allows these.")
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// publishSelf writes this node's CiliumNode, until it succeeds.
+func (a *agent) publishSelf(ctx context.Context, n thisNode, p *api.Parts) error {
+	for {
+		err := publishNode(ctx, a.client, a.NodeName, n.UID, n.Address, p.Settings.RouterAddress, n.PodCIDR)
+		if err == nil {
+			return nil
+		}
+		a.components.fail("nodes", fmt.Errorf("publishing this node: %w", err), "Check the agent's ClusterRole.")
+		if err := pause(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+		a.components.ok("nodes", "in step with the cluster")
+	}
+}
+
+// attachPods lets the container runtime in, and does what has to be done now and then, until ctx ends.
+func (a *agent) attachPods(ctx context.Context, s *serving) error {
+	p := s.parts
+	server := &cni.Server{Endpoints: p.Endpoints, Router: p.Settings.RouterAddress, MTU: p.Datapath.MTU, Ready: func() error { return nil }, Log: a.log}
+	listener, err := cni.Listen(filepath.Join(a.RunDirectory, "cni.sock"))
+	if err != nil {
+		a.components.fail("cni", err, "Make "+a.RunDirectory+" writable.")
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(ctx, listener) }()
+	if _, err = cni.InstallBinary(a.CNIBinaries); err == nil {
+		err = cni.WriteConflist(a.CNIConfigs)
+	}
+	if err != nil {
+		a.components.fail("cni", err, "Mount the node's /opt/cni/bin and /etc/cni/net.d writable.")
+		return err
+	}
+	a.components.ok("cni", filepath.Join(a.CNIConfigsOnNode, cni.ConflistName))
+	took := time.Since(a.started)
+	a.api.StartToReady.Store(int64(took))
+	a.ready.done.Store(true)
+	a.log.Info("ready", "after", took.Round(time.Millisecond))
+	p.Endpoints.Restored(ctx)
+	go a.duties(ctx, s)
+	select {
+	case err := <-failed:
+		a.components.fail("cni", err, "Restart the agent.")
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

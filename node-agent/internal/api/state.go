@@ -1,0 +1,73 @@
+// Package api serves the agent: its own gRPC service, Hubble's, health and metrics.
+package api
+
+import (
+	"sync/atomic"
+	"time"
+
+	"fairlead.dev/node-agent/internal/config"
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/edges"
+	"fairlead.dev/node-agent/internal/endpoints"
+	"fairlead.dev/node-agent/internal/flows"
+	"fairlead.dev/node-agent/internal/identities"
+	"fairlead.dev/node-agent/internal/ipam"
+	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/journal"
+	"fairlead.dev/node-agent/internal/nodes"
+	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/internal/services"
+)
+
+// State of a component.
+type State string
+
+// The states.
+const (
+	StateOK       State = "ok"
+	StateDegraded State = "degraded"
+	StateFailing  State = "failing"
+	StateOff      State = "off"
+)
+
+// Component is one part of the agent.
+type Component struct {
+	Name    string `json:"name"`
+	State   State  `json:"state"`
+	Message string `json:"message"`
+	Fix     string `json:"fix,omitempty"`
+}
+
+// Parts are what the handlers answer from; they are there when the datapath is open.
+type Parts struct {
+	Datapath   datapath.Datapath
+	Settings   datapath.Config
+	Pool       *ipam.Pool
+	Registry   *identities.Registry
+	Cache      *ipcache.Cache
+	Policies   *policies.Manager
+	Services   *services.Manager
+	Endpoints  *endpoints.Manager
+	Nodes      *nodes.Manager
+	Prober     *nodes.Prober
+	Announcer  *nodes.Announcer
+	Flows      *flows.Store
+	Edges      *edges.Aggregator
+	ServerName string
+	// Live is closed when announcements can be taken in.
+	Live <-chan struct{}
+}
+
+// Agent is what is known from the start.
+type Agent struct {
+	NodeName, Version string
+	Started           time.Time
+	// Config is nil until it was read.
+	Config     atomic.Pointer[config.Config]
+	Journal    *journal.Journal
+	Components func() []Component
+	Ready      func() bool
+	// StartToReady in nanoseconds; 0 until ready.
+	StartToReady atomic.Int64
+	Parts        atomic.Pointer[Parts]
+}

@@ -1,0 +1,553 @@
+package endpoints
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/podlink"
+	"fairlead.dev/node-agent/internal/identities"
+	"fairlead.dev/node-agent/internal/ipam"
+	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/policy"
+)
+
+// Cluster is what the manager needs of the API server and of the other nodes.
+type Cluster interface {
+	// Pod finds a pod; uid, where not empty, has to be the pod's.
+	Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error)
+	NamespaceLabels(ctx context.Context, namespace string) (map[string]string, error)
+	// Publish writes the endpoint's CiliumEndpoint, Withdraw deletes it.
+	Publish(ctx context.Context, e Endpoint, enforced [2]bool, mode policies.Mode) error
+	Withdraw(ctx context.Context, e Endpoint) error
+	// Announce tells all other nodes; it returns when they know, or after a second.
+	Announce(ctx context.Context, e Endpoint)
+}
+
+// Options of a Manager; all fields are needed.
+type Options struct {
+	Datapath datapath.Datapath
+	Pool     *ipam.Pool
+	Registry *identities.Registry
+	Policies *policies.Manager
+	Cache    *ipcache.Cache
+	Cluster  Cluster
+	// StateDirectory holds a file per endpoint.
+	StateDirectory string
+	ClusterName    string
+	NodeName       string
+	Mode           policies.Mode
+	Log            *slog.Logger
+	// RemoveLink removes a pod's interface by its host end.
+	RemoveLink func(name string) error
+}
+
+// Manager owns the endpoints of this node. All methods are safe for concurrent use.
+type Manager struct {
+	Options
+	store store
+
+	mu          sync.RWMutex
+	byID        map[datapath.EndpointID]*entry
+	byContainer map[string]*entry
+	nextID      datapath.EndpointID
+	// unpublished are endpoints whose CiliumEndpoint could not be written; withdrawals likewise.
+	unpublished map[datapath.EndpointID]struct{}
+	withdrawals map[string]Endpoint
+}
+
+// New makes a manager; Restore has to be called once before anything else.
+func New(o Options) *Manager {
+	m := &Manager{Options: o, store: store{o.StateDirectory}, byID: map[datapath.EndpointID]*entry{},
+		byContainer: map[string]*entry{}, nextID: 1, unpublished: map[datapath.EndpointID]struct{}{}, withdrawals: map[string]Endpoint{}}
+	o.Policies.OnEnforced(m.setEnforced)
+	return m
+}
+
+func containerKey(container, networkInterface string) string {
+	return container + "/" + networkInterface
+}
+
+// Restore takes over the endpoints of before a restart: those that have a state file, and whose interface is still in
+// the datapath. Others are removed, with their address, files and lines.
+func (m *Manager) Restore(ctx context.Context) error {
+	saved, loadErr := m.store.load()
+	present, err := m.Datapath.Endpoints()
+	if err != nil {
+		return fmt.Errorf("reading the endpoints in the kernel: %w", err)
+	}
+	kernel := make(map[datapath.EndpointID]datapath.Endpoint, len(present))
+	for _, e := range present {
+		kernel[e.ID] = e
+	}
+	errs := []error{loadErr}
+	for _, e := range saved {
+		in, ok := kernel[e.ID]
+		if !ok || !slices.Contains(in.Addresses, e.Address) || e.Link.Interface != in.Interface {
+			m.Log.Info("an endpoint of before the restart is gone", "endpoint", e.ID, "pod", e.Pod())
+			errs = append(errs, m.RemoveLink(e.Link.Interface), m.store.remove(e.ID))
+			continue
+		}
+		if err := m.Pool.Claim(e.Address, e.Pod()); err != nil {
+			errs = append(errs, err, m.Datapath.RemoveEndpoint(ctx, e.ID), m.store.remove(e.ID))
+			continue
+		}
+		delete(kernel, e.ID)
+		x := &entry{endpoint: e, enforced: [2]bool{in.PolicyIngress, in.PolicyEgress}, published: true, state: "restoring"}
+		labels, err := policy.ParseLabels(e.Labels)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		m.mu.Lock()
+		m.byID[e.ID], m.byContainer[containerKey(e.ContainerID, e.NetworkInterface)] = x, x
+		m.nextID = max(m.nextID, e.ID+1)
+		m.mu.Unlock()
+		m.Registry.Learn(e.Identity, labels)
+		errs = append(errs, m.Policies.SetIdentity(ctx, e.Identity, labels))
+		if _, err := m.Policies.AddSubject(ctx, e.ID, labels, e.Ports); err != nil {
+			errs = append(errs, err)
+		}
+		errs = append(errs, m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)))
+	}
+	for id := range kernel {
+		errs = append(errs, m.Datapath.RemoveEndpoint(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+// Restored is called when policies and ipcache are live: it takes up label changes that happened meanwhile.
+func (m *Manager) Restored(ctx context.Context) {
+	for _, x := range m.entries() {
+		x.publication.Lock()
+		x.state = "ready"
+		e := x.endpoint
+		x.publication.Unlock()
+		m.publish(ctx, e)
+		if err := m.Refresh(ctx, e.Namespace, e.PodName); err != nil {
+			m.Log.Warn("an endpoint's labels could not be read again", "endpoint", e.ID, "pod", e.Pod(), "error", err)
+		}
+	}
+}
+
+func (m *Manager) cacheEntry(e Endpoint) ipcache.Entry {
+	return ipcache.Entry{
+		IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(e.Address, e.Address.BitLen()), Identity: uint32(e.Identity)},
+		Owner: ipcache.Owner{EndpointID: uint32(e.ID), Namespace: e.Namespace, PodName: e.PodName,
+			WorkloadName: e.WorkloadName, WorkloadKind: e.WorkloadKind, NodeName: m.NodeName},
+	}
+}
+
+// setEnforced is called by the policy manager, which holds its lock.
+func (m *Manager) setEnforced(ctx context.Context, id datapath.EndpointID, enforced [2]bool) error {
+	x := m.get(id)
+	if x == nil {
+		return nil
+	}
+	x.publication.Lock()
+	defer x.publication.Unlock()
+	x.enforced = enforced
+	if !x.published {
+		return nil
+	}
+	return m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(enforced))
+}
+
+func (m *Manager) get(id datapath.EndpointID) *entry {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.byID[id]
+}
+
+func (m *Manager) entries() []*entry {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]*entry, 0, len(m.byID))
+	for _, x := range m.byID {
+		out = append(out, x)
+	}
+	return out
+}
+
+// Request is what a container runtime asks for.
+type Request struct {
+	ContainerID, NetworkInterface string
+	Namespace, PodName, PodUID    string
+}
+
+// Reserve is the first half of an ADD: an address, an identity and the policy of the pod. It is repeatable.
+func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
+	key := containerKey(r.ContainerID, r.NetworkInterface)
+	m.mu.RLock()
+	old := m.byContainer[key]
+	m.mu.RUnlock()
+	if old != nil {
+		old.publication.Lock()
+		defer old.publication.Unlock()
+		return old.endpoint, nil
+	}
+	pod, err := m.Cluster.Pod(ctx, r.Namespace, r.PodName, r.PodUID)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("looking up pod %s/%s: %w", r.Namespace, r.PodName, err)
+	}
+	namespaceLabels, err := m.Cluster.NamespaceLabels(ctx, r.Namespace)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("looking up namespace %s: %w", r.Namespace, err)
+	}
+	labels, ports := identityOf(pod, namespaceLabels, m.ClusterName)
+	identity, err := m.identity(ctx, labels)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	e := Endpoint{Namespace: r.Namespace, PodName: r.PodName, PodUID: string(pod.UID), ContainerID: r.ContainerID,
+		NetworkInterface: r.NetworkInterface, Identity: identity, Labels: labels.Strings(), Ports: ports, ServiceAccount: pod.Spec.ServiceAccountName}
+	e.WorkloadName, e.WorkloadKind = workloadOf(pod)
+	if e.Address, err = m.Pool.Allocate(e.Pod()); err != nil {
+		return Endpoint{}, err
+	}
+	x := &entry{endpoint: e, state: "creating"}
+	m.mu.Lock()
+	id, err := m.freeID()
+	if err != nil {
+		m.mu.Unlock()
+		m.Pool.Release(e.Address)
+		return Endpoint{}, err
+	}
+	e.ID, x.endpoint.ID = id, id
+	m.byID[id], m.byContainer[key] = x, x
+	m.mu.Unlock()
+	if _, err := m.Policies.AddSubject(ctx, id, labels, ports); err != nil {
+		_ = m.remove(ctx, x)
+		return Endpoint{}, err
+	}
+	return e, nil
+}
+
+// identity numbers labels and makes the number known to every policy of this node.
+func (m *Manager) identity(ctx context.Context, labels policy.Labels) (policy.NumericIdentity, error) {
+	id, err := m.Registry.Allocate(ctx, labels)
+	if err != nil {
+		return 0, err
+	}
+	return id, m.Policies.SetIdentity(ctx, id, labels)
+}
+
+// freeID gives the next number in turn; called with mu held.
+func (m *Manager) freeID() (datapath.EndpointID, error) {
+	for range 65535 {
+		id := m.nextID
+		if m.nextID++; m.nextID == 0 {
+			m.nextID = 1
+		}
+		if _, taken := m.byID[id]; !taken && id != 0 {
+			return id, nil
+		}
+	}
+	return 0, errors.New("all 65,535 endpoint numbers of this node are in use")
+}
+
+// Attach is the second half of an ADD: the pod's interface is there. When it returns, every node knows the endpoint, and
+// policy lines were in the kernel before the endpoint was.
+func (m *Manager) Attach(ctx context.Context, r Request, link podlink.Details) (Endpoint, error) {
+	m.mu.RLock()
+	x := m.byContainer[containerKey(r.ContainerID, r.NetworkInterface)]
+	m.mu.RUnlock()
+	if x == nil {
+		return Endpoint{}, fmt.Errorf("attaching %s/%s: nothing is reserved for container %s", r.Namespace, r.PodName, r.ContainerID)
+	}
+	x.operation.Lock()
+	defer x.operation.Unlock()
+	e, err := m.attach(ctx, x, link)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if err := m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)); err != nil {
+		return Endpoint{}, fmt.Errorf("publishing %s: %w", e.Address, err)
+	}
+	m.tell(ctx, e)
+	return e, nil
+}
+
+func (m *Manager) attach(ctx context.Context, x *entry, link podlink.Details) (Endpoint, error) {
+	x.publication.Lock()
+	defer x.publication.Unlock()
+	if x.removed {
+		return Endpoint{}, errors.New("the endpoint was removed meanwhile")
+	}
+	x.endpoint.Link = link
+	// The file first: what is in the kernel without a file is removed by the next start.
+	if err := m.store.save(x.endpoint); err != nil {
+		return Endpoint{}, err
+	}
+	if err := m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(x.enforced)); err != nil {
+		return Endpoint{}, fmt.Errorf("attaching the programs to %s: %w", link.Interface, err)
+	}
+	x.published, x.state = true, "ready"
+	return x.endpoint, nil
+}
+
+// tell writes the CiliumEndpoint and announces the endpoint, at the same time.
+func (m *Manager) tell(ctx context.Context, e Endpoint) {
+	var wait sync.WaitGroup
+	wait.Go(func() { m.publish(ctx, e) })
+	m.Cluster.Announce(ctx, e)
+	wait.Wait()
+}
+
+func (m *Manager) publish(ctx context.Context, e Endpoint) {
+	err := m.Cluster.Publish(ctx, e, m.Policies.Enforced(e.ID), m.Mode)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.unpublished[e.ID] = struct{}{}
+		m.Log.Warn("the CiliumEndpoint was not written; it will be tried again", "endpoint", e.ID, "pod", e.Pod(), "error", err)
+		return
+	}
+	delete(m.unpublished, e.ID)
+}
+
+// Refresh takes up changed labels of a pod or its namespace.
+func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error {
+	x := m.find(namespace, podName)
+	if x == nil {
+		return nil
+	}
+	x.operation.Lock()
+	defer x.operation.Unlock()
+	x.publication.Lock()
+	e := x.endpoint
+	x.publication.Unlock()
+	pod, err := m.Cluster.Pod(ctx, namespace, podName, e.PodUID)
+	if err != nil {
+		return err
+	}
+	namespaceLabels, err := m.Cluster.NamespaceLabels(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	labels, ports := identityOf(pod, namespaceLabels, m.ClusterName)
+	if slices.Equal(labels.Strings(), e.Labels) {
+		return nil
+	}
+	identity, err := m.identity(ctx, labels)
+	if err != nil {
+		return err
+	}
+	m.Log.Info("an endpoint's labels changed", "endpoint", e.ID, "pod", e.Pod(), "from", e.Identity, "to", identity)
+	if _, err := m.Policies.AddSubject(ctx, e.ID, labels, ports); err != nil {
+		return err
+	}
+	x.publication.Lock()
+	if x.removed || !x.published {
+		x.endpoint.Identity, x.endpoint.Labels, x.endpoint.Ports = identity, labels.Strings(), ports
+		x.publication.Unlock()
+		return nil
+	}
+	x.endpoint.Identity, x.endpoint.Labels, x.endpoint.Ports = identity, labels.Strings(), ports
+	e = x.endpoint
+	err = errors.Join(m.store.save(e), m.Datapath.UpsertEndpoint(ctx, e.datapath(x.enforced)))
+	x.publication.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)); err != nil {
+		return err
+	}
+	m.tell(ctx, e)
+	return nil
+}
+
+// RefreshNamespace is Refresh for every pod of a namespace.
+func (m *Manager) RefreshNamespace(ctx context.Context, namespace string) error {
+	var errs []error
+	for _, e := range m.List() {
+		if e.Namespace == namespace {
+			errs = append(errs, m.Refresh(ctx, namespace, e.PodName))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) find(namespace, podName string) *entry {
+	for _, x := range m.entries() {
+		x.publication.Lock()
+		match := x.endpoint.Namespace == namespace && x.endpoint.PodName == podName && !x.removed
+		x.publication.Unlock()
+		if match {
+			return x
+		}
+	}
+	return nil
+}
+
+// Detach removes what a container has; it is fine if that is nothing. networkInterface may be empty for all of them.
+func (m *Manager) Detach(ctx context.Context, containerID, networkInterface string) error {
+	m.mu.RLock()
+	var found []*entry
+	for key, x := range m.byContainer {
+		if key == containerKey(containerID, networkInterface) || (networkInterface == "" && strings.HasPrefix(key, containerID+"/")) {
+			found = append(found, x)
+		}
+	}
+	m.mu.RUnlock()
+	var errs []error
+	for _, x := range found {
+		x.operation.Lock()
+		errs = append(errs, m.remove(ctx, x))
+		x.operation.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) remove(ctx context.Context, x *entry) error {
+	x.publication.Lock()
+	if x.removed {
+		x.publication.Unlock()
+		return nil
+	}
+	e, published := x.endpoint, x.published
+	x.publication.Unlock()
+	var errs []error
+	errs = append(errs, m.Cache.Delete(ctx, ipcache.SourceLocalEndpoint, netip.PrefixFrom(e.Address, e.Address.BitLen()), &ipcache.Owner{Namespace: e.Namespace, PodName: e.PodName}))
+	m.Policies.RemoveSubject(e.ID)
+	// Also for one that was never published: its policy lines are there already.
+	errs = append(errs, m.Datapath.RemoveEndpoint(ctx, e.ID))
+	if e.Link.Interface != "" {
+		errs = append(errs, m.RemoveLink(e.Link.Interface))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("removing endpoint %d of %s: %w", e.ID, e.Pod(), err)
+	}
+	if err := m.store.remove(e.ID); err != nil {
+		return err
+	}
+	x.publication.Lock()
+	x.removed, x.published = true, false
+	x.publication.Unlock()
+	m.mu.Lock()
+	delete(m.byID, e.ID)
+	delete(m.byContainer, containerKey(e.ContainerID, e.NetworkInterface))
+	delete(m.unpublished, e.ID)
+	m.mu.Unlock()
+	m.Pool.Release(e.Address)
+	if published {
+		if err := m.Cluster.Withdraw(ctx, e); err != nil {
+			m.mu.Lock()
+			m.withdrawals[e.ContainerID] = e
+			m.mu.Unlock()
+			m.Log.Warn("the CiliumEndpoint was not deleted; it will be tried again", "endpoint", e.ID, "pod", e.Pod(), "error", err)
+		}
+	}
+	return nil
+}
+
+// Retry does again what the API server refused; it returns how much is left.
+func (m *Manager) Retry(ctx context.Context) int {
+	m.mu.RLock()
+	var publish []datapath.EndpointID
+	for id := range m.unpublished {
+		publish = append(publish, id)
+	}
+	withdrawals := make([]Endpoint, 0, len(m.withdrawals))
+	for _, e := range m.withdrawals {
+		withdrawals = append(withdrawals, e)
+	}
+	m.mu.RUnlock()
+	for _, id := range publish {
+		if x := m.get(id); x != nil {
+			x.publication.Lock()
+			e := x.endpoint
+			x.publication.Unlock()
+			m.publish(ctx, e)
+		}
+	}
+	for _, e := range withdrawals {
+		if m.Cluster.Withdraw(ctx, e) == nil {
+			m.mu.Lock()
+			delete(m.withdrawals, e.ContainerID)
+			m.mu.Unlock()
+		}
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.unpublished) + len(m.withdrawals)
+}
+
+// Collect removes endpoints whose container is not among the valid ones (the runtime's GC).
+func (m *Manager) Collect(ctx context.Context, valid map[string]struct{}) error {
+	var errs []error
+	for _, e := range m.List() {
+		if _, ok := valid[containerKey(e.ContainerID, e.NetworkInterface)]; !ok {
+			errs = append(errs, m.Detach(ctx, e.ContainerID, e.NetworkInterface))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// List gives all endpoints, sorted by number.
+func (m *Manager) List() []Endpoint {
+	var out []Endpoint
+	for _, x := range m.entries() {
+		x.publication.Lock()
+		out = append(out, x.endpoint)
+		x.publication.Unlock()
+	}
+	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// State gives the endpoint's state and whether default deny is on.
+func (m *Manager) State(id datapath.EndpointID) (state string, enforced [2]bool) {
+	if x := m.get(id); x != nil {
+		x.publication.Lock()
+		defer x.publication.Unlock()
+		return x.state, x.enforced
+	}
+	return "disconnected", [2]bool{}
+}
+
+// ByContainer finds an endpoint for CHECK.
+func (m *Manager) ByContainer(containerID, networkInterface string) (Endpoint, bool) {
+	m.mu.RLock()
+	x := m.byContainer[containerKey(containerID, networkInterface)]
+	m.mu.RUnlock()
+	if x == nil {
+		return Endpoint{}, false
+	}
+	x.publication.Lock()
+	defer x.publication.Unlock()
+	return x.endpoint, x.published
+}
+
+// Sweep removes reservations that never became endpoints: a plugin that was killed half way.
+func (m *Manager) Sweep(ctx context.Context, started map[datapath.EndpointID]time.Time, now time.Time) {
+	for _, x := range m.entries() {
+		x.publication.Lock()
+		id, published := x.endpoint.ID, x.published
+		x.publication.Unlock()
+		if published {
+			delete(started, id)
+			continue
+		}
+		if since, ok := started[id]; !ok {
+			started[id] = now
+		} else if now.Sub(since) > 2*time.Minute {
+			x.operation.Lock()
+			if err := m.remove(ctx, x); err != nil {
+				m.Log.Warn("an abandoned reservation could not be removed", "endpoint", id, "error", err)
+			}
+			x.operation.Unlock()
+			delete(started, id)
+		}
+	}
+}
