@@ -60,9 +60,9 @@ function FrameContent() {
   }, [show]);
   return (
     <div className={styles.frame}>
-      <a className={styles.skip} href="#main" onClick={(event) => skip(event)}>
+      <button type="button" className={styles.skip} onClick={() => document.getElementById('main')?.focus()}>
         Skip to content
-      </a>
+      </button>
       <Rail />
       <TopBar />
       <div className={styles.notice}>
@@ -79,12 +79,6 @@ function FrameContent() {
       <Help />
     </div>
   );
-}
-
-/** Hash routing owns the address, so the skip link moves the focus itself. */
-function skip(event: { preventDefault: () => void }) {
-  event.preventDefault();
-  document.getElementById('main')?.focus();
 }
 
 const schemes: Readonly<

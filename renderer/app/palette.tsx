@@ -192,7 +192,6 @@ export function Palette() {
     // biome-ignore lint/a11y/useKeyWithClickEvents: Escape does it by key
     // biome-ignore lint/a11y/noStaticElementInteractions: a click beside the box closes it
     <div className={styles.overlay} onClick={() => show('none')}>
-      {/* biome-ignore lint/a11y/useKeyWithClickEvents: only keeps the click from the overlay */}
       <div
         ref={trap}
         className={styles.box}

@@ -79,10 +79,16 @@ const flowsRoute = createRoute({
 });
 
 const policiesView = lazyRouteComponent(() => import('../views/policies/policies-view.tsx'), 'PoliciesView');
-const policySearch = (raw: Raw) => pick(raw, ['find', 'edit', 'new']);
+const policySearch = (raw: Raw) => pick(raw, ['find', 'edit', 'new', 'template']);
 const policiesRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/policies',
+  validateSearch: policySearch,
+  component: policiesView,
+});
+const newPolicyRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/policies/new',
   validateSearch: policySearch,
   component: policiesView,
 });
@@ -108,6 +114,7 @@ export const router = createRouter({
     topologyRoute,
     flowsRoute,
     policiesRoute,
+    newPolicyRoute,
     policyRoute,
     terminalRoute,
   ]),

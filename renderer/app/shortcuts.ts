@@ -33,7 +33,7 @@ export function isTyping(target: EventTarget | null): boolean {
   );
 }
 
-/** Calls handlers by key sequence ("g f", "/", "Space"), unless the person is typing or a dialog is open. */
+/** Calls handlers by key sequence ("g f", "/", " "), unless the person is typing or a dialog is open. */
 export function useShortcuts(handlers: Readonly<Record<string, () => void>>): void {
   const latest = useRef(handlers);
   latest.current = handlers;
@@ -43,10 +43,10 @@ export function useShortcuts(handlers: Readonly<Record<string, () => void>>): vo
     const listen = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || isTyping(event.target)) return;
       if (document.querySelector('[role="dialog"][data-modal-content], .mantine-Modal-content')) return;
-      const key = event.key === ' ' ? 'Space' : event.key;
+      const { key } = event;
       // Space presses the control that has the focus.
       if (
-        key === 'Space' &&
+        key === ' ' &&
         event.target instanceof HTMLElement &&
         event.target.closest('button, a, [role="switch"], label')
       )

@@ -4,9 +4,10 @@ import { type Failure, failed, ok, type Result } from '../../contract/failure.ts
 import type { FlowItem } from '../../contract/flows.ts';
 import type { InstallProgress } from '../../contract/install.ts';
 import type { PolicyId } from '../../contract/policies.ts';
-import { agentSilent, makeClusters, makeInventory, makePolicies, type Preset, presets } from './fixture-data.ts';
+import { agentSilent, makeClusters, makeInventory, type Preset, presets } from './fixture-data.ts';
 import { createFlowSource, makeTalks, makeTopology, matchesFilter } from './fixture-flows.ts';
 import { defaultValues, makePlan, makeProgress } from './fixture-install.ts';
+import { makePolicies } from './fixture-policies.ts';
 import { createFixtureTerminals } from './fixture-terminals.ts';
 import { fixtureSchema, validateText } from './fixture-validate.ts';
 
@@ -160,7 +161,11 @@ export function createFixtureConnection(name: string): Connection {
             fix: 'Check the path, or paste the file’s text.',
           }),
         ),
-      forget: ({ cluster }) => soon(() => (clusters.set(clusters.get().filter((one) => one.id !== cluster)), ok({}))),
+      forget: ({ cluster }) =>
+        soon(() => {
+          clusters.set(clusters.get().filter((one) => one.id !== cluster));
+          return ok({});
+        }),
       connect: ({ cluster }) => {
         const bad = cluster === 'staging';
         change(cluster, { state: 'connecting' });
@@ -176,7 +181,11 @@ export function createFixtureConnection(name: string): Connection {
         );
         return soon(() => ok({}));
       },
-      disconnect: ({ cluster }) => soon(() => (change(cluster, { state: 'idle' }), ok({}))),
+      disconnect: ({ cluster }) =>
+        soon(() => {
+          change(cluster, { state: 'idle' });
+          return ok({});
+        }),
       describeExecPlugin: () =>
         soon(() =>
           ok({
@@ -187,7 +196,10 @@ export function createFixtureConnection(name: string): Connection {
           }),
         ),
       allowExecPlugin: ({ cluster }) =>
-        soon(() => (change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true } }), ok({}))),
+        soon(() => {
+          change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true } });
+          return ok({});
+        }),
       setProtected: (input) =>
         soon(() => {
           const found = clusters.get().find((cluster) => cluster.id === input.cluster);
@@ -393,11 +405,11 @@ export function createFixtureConnection(name: string): Connection {
           return ok({ id, action: existed ? ('update' as const) : ('create' as const) });
         }, 300),
       remove: ({ cluster, id }) =>
-        soon(() =>
-          isProtected(cluster)
-            ? failed(refused)
-            : (policies.set(policies.get().filter((one) => !sameId(one.summary.id, id))), ok({})),
-        ),
+        soon(() => {
+          if (isProtected(cluster)) return failed(refused);
+          policies.set(policies.get().filter((one) => !sameId(one.summary.id, id)));
+          return ok({});
+        }),
       schema: () => soon(() => ok({ schema: fixtureSchema })),
     },
     install: {

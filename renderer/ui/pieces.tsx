@@ -67,7 +67,6 @@ export function FailureCard({ failure, onRetry, retryLabel = 'Try again', warnin
       {failure.details ? (
         <details className={styles.details}>
           <summary>Details</summary>
-          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: long text scrolls, so the keyboard must reach it */}
           <pre tabIndex={0}>{failure.details}</pre>
         </details>
       ) : null}
@@ -157,7 +156,6 @@ export function SidePane({ title, label, onClose, width, children }: SidePanePro
     onClose();
   };
   return (
-    // biome-ignore lint/a11y/noStaticElementInteractions: Escape belongs to the whole pane
     <aside className={styles.pane} style={width ? { width } : {}} aria-label={label} onKeyDown={close}>
       <div className={styles.paneHead}>
         <div className={styles.paneTitle}>{title}</div>
@@ -167,7 +165,6 @@ export function SidePane({ title, label, onClose, width, children }: SidePanePro
           </ActionIcon>
         </Tooltip>
       </div>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it */}
       <div className={styles.paneBody} tabIndex={0} role="region" aria-label={label}>
         {children}
       </div>

@@ -69,7 +69,6 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   };
   const showProgress = step.at === 'progress' || (running && step.at === 'overview');
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it
     <div className={styles.scroll} tabIndex={0} role="region" aria-label="Installation">
       <div className={styles.install}>
         {showProgress && progress.value ? (

@@ -96,8 +96,7 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
           </div>
         ) : null}
         {lines.length > 0 ? (
-          // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it
-          <pre ref={log} className={styles.log} tabIndex={0} aria-label="Progress of the lab">
+          <pre ref={log} className={styles.log} tabIndex={0} role="log" aria-label="Progress of the lab">
             {lines.join('\n')}
           </pre>
         ) : null}

@@ -110,7 +110,7 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
   );
   useShortcuts({
     '/': () => input.current?.focus(),
-    Space: () => (paused ? follow() : pause(true)),
+    ' ': () => (paused ? follow() : pause(true)),
   });
   const columns = useMemo(() => flowColumns.filter((column) => shown.includes(column.id)), [shown]);
   const addToken = (token: string) => setLine(hasToken(line, token) ? line : toggleToken(line, token));

@@ -70,6 +70,7 @@ export function TopologyGraph(props: TopologyGraphProps) {
     controller.find(found, found.length > 0 && lastFind.current !== find);
     lastFind.current = find;
   }, [controller, found, find]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the scheme is what it reacts to
   useEffect(() => {
     if (!controller) return;
     // The colours of the page follow a moment after the choice.
@@ -78,7 +79,6 @@ export function TopologyGraph(props: TopologyGraphProps) {
     const media = matchMedia('(prefers-color-scheme: dark)');
     media.addEventListener('change', restyle);
     return () => media.removeEventListener('change', restyle);
-    // biome-ignore lint/correctness/useExhaustiveDependencies: the scheme is what it reacts to
   }, [controller, colorScheme]);
 
   return (

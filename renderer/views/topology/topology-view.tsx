@@ -65,7 +65,7 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
   const toggle = () => setFrozen(frozen ? undefined : live.value);
   // biome-ignore lint/correctness/useExhaustiveDependencies: another scope or filter is another picture
   useEffect(() => setFrozen(undefined), [scope, search.namespaces]);
-  useShortcuts({ '/': () => input.current?.focus(), Space: toggle });
+  useShortcuts({ '/': () => input.current?.focus(), ' ': toggle });
   const found = topology && settledFind ? topology.nodes.filter((node) => matchesFind(node, settledFind)).length : 0;
 
   return (
@@ -109,7 +109,9 @@ function TopologyContent({ cluster }: { readonly cluster: Cluster }) {
           value={find}
           onChange={(event) => setFind(event.currentTarget.value)}
           onKeyDown={(event) => {
-            if (event.key === 'Escape') setFind(''), event.currentTarget.blur();
+            if (event.key !== 'Escape') return;
+            setFind('');
+            event.currentTarget.blur();
           }}
           rightSection={settledFind ? <span className="muted">{found}</span> : null}
           w={190}
