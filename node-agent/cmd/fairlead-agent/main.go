@@ -18,15 +18,13 @@ import (
 	"fairlead.dev/node-agent/internal/commandline"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/preflight"
+	"fairlead.dev/node-agent/internal/version"
 )
-
-// version is set by the linker (scripts/build-agent.mjs).
-var version = "development"
 
 func main() {
 	// The container runtime waits for this one: no command line is set up for it.
 	if filepath.Base(os.Args[0]) == cni.BinaryName && (len(os.Args) == 1 || os.Getenv("CNI_COMMAND") != "") {
-		cni.Main(version)
+		cni.Main(version.Version)
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -47,7 +45,7 @@ func root() *cobra.Command {
 
 func agentCommand() *cobra.Command {
 	host, _ := os.Hostname()
-	o := agent.Options{NodeName: environment("K8S_NODE_NAME", host), Namespace: environment("K8S_NAMESPACE", "kube-system"), Version: version,
+	o := agent.Options{NodeName: environment("K8S_NODE_NAME", host), Namespace: environment("K8S_NAMESPACE", "kube-system"), Version: version.Version,
 		CNIConfigsOnNode: "/etc/cni/net.d", CNIBinariesOnNode: "/opt/cni/bin", OpenDatapath: datapath.Open}
 	command := &cobra.Command{Use: "agent", Short: "Run the agent; it stays in the foreground", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return agent.Run(c.Context(), o) }}
@@ -73,7 +71,7 @@ func environment(name, otherwise string) string {
 
 func cniCommand() *cobra.Command {
 	return &cobra.Command{Use: "cni", Short: "The CNI plugin, as a container runtime executes it", Args: cobra.NoArgs,
-		Run: func(*cobra.Command, []string) { cni.Main(version) }}
+		Run: func(*cobra.Command, []string) { cni.Main(version.Version) }}
 }
 
 func installCommand() *cobra.Command {
@@ -125,9 +123,9 @@ func versionCommand() *cobra.Command {
 	command := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output == "json" {
-				return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{"version": version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{"version": version.Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			_, err := fmt.Fprintln(c.OutOrStdout(), "fairlead-agent", version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
+			_, err := fmt.Fprintln(c.OutOrStdout(), "fairlead-agent", version.Version, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
 			return err
 		}}
 	command.Flags().StringVarP(&output, "output", "o", "", "json, or a line")
