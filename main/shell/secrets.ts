@@ -1,0 +1,51 @@
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { safeStorage } from 'electron';
+import { failed, ok, type Result } from '../../contract/failure.ts';
+
+/** Secrets at rest, in the system's own store only. Names are plain words chosen by the program, never by a page. */
+export interface SecretStore {
+  readonly set: (name: string, secret: string) => Result<void>;
+  readonly get: (name: string) => Result<string | undefined>;
+  readonly remove: (name: string) => void;
+}
+
+/** Refuses to write where the system has no real store: on Linux without a keyring "encryption" would use a known key. */
+export function openSecrets(directory: string): SecretStore {
+  const file = (name: string) => {
+    if (!/^[a-z0-9-]{1,64}$/.test(name)) throw new Error('a secret’s name must be plain');
+    return join(directory, `${name}.secret`);
+  };
+  const usable = (): Result<void> => {
+    const basic = process.platform === 'linux' && safeStorage.getSelectedStorageBackend() === 'basic_text';
+    if (safeStorage.isEncryptionAvailable() && !basic) return ok(undefined);
+    return failed({
+      code: 'secrets.no-store',
+      what: 'The secret is kept for this session only.',
+      why: basic
+        ? 'No keyring is running, and without one a stored secret would be as good as plain text.'
+        : 'The system’s secret store cannot be used.',
+      fix: 'Unlock or install a keyring (GNOME Keyring, KWallet), then start Fairlead again.',
+    });
+  };
+  return {
+    set(name, secret) {
+      const may = usable();
+      if (!may.ok) return may;
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      writeFileSync(`${file(name)}.new`, safeStorage.encryptString(secret), { mode: 0o600 });
+      renameSync(`${file(name)}.new`, file(name));
+      return ok(undefined);
+    },
+    get(name) {
+      const may = usable();
+      if (!may.ok) return may;
+      try {
+        return ok(safeStorage.decryptString(readFileSync(file(name))));
+      } catch {
+        return ok(undefined);
+      }
+    },
+    remove: (name) => rmSync(file(name), { force: true }),
+  };
+}
