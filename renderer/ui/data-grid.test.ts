@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { type Column, sortRows } from './data-grid.tsx';
+import { type Column, leastWidth, sortRows } from './data-grid.tsx';
 
 interface Row {
   readonly name: string;
@@ -32,4 +32,8 @@ it('keeps the order of equal rows, and of columns that do not sort', () => {
     'pod-2',
   ]);
   expect(sortRows(rows, columns, { column: 'fixed', descending: false })).toBe(rows);
+});
+
+it('adds up what the columns need at least', () => {
+  expect(leastWidth([{ width: '98px' }, { width: 'minmax(120px, 2fr)' }, { width: '1fr' }])).toBe(218);
 });

@@ -68,6 +68,11 @@ export function sortRows<T>(rows: readonly T[], columns: readonly Column<T>[], s
   });
 }
 
+/** Pixels that the columns need at least: head and rows are grids of their own and must agree on their tracks. */
+export function leastWidth(columns: readonly { readonly width: string }[]): number {
+  return columns.reduce((sum, column) => sum + Number.parseInt(/\d+(?=px)/.exec(column.width)?.[0] ?? '0', 10), 0);
+}
+
 interface RowProps<T> {
   readonly row: T;
   readonly id: string;
@@ -121,6 +126,7 @@ export function DataGrid<T>(props: DataGridProps<T>) {
     [unsorted, rows, columns, sorting],
   );
   const template = useMemo(() => columns.map((column) => column.width).join(' '), [columns]);
+  const least = useMemo(() => leastWidth(columns), [columns]);
   const virtualizer = useVirtualizer({
     count: sorted.length,
     getScrollElement: () => scroller.current,
@@ -181,7 +187,12 @@ export function DataGrid<T>(props: DataGridProps<T>) {
       onScroll={(event) => onScroll?.(event.currentTarget)}
     >
       {/* biome-ignore lint/a11y/useFocusableInteractive: heads hold buttons where they sort */}
-      <div role="row" aria-rowindex={1} className={styles.head} style={{ gridTemplateColumns: template }}>
+      <div
+        role="row"
+        aria-rowindex={1}
+        className={styles.head}
+        style={{ gridTemplateColumns: template, minWidth: least }}
+      >
         {columns.map((column) => (
           <Head
             key={column.id}
@@ -199,7 +210,7 @@ export function DataGrid<T>(props: DataGridProps<T>) {
           </div>
         </div>
       ) : (
-        <div role="rowgroup" className={styles.body} style={{ height: virtualizer.getTotalSize() }}>
+        <div role="rowgroup" className={styles.body} style={{ height: virtualizer.getTotalSize(), minWidth: least }}>
           {items.map((item) => {
             const row = sorted[item.index];
             if (row === undefined) return null;

@@ -1,7 +1,7 @@
 import { useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { InstallProgress, Plan, Values } from '../../../contract/install.ts';
-import { useClusters, writeBlocked } from '../../app/clusters.tsx';
+import { useBlocked, useClusters } from '../../app/clusters.tsx';
 import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
 import { Facts, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
@@ -34,7 +34,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
     client.install.watch({ cluster: id }, handlers),
   );
   const running = progress.value?.state === 'running';
-  const blocked = writeBlocked(cluster);
+  const blocked = useBlocked('install.apply');
 
   if (!status.value) {
     return (

@@ -142,11 +142,14 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
       title={
         <>
           <h2>{node.name}</h2>
-          <ReadyBadge ready={node.ready} /> <AgentBadge state={agent.state} />
+          <div style={{ display: 'flex', gap: 6, alignItems: 'center', marginTop: 3 }}>
+            <span className="muted">node</span> <ReadyBadge ready={node.ready} />
+            <span className="muted">agent</span> <AgentBadge state={agent.state} plain />
+          </div>
         </>
       }
     >
-      <Section title="Do">
+      <Section title="Actions">
         <div style={{ display: 'flex', gap: 6 }}>
           <Button
             variant="default"
@@ -232,7 +235,13 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
           {components.map((one) => (
             <div
               key={one.name}
-              style={{ display: 'grid', gridTemplateColumns: '86px 96px 1fr', gap: 6, padding: '2px 0' }}
+              style={{
+                display: 'grid',
+                gridTemplateColumns: '86px 92px 1fr',
+                gap: 6,
+                padding: '2px 0',
+                alignItems: 'start',
+              }}
             >
               <span>{one.name}</span>
               <ReadyBadge ready={one.state === 'ok' || one.state === 'off'} yes={one.state} no={one.state} />

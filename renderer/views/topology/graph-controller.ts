@@ -193,7 +193,7 @@ export class GraphController {
         .union(near.parents())
         .union(element.descendants())
         .union(element.descendants().closedNeighborhood());
-      this.#cy.elements().difference(kept).not(kept.parents()).addClass('faded');
+      this.#cy.elements().difference(kept).not(':parent').addClass('faded');
     });
     if (id && center) {
       const element = this.#cy.getElementById(id);

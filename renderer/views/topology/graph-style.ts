@@ -114,7 +114,7 @@ export function graphStyle(): StylesheetJson {
       selector: '.many edge, edge.many',
       style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none' },
     },
-    { selector: '.faded', style: { opacity: 0.18 } },
+    { selector: '.faded', style: { opacity: 0.22 } },
     {
       selector: 'node.found',
       style: {

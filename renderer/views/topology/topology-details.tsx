@@ -104,7 +104,7 @@ function NodeDetails({ topology, node, onClose, onSelect, onHide }: DetailsProps
         </>
       }
     >
-      <Section title="Do">
+      <Section title="Actions">
         <div style={{ display: 'flex', flexWrap: 'wrap', gap: 6 }}>
           <Button
             component={Link}
@@ -176,7 +176,7 @@ function EdgeDetails({ topology, edge, onClose, onSelect }: DetailsProps & { rea
       label="Details"
       onClose={onClose}
       title={
-        <div style={{ display: 'grid', gap: 3 }}>
+        <div style={{ display: 'grid', gap: 3, justifyItems: 'start' }}>
           <EdgeVerdict edge={edge} />
           <h2>
             {source?.label ?? edge.source} → {target?.label ?? edge.target}
@@ -184,7 +184,7 @@ function EdgeDetails({ topology, edge, onClose, onSelect }: DetailsProps & { rea
         </div>
       }
     >
-      <Section title="Do">
+      <Section title="Actions">
         <div style={{ display: 'flex', flexWrap: 'wrap', gap: 6 }}>
           <Button
             component={Link}
