@@ -10,10 +10,16 @@ const DiffView = lazy(async () => ({ default: (await import('../../ui/code/diff-
 
 interface ApplyDialogProps {
   readonly cluster: Cluster;
+  /** What the text names; undefined while it is not known. */
+  readonly id: PolicyId | undefined;
+  /** True when the text was begun as a new policy. */
+  readonly expectsNew: boolean;
   readonly text: string;
   readonly resourceVersion: string;
   readonly onClose: () => void;
   readonly onReread: () => void;
+  /** The policy was deleted meanwhile: the text becomes a new one. */
+  readonly onCreateAgain: () => void;
   readonly onApplied: (id: PolicyId) => void;
 }
 
@@ -25,7 +31,8 @@ const sentences = {
 } as const;
 
 /** Asks the server what it would store, shows the difference, and applies it when told to. */
-export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread, onApplied }: ApplyDialogProps) {
+export function ApplyDialog(props: ApplyDialogProps) {
+  const { cluster, id, expectsNew, text, resourceVersion, onClose, onReread, onCreateAgain, onApplied } = props;
   const dry = useProcedure(`dry run ${cluster.id} ${text}`, (client, signal) =>
     client.policies.dryRun({ cluster: cluster.id, text }, { signal }),
   );
@@ -40,12 +47,13 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
       : change.action === 'unchanged'
         ? 'There is nothing to apply.'
         : undefined);
-  const conflict = apply.failure?.code.includes('conflict') ?? false;
+  const conflict = apply.failure?.code === 'policies.conflict' || apply.failure?.code === 'policy.conflict';
+  const gone = apply.failure?.code === 'policies.gone';
   return (
     <Modal
       opened
       onClose={onClose}
-      title={`Apply to ${cluster.name}`}
+      title={`Dry run: ${id ? `${id.namespace ? `${id.namespace}/` : ''}${id.name}` : 'policy'} in ${cluster.name}`}
       size={1040}
       closeButtonProps={{ 'aria-label': 'Close' }}
     >
@@ -58,6 +66,11 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
               <b>What the server would store.</b> {sentences[change.action]}{' '}
               <span className="muted">Nothing has been changed yet.</span>
             </p>
+            {expectsNew && change.action === 'update' ? (
+              <Banner tone="warn">
+                A policy of this name exists already. Applying replaces it; choose another name if that is not meant.
+              </Banner>
+            ) : null}
             {change.warnings.map((warning) => (
               <Banner key={warning} tone="warn">
                 {warning}
@@ -82,7 +95,16 @@ export function ApplyDialog({ cluster, text, resourceVersion, onClose, onReread,
                     onReread();
                     onClose();
                   },
-                  retryLabel: 'Compare with the cluster',
+                  retryLabel: 'Reload, and keep my text',
+                }
+              : {})}
+            {...(gone
+              ? {
+                  onRetry: () => {
+                    onCreateAgain();
+                    onClose();
+                  },
+                  retryLabel: 'Make it a new policy',
                 }
               : {})}
           />

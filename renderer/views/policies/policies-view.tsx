@@ -1,13 +1,6 @@
-import { Button, TextInput } from '@mantine/core';
-import {
-  IconCircleCheckFilled,
-  IconCircleX,
-  IconHelpCircle,
-  IconPlus,
-  IconSearch,
-  IconShieldLock,
-} from '@tabler/icons-react';
-import { useNavigate, useParams, useSearch } from '@tanstack/react-router';
+import { Button, Menu, TextInput } from '@mantine/core';
+import { IconChevronDown, IconPlus, IconSearch, IconShieldLock } from '@tabler/icons-react';
+import { useNavigate, useParams, useRouterState, useSearch } from '@tanstack/react-router';
 import { useMemo, useRef } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import { type PolicyId, type PolicySummary, policyKindSchema } from '../../../contract/policies.ts';
@@ -19,39 +12,10 @@ import { useNow } from '../../app/top-bar.tsx';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { formatAge, plural } from '../../ui/format.ts';
 import { Empty, FailureCard, ReasonedButton, SkeletonRows, Spacer, Toolbar } from '../../ui/pieces.tsx';
-import { Status } from '../../ui/status.tsx';
 import styles from './policies.module.css';
 import { PolicyEditor } from './policy-editor.tsx';
+import { PolicyStatus, policyTitle } from './policy-pieces.tsx';
 import { templates } from './templates.ts';
-
-/** "ns/name", or the name alone for what stands for the whole cluster. */
-export function policyTitle(id: PolicyId): string {
-  return id.namespace ? `${id.namespace}/${id.name}` : id.name;
-}
-
-/** Is it accepted, in word, colour and icon. */
-export function PolicyStatus({ policy, plain }: { readonly policy: PolicySummary; readonly plain?: boolean }) {
-  switch (policy.status) {
-    case 'valid':
-      return (
-        <Status tone="ok" icon={IconCircleCheckFilled} plain={plain ?? true}>
-          Valid
-        </Status>
-      );
-    case 'invalid':
-      return (
-        <Status tone="bad" icon={IconCircleX}>
-          Invalid
-        </Status>
-      );
-    case 'unknown':
-      return (
-        <Status tone="idle" icon={IconHelpCircle} plain={plain ?? true}>
-          Unknown
-        </Status>
-      );
-  }
-}
 
 /** Policies of a cluster: the list, or one of them in the editor. */
 export function PoliciesView() {
@@ -60,7 +24,8 @@ export function PoliciesView() {
 
 function Policies({ cluster }: { readonly cluster: Cluster }) {
   const params = useParams({ strict: false }) as { kind?: string; namespace?: string; name?: string };
-  const search = useSearch({ strict: false }) as { find?: string; new?: string };
+  const search = useSearch({ strict: false }) as { find?: string; new?: string; template?: string };
+  const creating = useRouterState({ select: (state) => state.location.pathname === '/policies/new' });
   const navigate = useNavigate();
   const list = useLatest<{ readonly policies: readonly PolicySummary[] }>(
     `policies ${cluster.id}`,
@@ -82,11 +47,12 @@ function Policies({ cluster }: { readonly cluster: Cluster }) {
         cluster={cluster}
         id={id}
         summary={summary}
+        listed={list.value !== undefined}
         template={undefined}
       />
     );
   }
-  const template = templates.find((one) => one.id === search.new);
+  const template = templates.find((one) => one.id === (search.template ?? search.new));
   if (template)
     return (
       <PolicyEditor
@@ -94,10 +60,11 @@ function Policies({ cluster }: { readonly cluster: Cluster }) {
         cluster={cluster}
         id={undefined}
         summary={undefined}
+        listed={false}
         template={template}
       />
     );
-  if (search.new) return <ChooseTemplate />;
+  if (creating || search.new) return <ChooseTemplate />;
   return (
     <PolicyList
       cluster={cluster}
@@ -129,7 +96,7 @@ function ChooseTemplate() {
               key={template.id}
               type="button"
               className={styles.template}
-              onClick={() => void navigate({ to: '/policies', search: { new: template.id } as never })}
+              onClick={() => void navigate({ to: '/policies/new', search: { template: template.id } as never })}
             >
               <b>{template.title}</b>
               <span>{template.text}</span>
@@ -138,6 +105,39 @@ function ChooseTemplate() {
         </div>
       </div>
     </>
+  );
+}
+
+/** Begins a policy from one of the templates. On a protected cluster it may still be written and dry-run. */
+function NewPolicy({ blocked }: { readonly blocked: string | undefined }) {
+  const navigate = useNavigate();
+  const button = (
+    <ReasonedButton leftSection={<IconPlus size={14} />} rightSection={<IconChevronDown size={13} />} blocked={blocked}>
+      New policy
+    </ReasonedButton>
+  );
+  if (blocked) return button;
+  return (
+    <Menu position="bottom-start" width={370} shadow="md">
+      <Menu.Target>
+        <Button leftSection={<IconPlus size={14} />} rightSection={<IconChevronDown size={13} />}>
+          New policy
+        </Button>
+      </Menu.Target>
+      <Menu.Dropdown>
+        {templates.map((template) => (
+          <Menu.Item
+            key={template.id}
+            onClick={() => void navigate({ to: '/policies/new', search: { template: template.id } as never })}
+          >
+            <div>{template.title}</div>
+            <div className="muted" style={{ whiteSpace: 'normal', fontSize: 12 }}>
+              {template.text}
+            </div>
+          </Menu.Item>
+        ))}
+      </Menu.Dropdown>
+    </Menu>
   );
 }
 
@@ -161,7 +161,7 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
   const { inventory } = useClusters();
   useShortcuts({
     '/': () => input.current?.focus(),
-    n: () => void navigate({ to: '/policies', search: { new: 'choose' } as never }),
+    n: () => void navigate({ to: '/policies/new' }),
   });
   const all = list.value?.policies;
   const rows = useMemo(() => {
@@ -262,13 +262,7 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
   return (
     <>
       <Toolbar label="Policies">
-        <ReasonedButton
-          leftSection={<IconPlus size={14} />}
-          onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })}
-          hint={writeBlocked(cluster) ?? 'Write a new policy (n)'}
-        >
-          New policy
-        </ReasonedButton>
+        <NewPolicy blocked={cluster.source === 'recording' ? writeBlocked(cluster) : undefined} />
         <TextInput
           ref={input}
           aria-label="Filter policies"
@@ -331,11 +325,7 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
               <Empty
                 icon={IconShieldLock}
                 title="No policy yet: everything may talk to everything"
-                actions={
-                  <Button onClick={() => void navigate({ to: '/policies', search: { new: 'choose' } as never })}>
-                    New policy
-                  </Button>
-                }
+                actions={<Button onClick={() => void navigate({ to: '/policies/new' })}>Write the first policy</Button>}
               >
                 {plural(inventory.value?.pods.length ?? 0, 'pod')} in {cluster.name} admit all traffic. A policy that
                 selects a pod puts default deny on for it, in the directions that it names.

@@ -1,39 +1,21 @@
-import { ActionIcon, Button, Tooltip } from '@mantine/core';
+import { ActionIcon, Button, Select, Tooltip } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
-import {
-  IconAlertTriangle,
-  IconArrowLeft,
-  IconArrowsLeftRight,
-  IconCircleX,
-  IconInfoCircle,
-  IconTrash,
-} from '@tabler/icons-react';
+import { IconArrowLeft, IconArrowsLeftRight, IconTrash } from '@tabler/icons-react';
 import { Link, useNavigate } from '@tanstack/react-router';
 import { lazy, Suspense, useEffect, useMemo, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
-import { type PolicyId, type PolicyProblem, type PolicySummary, policyKindSchema } from '../../../contract/policies.ts';
+import { type PolicyId, type PolicySummary, policyKindSchema } from '../../../contract/policies.ts';
 import { useClusters, writeBlocked } from '../../app/clusters.tsx';
 import { useAction, useProcedure } from '../../app/streams.ts';
 import type { EditorHandle } from '../../ui/code/yaml-editor.tsx';
 import type { Schema } from '../../ui/code/yaml-path.ts';
 import { Confirm } from '../../ui/confirm.tsx';
-import { formatAge, plural } from '../../ui/format.ts';
-import {
-  Banner,
-  ChipButton,
-  Facts,
-  FailureCard,
-  ReasonedButton,
-  Section,
-  SkeletonRows,
-  Spacer,
-  Toolbar,
-} from '../../ui/pieces.tsx';
-import { Status } from '../../ui/status.tsx';
+import { Banner, FailureCard, ReasonedButton, SkeletonRows, Spacer, Toolbar } from '../../ui/pieces.tsx';
 import { ApplyDialog } from './apply-dialog.tsx';
 import { type Draft, draftKey, dropDraft, keepDraft, readDraft } from './drafts.ts';
 import styles from './policies.module.css';
-import { PolicyStatus, policyTitle } from './policies-view.tsx';
+import { About, Findings } from './policy-findings.tsx';
+import { PolicyStatus, policyTitle } from './policy-pieces.tsx';
 import type { Template } from './templates.ts';
 
 const YamlEditor = lazy(async () => ({ default: (await import('../../ui/code/yaml-editor.tsx')).YamlEditor }));
@@ -43,6 +25,8 @@ interface PolicyEditorProps {
   /** The policy that is edited; undefined for a new one. */
   readonly id: PolicyId | undefined;
   readonly summary: PolicySummary | undefined;
+  /** True once the cluster's policies are known, so that a missing summary means a missing policy. */
+  readonly listed: boolean;
   readonly template: Template | undefined;
 }
 
@@ -55,12 +39,14 @@ function parseSchema(text: string | undefined): Schema | undefined {
 }
 
 /** One policy as text: validated while typing, compared with the cluster before it is applied, never lost. */
-export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorProps) {
+export function PolicyEditor({ cluster, id, summary, listed, template }: PolicyEditorProps) {
   const { inventory } = useClusters();
-  const namespace = inventory.value?.namespaces.some((one) => one.name === 'default')
-    ? 'default'
-    : (inventory.value?.namespaces[0]?.name ?? 'default');
+  const namespaces = useMemo(() => inventory.value?.namespaces.map((one) => one.name) ?? [], [inventory.value]);
+  const [namespace, setNamespace] = useState(() =>
+    namespaces.includes('default') ? 'default' : (namespaces[0] ?? 'default'),
+  );
   const key = draftKey(cluster.id, id ? `${id.kind} ${policyTitle(id)}` : `new ${template?.id}`);
+  const [restored, setRestored] = useState(() => readDraft(key) !== undefined);
   const [draft, setDraft] = useState<Draft | undefined>(
     () => readDraft(key) ?? (template ? { text: template.yaml(namespace), base: '', resourceVersion: '' } : undefined),
   );
@@ -69,10 +55,15 @@ export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorPro
     `policy ${cluster.id} ${key}`,
     wanted ? (client, signal) => client.policies.read({ cluster: cluster.id, id }, { signal }) : undefined,
   );
-  // The cluster's text is taken over once; a draft that is older than it is kept and said to be.
+  // The cluster's text is taken over while nothing has been written here; a draft is kept, and said to be older.
   useEffect(() => {
     const value = read.value;
-    if (value) setDraft((old) => old ?? { text: value.text, base: value.text, resourceVersion: value.resourceVersion });
+    if (!value) return;
+    setDraft((old) =>
+      old === undefined || old.text === old.base || old.text === value.text
+        ? { text: value.text, base: value.text, resourceVersion: value.resourceVersion }
+        : old,
+    );
   }, [read.value]);
   if (!draft) {
     return (
@@ -88,15 +79,28 @@ export function PolicyEditor({ cluster, id, summary, template }: PolicyEditorPro
       </>
     );
   }
-  const latest = read.value && { text: read.value.text, resourceVersion: read.value.resourceVersion };
+  const start = template?.yaml(namespace);
   return (
     <LoadedEditor
       cluster={cluster}
       id={id}
       summary={summary}
+      listed={listed}
       draft={draft}
+      pristine={start ?? draft.base}
       draftKey={key}
-      latest={latest}
+      latest={read.value}
+      restored={restored}
+      onRestoredSeen={() => setRestored(false)}
+      namespaces={
+        start !== undefined && draft.text === start && template?.namespaced
+          ? { all: namespaces, chosen: namespace }
+          : undefined
+      }
+      onNamespace={(next) => {
+        setNamespace(next);
+        if (template) setDraft({ text: template.yaml(next), base: '', resourceVersion: '' });
+      }}
       onDraft={setDraft}
       onReread={read.retry}
     />
@@ -138,21 +142,32 @@ interface LoadedEditorProps {
   readonly cluster: Cluster;
   readonly id: PolicyId | undefined;
   readonly summary: PolicySummary | undefined;
+  readonly listed: boolean;
   readonly draft: Draft;
+  /** The text before anything was written here. */
+  readonly pristine: string;
   readonly draftKey: string;
+  /** What the cluster had when it was last read. */
   readonly latest: { readonly text: string; readonly resourceVersion: string } | undefined;
+  /** True while the text is one that was kept from earlier. */
+  readonly restored: boolean;
+  readonly onRestoredSeen: () => void;
+  /** Namespaces that an untouched template can be written for. */
+  readonly namespaces: { readonly all: readonly string[]; readonly chosen: string } | undefined;
+  readonly onNamespace: (namespace: string) => void;
   readonly onDraft: (draft: Draft) => void;
   readonly onReread: () => void;
 }
 
-function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDraft, onReread }: LoadedEditorProps) {
+function LoadedEditor(props: LoadedEditorProps) {
+  const { cluster, id, summary, draft, pristine, draftKey: key, namespaces, onDraft, onReread } = props;
   const navigate = useNavigate();
   const editor = useRef<EditorHandle | undefined>(undefined);
   const [applying, setApplying] = useState(false);
   const [deleting, setDeleting] = useState(false);
-  const [kept, setKept] = useState(true);
   const [settled] = useDebouncedValue(draft.text, 250);
-  const dirty = draft.text !== draft.base;
+  const dirty = draft.text !== pristine;
+  const { kept, leave } = useKeptDraft(key, draft, dirty);
   const validation = useProcedure(`validate ${cluster.id} ${settled}`, (client, signal) =>
     client.policies.validate({ cluster: cluster.id, text: settled }, { signal }),
   );
@@ -164,30 +179,37 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
   if (validation.value) lastGood.current = validation.value;
   const checked = validation.value ?? lastGood.current;
   const problems = useMemo(() => checked?.problems ?? [], [checked]);
-
-  useEffect(() => {
-    if (dirty) setKept(keepDraft(key, draft));
-    else dropDraft(key);
-  }, [dirty, draft, key]);
-  useEffect(() => {
-    if (!dirty) return;
-    const warn = (event: BeforeUnloadEvent) => event.preventDefault();
-    window.addEventListener('beforeunload', warn);
-    return () => window.removeEventListener('beforeunload', warn);
-  }, [dirty]);
-
+  const listedBefore = useRef(false);
+  if (summary) listedBefore.current = true;
+  const gone = id !== undefined && props.listed && !summary && listedBefore.current && !remove.pending;
   const blocked = writeBlocked(cluster);
+  const recorded = cluster.source === 'recording';
   const errors = problems.filter((problem) => problem.severity === 'error').length;
-  const submit = () => setApplying(true);
-  const changedMeanwhile =
-    latest !== undefined && draft.resourceVersion !== '' && latest.resourceVersion !== draft.resourceVersion;
+  const dryRunBlocked =
+    (recorded ? blocked : undefined) ??
+    (id && !dirty && !gone ? 'Nothing has been changed.' : undefined) ??
+    (errors > 0 ? 'The text has errors: they are listed at the right.' : undefined);
+  const submit = () => {
+    if (!dryRunBlocked) setApplying(true);
+  };
+  const showList = () => leave(() => void navigate({ to: '/policies' }));
   return (
     <>
       <EditorBar cluster={cluster} id={id} summary={summary}>
         {dirty && id ? (
-          <Button variant="subtle" onClick={() => onDraft({ ...draft, text: draft.base })}>
+          <Button variant="subtle" onClick={() => onDraft({ ...draft, text: pristine })}>
             Discard changes
           </Button>
+        ) : null}
+        {namespaces ? (
+          <Select
+            aria-label="Namespace of the new policy"
+            searchable
+            w={190}
+            data={[...namespaces.all]}
+            value={namespaces.chosen}
+            onChange={(value) => value && props.onNamespace(value)}
+          />
         ) : null}
         {id ? (
           <>
@@ -203,63 +225,26 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
             <ReasonedButton
               variant="default"
               leftSection={<IconTrash size={14} />}
-              blocked={blocked}
+              blocked={blocked ?? (gone ? 'It has been deleted already.' : undefined)}
               onClick={() => setDeleting(true)}
             >
-              Delete…
+              Delete
             </ReasonedButton>
           </>
         ) : (
-          <Button
-            variant="default"
-            onClick={() => {
-              dropDraft(key);
-              void navigate({ to: '/policies' });
-            }}
-          >
+          <Button variant="default" onClick={showList}>
             Discard
           </Button>
         )}
         <ReasonedButton
-          blocked={
-            !dirty && id
-              ? 'Nothing has been changed.'
-              : errors > 0
-                ? 'The text has errors: they are listed at the right.'
-                : undefined
-          }
+          blocked={dryRunBlocked}
           hint="Asks the server what it would store, and shows the difference (Ctrl Enter)"
           onClick={submit}
         >
-          Dry run and apply…
+          Dry run
         </ReasonedButton>
       </EditorBar>
-      {summary?.managedBy ? (
-        <Banner tone="warn">
-          This policy is managed by {summary.managedBy}: changes made here will be reverted by it.
-        </Banner>
-      ) : null}
-      {changedMeanwhile ? (
-        <Banner
-          tone="warn"
-          actions={
-            <Button
-              size="compact-xs"
-              variant="default"
-              onClick={() =>
-                latest && onDraft({ text: latest.text, base: latest.text, resourceVersion: latest.resourceVersion })
-              }
-            >
-              Take the cluster’s version
-            </Button>
-          }
-        >
-          Your draft is of an older version: the policy has been changed in the cluster since.
-        </Banner>
-      ) : null}
-      {kept ? null : (
-        <Banner tone="bad">The browser has no room to keep this draft. Apply it or copy it before leaving.</Banner>
-      )}
+      <Notices {...props} dirty={dirty} gone={gone} kept={kept} />
       <div className={styles.body}>
         <div className={styles.editorPane}>
           <div className={styles.editor}>
@@ -270,6 +255,7 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
                 onChange={(text) => onDraft({ ...draft, text })}
                 problems={problems}
                 schema={schema}
+                readOnly={recorded}
                 onSubmit={submit}
                 onReady={(handle) => {
                   editor.current = handle;
@@ -278,7 +264,6 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
             </Suspense>
           </div>
         </div>
-        {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it */}
         <aside className={styles.side} aria-label="What the policy means" tabIndex={0}>
           {validation.failure ? (
             <div style={{ padding: 12 }}>
@@ -301,19 +286,23 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
       {applying ? (
         <ApplyDialog
           cluster={cluster}
+          id={checked?.id}
+          expectsNew={id === undefined}
           text={draft.text}
-          resourceVersion={draft.resourceVersion}
+          resourceVersion={gone ? '' : draft.resourceVersion}
           onClose={() => setApplying(false)}
           onReread={onReread}
+          onCreateAgain={() => onDraft({ ...draft, resourceVersion: '' })}
           onApplied={(applied) => {
-            dropDraft(key);
             setApplying(false);
-            void navigate({
-              to: '/policies/$kind/$namespace/$name',
-              params: { kind: applied.kind, namespace: applied.namespace || '-', name: applied.name },
-            });
-            onDraft({ text: draft.text, base: draft.text, resourceVersion: '' });
-            onReread();
+            if (id && policyTitle(applied) === policyTitle(id) && applied.kind === id.kind) {
+              onDraft({ text: draft.text, base: draft.text, resourceVersion: '' });
+              onReread();
+            } else {
+              const { kind: of, namespace, name } = applied;
+              const params = { kind: of, namespace: namespace || '-', name };
+              leave(() => void navigate({ to: '/policies/$kind/$namespace/$name', params }));
+            }
           }}
         />
       ) : null}
@@ -326,130 +315,150 @@ function LoadedEditor({ cluster, id, summary, draft, draftKey: key, latest, onDr
           pending={remove.pending}
           failure={remove.failure}
           onClose={() => setDeleting(false)}
-          onConfirm={() =>
-            void remove.run(id).then((done) => {
-              if (!done) return;
-              dropDraft(key);
-              void navigate({ to: '/policies' });
-            })
-          }
+          onConfirm={() => void remove.run(id).then((done) => done && showList())}
         >
           <p>
             {id.kind} in {cluster.name}. {summary ? deletionText(summary) : ''}
           </p>
+          {summary && summary.selects.length > 0 ? (
+            <ul className={styles.losing} aria-label="Pods that lose it">
+              {summary.selects.slice(0, 12).map((pod) => (
+                <li key={pod} className="mono">
+                  {pod}
+                </li>
+              ))}
+              {summary.selects.length > 12 ? <li>and {summary.selects.length - 12} more</li> : null}
+            </ul>
+          ) : null}
+          {dirty ? <p>What you have written here and not applied is discarded with it.</p> : null}
         </Confirm>
       ) : null}
     </>
   );
 }
 
-/** What changes when a policy goes. */
+/** Keeps what is written while it differs from where it began, and warns before the page is left with it. */
+function useKeptDraft(key: string, draft: Draft, dirty: boolean) {
+  const [kept, setKept] = useState(true);
+  const leaving = useRef(false);
+  useEffect(() => {
+    if (leaving.current) return;
+    if (dirty) setKept(keepDraft(key, draft));
+    else dropDraft(key);
+  }, [dirty, draft, key]);
+  useEffect(() => {
+    if (!dirty) return;
+    const warn = (event: BeforeUnloadEvent) => event.preventDefault();
+    window.addEventListener('beforeunload', warn);
+    return () => window.removeEventListener('beforeunload', warn);
+  }, [dirty]);
+  /** Leaves without keeping the text: it was applied, deleted or discarded on purpose. */
+  const leave = (go: () => void) => {
+    leaving.current = true;
+    dropDraft(key);
+    go();
+  };
+  return { kept, leave };
+}
+
+interface NoticesProps extends LoadedEditorProps {
+  readonly dirty: boolean;
+  readonly gone: boolean;
+  readonly kept: boolean;
+}
+
+/** What must not be missed about this text: restored, changed or deleted meanwhile, managed by something else. */
+function Notices({
+  summary,
+  draft,
+  pristine,
+  latest,
+  restored,
+  dirty,
+  gone,
+  kept,
+  onDraft,
+  onRestoredSeen,
+}: NoticesProps) {
+  const changedMeanwhile =
+    latest !== undefined && draft.resourceVersion !== '' && latest.resourceVersion !== draft.resourceVersion;
+  const takeTheirs = () => {
+    onRestoredSeen();
+    onDraft(
+      latest
+        ? { text: latest.text, base: latest.text, resourceVersion: latest.resourceVersion }
+        : { ...draft, text: pristine },
+    );
+  };
+  return (
+    <>
+      {summary?.managedBy ? (
+        <Banner tone="warn">
+          This policy is managed by {summary.managedBy}: changes made here will be reverted by it.
+        </Banner>
+      ) : null}
+      {restored && dirty ? (
+        <Banner
+          tone="info"
+          actions={
+            <>
+              <Button size="compact-xs" variant="default" onClick={takeTheirs}>
+                Discard it
+              </Button>
+              <Button size="compact-xs" variant="default" onClick={onRestoredSeen}>
+                Keep it
+              </Button>
+            </>
+          }
+        >
+          What you wrote here earlier has been restored. It has not been applied.
+        </Banner>
+      ) : null}
+      {gone ? (
+        <Banner tone="bad">
+          This policy is no longer in the cluster: it was deleted. Applying this text creates it again.
+        </Banner>
+      ) : null}
+      {changedMeanwhile && !gone ? (
+        <Banner
+          tone="warn"
+          actions={
+            <>
+              <Button size="compact-xs" variant="default" onClick={takeTheirs}>
+                Take the cluster’s version
+              </Button>
+              <Button
+                size="compact-xs"
+                variant="default"
+                onClick={() =>
+                  onDraft({ text: draft.text, base: latest.text, resourceVersion: latest.resourceVersion })
+                }
+              >
+                Keep my text
+              </Button>
+            </>
+          }
+        >
+          The policy was changed in the cluster since you began. Your text is kept; the next dry run compares it with
+          what is there now.
+        </Banner>
+      ) : null}
+      {kept ? null : (
+        <Banner tone="bad">The browser has no room to keep this draft. Apply it or copy it before leaving.</Banner>
+      )}
+    </>
+  );
+}
+
+/** What changes when a policy goes; the pods are listed below it. */
 function deletionText(summary: PolicySummary): string {
   if (summary.selects.length === 0) return 'It selects no pod now, so nothing that runs changes.';
   const where = summary.directions.join(' and ') || 'no direction';
-  return `It selects ${plural(summary.selects.length, 'pod')} (${summary.selects.slice(0, 4).join(', ')}${summary.selects.length > 4 ? ', …' : ''}) and puts default deny on for ${where}. Pods that no other policy selects will admit everything there, at once.`;
+  const pods = summary.selects.length === 1 ? 'One pod loses it' : `${summary.selects.length} pods lose it`;
+  return `${pods}, and with it the default deny for ${where}. What no other policy selects will admit everything there, at once:`;
 }
 
 function flowsFilter(summary: PolicySummary | undefined): string | undefined {
   if (!summary || summary.selects.length === 0) return undefined;
   return `pod:${summary.selects.slice(0, 8).join(',')}`;
-}
-
-const severities = {
-  error: { icon: IconCircleX, colour: 'var(--bad)' },
-  warning: { icon: IconAlertTriangle, colour: 'var(--warn)' },
-  info: { icon: IconInfoCircle, colour: 'var(--info)' },
-} as const;
-
-interface FindingsProps {
-  readonly problems: readonly PolicyProblem[];
-  readonly selects: readonly string[];
-  readonly meaning: readonly string[];
-  readonly onGoTo: (line: number, column: number) => void;
-}
-
-function Findings({ problems, selects, meaning, onGoTo }: FindingsProps) {
-  const navigate = useNavigate();
-  return (
-    <>
-      <Section title={problems.length === 0 ? 'Problems: none' : `Problems: ${problems.length}`}>
-        {problems.length === 0 ? (
-          <p className="muted">The text is complete, and every field is known.</p>
-        ) : (
-          problems.map((problem) => {
-            const { icon: Icon, colour } = severities[problem.severity];
-            return (
-              <button
-                key={`${problem.code} ${problem.path} ${problem.line}`}
-                type="button"
-                className={styles.problem}
-                onClick={() => onGoTo(problem.line || 1, problem.column || 1)}
-              >
-                <Icon size={15} color={colour} aria-label={problem.severity} />
-                <b>{problem.what}</b>
-                <span>{problem.why}</span>
-                <span style={{ color: 'var(--accent)' }}>{problem.fix}</span>
-                <span className="muted mono">
-                  {problem.line > 0 ? `line ${problem.line}` : ''} {problem.path}
-                </span>
-              </button>
-            );
-          })
-        )}
-      </Section>
-      {meaning.length > 0 ? (
-        <Section title="What it means">
-          <ul className={styles.meaning}>
-            {meaning.map((sentence) => (
-              <li key={sentence}>{sentence}</li>
-            ))}
-          </ul>
-        </Section>
-      ) : null}
-      <Section title={`Selects ${plural(selects.length, 'pod')} now`}>
-        {selects.length === 0 ? (
-          <p className="muted">No running pod has these labels.</p>
-        ) : (
-          <div style={{ display: 'flex', flexWrap: 'wrap', gap: 4 }}>
-            {selects.slice(0, 60).map((pod) => (
-              <ChipButton
-                key={pod}
-                title="Show in topology"
-                onClick={() =>
-                  void navigate({ to: '/topology', search: { scope: 'pod', select: `pod:${pod}` } as never })
-                }
-              >
-                {pod}
-              </ChipButton>
-            ))}
-            {selects.length > 60 ? (
-              <Status tone="idle" icon={IconInfoCircle} plain>{`and ${selects.length - 60} more`}</Status>
-            ) : null}
-          </div>
-        )}
-      </Section>
-    </>
-  );
-}
-
-function About({ summary }: { readonly summary: PolicySummary }) {
-  return (
-    <Section title="In the cluster">
-      <Facts
-        items={[
-          [
-            'Selector',
-            <span key="s" className="mono">
-              {summary.selector}
-            </span>,
-          ],
-          ['Default deny', summary.directions.join(' and ') || 'none'],
-          ['Enforced on', `${summary.enforcedOn} of ${plural(summary.expectedOn, 'node')}`],
-          ['Description', summary.description],
-          ['Managed by', summary.managedBy],
-          ['Created', `${formatAge(summary.createdAt, Date.now())} ago`],
-        ]}
-      />
-    </Section>
-  );
 }

@@ -2,14 +2,19 @@
 export interface Template {
   readonly id: string;
   readonly title: string;
+  /** Can it be written for any namespace? */
+  readonly namespaced: boolean;
+  /** What it does, in a sentence. */
   readonly text: string;
+  /** The policy's text; the demo stands in its own namespace whatever is asked for. */
   readonly yaml: (namespace: string) => string;
 }
 
 export const templates: readonly Template[] = [
   {
     id: 'deny-all',
-    title: 'Deny all ingress',
+    namespaced: true,
+    title: 'Deny all ingress in a namespace',
     text: 'Pods of a namespace receive nothing until other policies admit it.',
     yaml: (namespace) => `apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -26,7 +31,8 @@ spec:
   },
   {
     id: 'same-namespace',
-    title: 'Allow the same namespace',
+    namespaced: true,
+    title: 'Allow within a namespace',
     text: 'Pods of a namespace may reach each other; nothing from elsewhere.',
     yaml: (namespace) => `apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -43,6 +49,7 @@ spec:
   },
   {
     id: 'label-port',
+    namespaced: true,
     title: 'Allow from a label on a port',
     text: 'Some pods may reach some others on one port.',
     yaml: (namespace) => `apiVersion: cilium.io/v2
@@ -67,15 +74,17 @@ spec:
   },
   {
     id: 'demo',
-    title: 'The demo: only the empire may land',
-    text: 'The deathstar admits ships with org=empire on TCP port 80. The xwing is denied.',
+    namespaced: false,
+    title: 'Demo: protect the deathstar',
+    text: 'In galaxy, the deathstar admits ships with org=empire on TCP port 80. The xwing is denied.',
+    // The lab's demo policy, word for word in what it means (lab/manifests/demo-policy.yaml).
     yaml: () => `apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata:
   name: rule1
-  namespace: default
+  namespace: galaxy
 spec:
-  description: L3-L4 policy to restrict deathstar access to empire ships only
+  description: Only ships of the Empire may ask for landing
   endpointSelector:
     matchLabels:
       org: empire
@@ -92,6 +101,7 @@ spec:
   },
   {
     id: 'network-policy',
+    namespaced: true,
     title: 'Kubernetes NetworkPolicy',
     text: 'The same idea in the API that every Kubernetes network knows.',
     yaml: (namespace) => `apiVersion: networking.k8s.io/v1
