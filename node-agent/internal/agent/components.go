@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"slices"
@@ -38,7 +39,7 @@ func (c *components) set(name string, state api.State, message, fix string) {
 		if state == api.StateFailing || state == api.StateDegraded {
 			level = slog.LevelWarn
 		}
-		c.log.Log(nil, level, "component", "name", name, "state", string(state), "message", message, "fix", fix) //nolint:staticcheck // no context here
+		c.log.Log(context.Background(), level, "component", "name", name, "state", string(state), "message", message, "fix", fix)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -27,7 +28,6 @@ import (
 	"fairlead.dev/node-agent/internal/policies"
 	"fairlead.dev/node-agent/internal/services"
 	"fairlead.dev/node-agent/policy"
-	"net/netip"
 )
 
 // readiness is set once; it stays when the API server goes away.
@@ -106,6 +106,7 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 		return a.tls.Client(peer.ServerName(node, a.config.Cluster.Name))
 	}}
 	p.Nodes.OnChange = func(other datapath.Node, deleted bool) {
+		defer p.Prober.Soon()
 		if deleted {
 			a.peers.Delete(peer.ForNode(other.Name, a.config.Cluster.Name, other.Address).Name)
 			p.Announcer.Forget(other.Name)

@@ -1,7 +1,6 @@
 package endpoints
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -77,67 +75,6 @@ func New(o Options) *Manager {
 
 func containerKey(container, networkInterface string) string {
 	return container + "/" + networkInterface
-}
-
-// Restore takes over the endpoints of before a restart: those that have a state file, and whose interface is still in
-// the datapath. Others are removed, with their address, files and lines.
-func (m *Manager) Restore(ctx context.Context) error {
-	saved, loadErr := m.store.load()
-	present, err := m.Datapath.Endpoints()
-	if err != nil {
-		return fmt.Errorf("reading the endpoints in the kernel: %w", err)
-	}
-	kernel := make(map[datapath.EndpointID]datapath.Endpoint, len(present))
-	for _, e := range present {
-		kernel[e.ID] = e
-	}
-	errs := []error{loadErr}
-	for _, e := range saved {
-		in, ok := kernel[e.ID]
-		if !ok || !slices.Contains(in.Addresses, e.Address) || e.Link.Interface != in.Interface {
-			m.Log.Info("an endpoint of before the restart is gone", "endpoint", e.ID, "pod", e.Pod())
-			errs = append(errs, m.RemoveLink(e.Link.Interface), m.store.remove(e.ID))
-			continue
-		}
-		if err := m.Pool.Claim(e.Address, e.Pod()); err != nil {
-			errs = append(errs, err, m.Datapath.RemoveEndpoint(ctx, e.ID), m.store.remove(e.ID))
-			continue
-		}
-		delete(kernel, e.ID)
-		x := &entry{endpoint: e, enforced: [2]bool{in.PolicyIngress, in.PolicyEgress}, published: true, state: "restoring"}
-		labels, err := policy.ParseLabels(e.Labels)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		m.mu.Lock()
-		m.byID[e.ID], m.byContainer[containerKey(e.ContainerID, e.NetworkInterface)] = x, x
-		m.nextID = max(m.nextID, e.ID+1)
-		m.mu.Unlock()
-		m.Registry.Learn(e.Identity, labels)
-		errs = append(errs, m.Policies.SetIdentity(ctx, e.Identity, labels))
-		if _, err := m.Policies.AddSubject(ctx, e.ID, labels, e.Ports); err != nil {
-			errs = append(errs, err)
-		}
-		errs = append(errs, m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)))
-	}
-	for id := range kernel {
-		errs = append(errs, m.Datapath.RemoveEndpoint(ctx, id))
-	}
-	return errors.Join(errs...)
-}
-
-// Restored is called when policies and ipcache are live: it takes up label changes that happened meanwhile.
-func (m *Manager) Restored(ctx context.Context) {
-	for _, x := range m.entries() {
-		x.publication.Lock()
-		x.state = "ready"
-		e := x.endpoint
-		x.publication.Unlock()
-		m.publish(ctx, e)
-		if err := m.Refresh(ctx, e.Namespace, e.PodName); err != nil {
-			m.Log.Warn("an endpoint's labels could not be read again", "endpoint", e.ID, "pod", e.Pod(), "error", err)
-		}
-	}
 }
 
 func (m *Manager) cacheEntry(e Endpoint) ipcache.Entry {
@@ -449,105 +386,4 @@ func (m *Manager) remove(ctx context.Context, x *entry) error {
 		}
 	}
 	return nil
-}
-
-// Retry does again what the API server refused; it returns how much is left.
-func (m *Manager) Retry(ctx context.Context) int {
-	m.mu.RLock()
-	var publish []datapath.EndpointID
-	for id := range m.unpublished {
-		publish = append(publish, id)
-	}
-	withdrawals := make([]Endpoint, 0, len(m.withdrawals))
-	for _, e := range m.withdrawals {
-		withdrawals = append(withdrawals, e)
-	}
-	m.mu.RUnlock()
-	for _, id := range publish {
-		if x := m.get(id); x != nil {
-			x.publication.Lock()
-			e := x.endpoint
-			x.publication.Unlock()
-			m.publish(ctx, e)
-		}
-	}
-	for _, e := range withdrawals {
-		if m.Cluster.Withdraw(ctx, e) == nil {
-			m.mu.Lock()
-			delete(m.withdrawals, e.ContainerID)
-			m.mu.Unlock()
-		}
-	}
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return len(m.unpublished) + len(m.withdrawals)
-}
-
-// Collect removes endpoints whose container is not among the valid ones (the runtime's GC).
-func (m *Manager) Collect(ctx context.Context, valid map[string]struct{}) error {
-	var errs []error
-	for _, e := range m.List() {
-		if _, ok := valid[containerKey(e.ContainerID, e.NetworkInterface)]; !ok {
-			errs = append(errs, m.Detach(ctx, e.ContainerID, e.NetworkInterface))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// List gives all endpoints, sorted by number.
-func (m *Manager) List() []Endpoint {
-	var out []Endpoint
-	for _, x := range m.entries() {
-		x.publication.Lock()
-		out = append(out, x.endpoint)
-		x.publication.Unlock()
-	}
-	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) })
-	return out
-}
-
-// State gives the endpoint's state and whether default deny is on.
-func (m *Manager) State(id datapath.EndpointID) (state string, enforced [2]bool) {
-	if x := m.get(id); x != nil {
-		x.publication.Lock()
-		defer x.publication.Unlock()
-		return x.state, x.enforced
-	}
-	return "disconnected", [2]bool{}
-}
-
-// ByContainer finds an endpoint for CHECK.
-func (m *Manager) ByContainer(containerID, networkInterface string) (Endpoint, bool) {
-	m.mu.RLock()
-	x := m.byContainer[containerKey(containerID, networkInterface)]
-	m.mu.RUnlock()
-	if x == nil {
-		return Endpoint{}, false
-	}
-	x.publication.Lock()
-	defer x.publication.Unlock()
-	return x.endpoint, x.published
-}
-
-// Sweep removes reservations that never became endpoints: a plugin that was killed half way.
-func (m *Manager) Sweep(ctx context.Context, started map[datapath.EndpointID]time.Time, now time.Time) {
-	for _, x := range m.entries() {
-		x.publication.Lock()
-		id, published := x.endpoint.ID, x.published
-		x.publication.Unlock()
-		if published {
-			delete(started, id)
-			continue
-		}
-		if since, ok := started[id]; !ok {
-			started[id] = now
-		} else if now.Sub(since) > 2*time.Minute {
-			x.operation.Lock()
-			if err := m.remove(ctx, x); err != nil {
-				m.Log.Warn("an abandoned reservation could not be removed", "endpoint", id, "error", err)
-			}
-			x.operation.Unlock()
-			delete(started, id)
-		}
-	}
 }

@@ -20,8 +20,12 @@ import (
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
-// announceTimeout bounds how long a new pod waits for nodes that do not answer.
-const announceTimeout = time.Second
+const (
+	// unreachableTimeout bounds how long a new pod waits for a node that does not answer.
+	unreachableTimeout = time.Second
+	// busyTimeout is for a node whose agent is connected: it answers, only late, and waiting saves a dropped packet.
+	busyTimeout = 5 * time.Second
+)
 
 // Announcer tells the agents of other nodes of new endpoints, over connections that it keeps.
 type Announcer struct {
@@ -83,19 +87,22 @@ func (a *Announcer) Forget(name string) {
 	}
 }
 
-// Announce tells all nodes at once and returns when they know, or after a second. A node that did not answer learns of
+// Announce tells all nodes at once and returns when they know; a node that is not connected is waited for a second. A node that did not answer learns of
 // the endpoint from its CiliumEndpoint; a pod there may see its first packet dropped, so it is counted and logged.
 func (a *Announcer) Announce(ctx context.Context, nodes []datapath.Node, request *fairleadv1.AnnounceEndpointRequest) {
-	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
-	defer cancel()
 	var wait sync.WaitGroup
 	for _, n := range nodes {
 		wait.Go(func() {
 			c, err := a.connect(n)
 			if err == nil {
+				state, timeout := c.GetState(), unreachableTimeout
+				if state == connectivity.Ready {
+					timeout = busyTimeout
+				}
+				ctx, cancel := context.WithTimeout(ctx, timeout)
+				defer cancel()
 				// A node that is known to be down is not waited for.
-				waitForReady := c.GetState() != connectivity.TransientFailure
-				_, err = fairleadv1.NewAgentServiceClient(c).AnnounceEndpoint(ctx, request, grpc.WaitForReady(waitForReady))
+				_, err = fairleadv1.NewAgentServiceClient(c).AnnounceEndpoint(ctx, request, grpc.WaitForReady(state != connectivity.TransientFailure))
 			}
 			if err != nil {
 				a.Failed.Add(1)

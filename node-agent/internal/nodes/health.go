@@ -39,13 +39,22 @@ type Prober struct {
 	mu      sync.RWMutex
 	results map[string]Health
 	client  http.Client
+	soon    chan struct{}
 }
 
 // NewProber makes a prober; Run starts it.
 func NewProber() *Prober {
 	// A connection per probe: that new ones can be made is what is asked.
-	return &Prober{results: map[string]Health{}, client: http.Client{Timeout: 2 * time.Second,
+	return &Prober{results: map[string]Health{}, soon: make(chan struct{}, 1), client: http.Client{Timeout: 2 * time.Second,
 		Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}}
+}
+
+// Soon has the next round begin now: a node came or went.
+func (p *Prober) Soon() {
+	select {
+	case p.soon <- struct{}{}:
+	default:
+	}
 }
 
 // Run probes every interval until ctx ends.
@@ -58,6 +67,7 @@ func (p *Prober) Run(ctx context.Context, interval time.Duration, others func() 
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-p.soon:
 		}
 	}
 }
