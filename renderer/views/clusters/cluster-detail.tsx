@@ -1,7 +1,7 @@
 import { ActionIcon, Menu, Tooltip } from '@mantine/core';
 import { IconDots, IconLock, IconLockOpen, IconPlug, IconPlugX, IconTrash } from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
-import { useState } from 'react';
+import { lazy, Suspense, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import { isConnected, useClusters } from '../../app/clusters.tsx';
 import { useAction } from '../../app/streams.ts';
@@ -11,8 +11,10 @@ import { Banner, Empty, FailureCard, ReasonedButton, SkeletonRows } from '../../
 import { ConnectionBadge } from '../../ui/status.tsx';
 import styles from './clusters.module.css';
 import { ExecTrust } from './exec-trust.tsx';
-import { InstallTab } from './install-tab.tsx';
 import { NodesTab } from './nodes-tab.tsx';
+
+// The wizard brings a YAML library along that the list of nodes does not need.
+const InstallTab = lazy(async () => ({ default: (await import('./install-tab.tsx')).InstallTab }));
 
 const tabs = [
   { id: 'nodes', text: 'Nodes' },
@@ -103,7 +105,9 @@ function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: 'n
   return tab === 'nodes' ? (
     <NodesTab cluster={cluster} inventory={inventory.value} />
   ) : (
-    <InstallTab cluster={cluster} />
+    <Suspense fallback={<SkeletonRows rows={10} label="Loading the wizard" />}>
+      <InstallTab cluster={cluster} />
+    </Suspense>
   );
 }
 

@@ -13,25 +13,28 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'name',
     title: 'Node',
-    width: 'minmax(84px, 1.5fr)',
+    width: 'minmax(76px, 1.5fr)',
     sort: (node) => node.name,
     render: (node) => <b title={node.name}>{node.name}</b>,
   },
   {
     id: 'ready',
     title: 'Kubernetes',
-    width: '92px',
+    width: '84px',
     sort: (node) => Number(node.ready),
     render: (node) => <ReadyBadge ready={node.ready} />,
   },
   {
     id: 'agent',
     title: 'Agent',
-    width: '140px',
+    width: 'minmax(142px, 0.5fr)',
     sort: (node) => node.agent.state,
     render: (node) => (
       <span>
-        <AgentBadge state={node.agent.state} /> <span className="muted">{node.agent.version}</span>
+        <AgentBadge state={node.agent.state} />{' '}
+        <span className="muted" title={node.agent.version}>
+          {node.agent.version}
+        </span>
       </span>
     ),
   },
@@ -45,15 +48,15 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'address',
     title: 'Address',
-    width: '100px',
+    width: '112px',
     sort: (node) => node.address,
     render: (node) => mono(node.address),
   },
-  { id: 'cidr', title: 'Pod CIDR', width: '110px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
+  { id: 'cidr', title: 'Pod CIDR', width: '112px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
   {
     id: 'kernel',
     title: 'Kernel',
-    width: 'minmax(60px, 0.6fr)',
+    width: 'minmax(62px, 0.6fr)',
     sort: (node) => node.kernel,
     render: (node) => node.kernel,
   },
@@ -76,7 +79,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'flows',
     title: 'Flows',
-    width: '62px',
+    width: '56px',
     end: true,
     sort: (node) => node.agent.flowsPerSecond ?? -1,
     render: (node) => (node.agent.flowsPerSecond === undefined ? '–' : formatRate(node.agent.flowsPerSecond)),
@@ -84,7 +87,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'lost',
     title: 'Lost',
-    width: '58px',
+    width: '48px',
     end: true,
     sort: (node) => node.agent.flowsLost ?? -1,
     render: (node) => (

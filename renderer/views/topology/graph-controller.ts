@@ -1,10 +1,14 @@
 import cytoscape from 'cytoscape';
 import { diffGraph, type Graph, type GraphEdge, type GraphNode } from './graph-elements.ts';
 import { graphStyle } from './graph-style.ts';
+import { gridLayout } from './grid-layout.ts';
 import type { LayoutAnswer, LayoutRequest } from './layout-worker.ts';
 
 /** Positions per drawing (cluster, scope, grouping): they outlive the view, so that coming back finds the same picture. */
 const remembered = new Map<string, Map<string, { x: number; y: number }>>();
+
+/** Above this many nodes a layout by force takes longer than people wait. */
+const mostByForce = 160;
 
 /** Above this many edges labels and arrows only hide what matters. */
 const manyEdges = 500;
@@ -36,9 +40,7 @@ export class GraphController {
       style: graphStyle(),
       minZoom: 0.08,
       maxZoom: 3,
-      wheelSensitivity: 0.3,
       boxSelectionEnabled: false,
-      pixelRatio: 'auto' as unknown as number,
     });
     this.#worker = new Worker(new URL('./layout-worker.ts', import.meta.url), { type: 'module' });
     this.#worker.onmessage = (event: MessageEvent<LayoutAnswer>) => this.#place(event.data);
@@ -71,6 +73,7 @@ export class GraphController {
     const first = this.#graph.nodes.length === 0;
     this.#graph = graph;
     const known = remembered.get(this.#key);
+    let added: readonly GraphNode[] = [];
     this.#cy.batch(() => {
       // Children are moved out before their group goes, or it would take them along.
       for (const item of change.changed) this.#change(item);
@@ -83,12 +86,17 @@ export class GraphController {
       }
       for (const edge of change.addedEdges) this.#cy.add({ group: 'edges', data: { ...edge } });
       this.#cy.edges().toggleClass('many', graph.edges.length > manyEdges);
+      added = fresh;
       if (!first) this.#placeBeside(fresh);
     });
     if (first && graph.nodes.length > 0) {
       const all = graph.nodes.every((node) => node.kind === 'group' || known?.has(node.id));
       if (all) this.fit();
       else this.layout();
+    } else if (added.length > 0 && !this.#touched) {
+      // Nobody has looked closer yet: a picture that has grown much is arranged anew, a little growth is only shown.
+      if (added.length >= graph.nodes.length * 0.2) this.layout();
+      else this.fit();
     }
   }
 
@@ -102,29 +110,38 @@ export class GraphController {
     element.data(item);
   }
 
-  /** New things appear beside what they talk to, or at the edge of their group; nothing else moves. */
+  /** New things appear beside what they talk to, or in their group, where there is room; nothing else moves. */
   #placeBeside(fresh: readonly GraphNode[]): void {
-    fresh.forEach((node, index) => {
-      const element = this.#cy.getElementById(node.id);
-      const neighbours = element.neighborhood('node').filter((one) => !fresh.some((other) => other.id === one.id()));
-      const siblings = node.parent
-        ? this.#cy
-            .getElementById(node.parent)
-            .children()
-            .filter((one) => one.id() !== node.id)
-        : this.#cy.collection();
-      const anchor = siblings.nonempty()
-        ? siblings.boundingBox()
-        : neighbours.nonempty()
-          ? neighbours.boundingBox()
-          : this.#cy.nodes().boundingBox();
-      element.position({ x: anchor.x2 + 60, y: anchor.y1 + 40 + (index % 6) * 74 });
+    const waiting = new Set(fresh.map((node) => node.id));
+    const taken: { x: number; y: number }[] = [];
+    this.#cy.nodes().forEach((node) => {
+      if (!node.isParent() && !waiting.has(node.id())) taken.push({ ...node.position() });
     });
+    for (const node of fresh) {
+      const element = this.#cy.getElementById(node.id);
+      const known = (one: cytoscape.NodeSingular) => !waiting.has(one.id());
+      const siblings = node.parent
+        ? this.#cy.getElementById(node.parent).children().filter(known)
+        : this.#cy.collection();
+      const neighbours = element.neighborhood().nodes().filter(known);
+      const anchor = (
+        siblings.nonempty() ? siblings : neighbours.nonempty() ? neighbours : this.#cy.nodes()
+      ).boundingBox();
+      const spot = { x: (anchor.x1 + anchor.x2) / 2, y: anchor.y2 + 70 };
+      while (taken.some(({ x, y }) => Math.abs(x - spot.x) < 130 && Math.abs(y - spot.y) < 84)) {
+        spot.x += 150;
+        if (spot.x > anchor.x2 + 460) Object.assign(spot, { x: anchor.x1, y: spot.y + 96 });
+      }
+      element.position(spot);
+      taken.push({ ...spot });
+    }
   }
 
-  /** Asks the worker for a new layout of everything. */
+  /** Arranges everything: at once in rows, and then, where that is quick enough, by force in the worker. */
   layout(): void {
     this.#round += 1;
+    this.#set(gridLayout(this.#graph.nodes, this.#graph.edges));
+    if (this.#graph.nodes.length > mostByForce) return;
     this.#onLayout(true);
     const request: LayoutRequest = {
       round: this.#round,
@@ -142,10 +159,14 @@ export class GraphController {
   #place({ round, positions }: LayoutAnswer): void {
     if (round !== this.#round) return;
     this.#onLayout(false);
+    this.#set(new Map(positions.map(([id, x, y]) => [id, { x, y }])));
+  }
+
+  #set(positions: ReadonlyMap<string, { readonly x: number; readonly y: number }>): void {
     this.#cy.batch(() => {
-      for (const [id, x, y] of positions) {
+      for (const [id, position] of positions) {
         const node = this.#cy.getElementById(id);
-        if (node.nonempty() && !node.isParent()) node.position({ x, y });
+        if (node.nonempty() && !node.isParent()) node.position({ ...position });
       }
     });
     this.#keepPositions();

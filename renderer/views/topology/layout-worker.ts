@@ -20,9 +20,6 @@ export interface LayoutAnswer {
 
 cytoscape.use(fcose);
 
-/** Above this many elements only the fast draft quality finishes in time. */
-const draftAbove = 700;
-
 self.onmessage = (event: MessageEvent<LayoutRequest>) => {
   const { round, nodes, edges } = event.data;
   const graph = cytoscape({
@@ -44,13 +41,13 @@ self.onmessage = (event: MessageEvent<LayoutRequest>) => {
     animate: false,
     fit: false,
     randomize: true,
-    quality: nodes.length + edges.length > draftAbove ? 'draft' : 'default',
+    quality: 'default',
     nodeSeparation: 120,
     idealEdgeLength: 150,
-    nodeRepulsion: 9000,
+    nodeRepulsion: 14000,
     packComponents: true,
     tile: true,
-    numIter: nodes.length > 250 ? 800 : 2500,
+    numIter: nodes.length > 80 ? 1200 : 2500,
   } as cytoscape.LayoutOptions);
   layout.one('layoutstop', () => {
     const answer: LayoutAnswer = {
