@@ -87,6 +87,8 @@ export function openScreen(handlers: ScreenHandlers): Screen {
       void navigator.clipboard.writeText(terminal.getSelection());
       return false;
     }
+    // The view's own: Ctrl+Shift+F searches; Ctrl+K, the palette, is also the keyboard's way out of the terminal.
+    if (event.ctrlKey && event.shiftKey && event.code === 'KeyF') return false;
     return !((event.ctrlKey || event.metaKey) && !event.shiftKey && event.code === 'KeyK' && event.type === 'keydown');
   });
   let opened = false;
@@ -123,7 +125,8 @@ export function openScreen(handlers: ScreenHandlers): Screen {
       resize();
       const observer = new ResizeObserver(resize);
       observer.observe(element);
-      terminal.focus();
+      // Who walks through the tabs with the arrow keys stays there.
+      if (!document.activeElement?.closest('[data-terminal-tabs]')) terminal.focus();
       return () => {
         observer.disconnect();
         // A hidden terminal gives its context back: there are few.

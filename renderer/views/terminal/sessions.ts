@@ -69,10 +69,11 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
     {
       // The promise settles when the screen has drawn: until then the producer gets no more credit.
       batch: async (items) => {
+        const drawn: Promise<void>[] = [];
         for (const item of items) {
           switch (item.kind) {
             case 'data':
-              await screen.write(item.data);
+              drawn.push(screen.write(item.data));
               break;
             case 'opened':
               change(id, { state: { kind: 'open' }, title: item.title || targetName(target) });
@@ -86,6 +87,7 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
               break;
           }
         }
+        await Promise.all(drawn);
       },
       end: (failure) => {
         if (connections.get(id) !== name) return;
@@ -98,16 +100,44 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
   cancels.set(id, cancel);
 }
 
+/** What was typed and is not sent yet, by tab; an entry exists while a call is under way. */
+const typed = new Map<string, string>();
+
+/** Sends what is typed in its order: one call at a time, with all that came meanwhile in the next. */
+function type(client: Client, id: string, data: string): void {
+  const waiting = typed.get(id);
+  if (waiting !== undefined) {
+    typed.set(id, waiting + data);
+    return;
+  }
+  typed.set(id, '');
+  void send(client, id, data);
+}
+
+async function send(client: Client, id: string, first: string): Promise<void> {
+  for (let data = first; data !== ''; ) {
+    const name = connections.get(id);
+    if (!name) break;
+    await client.terminals.input({ session: name, data });
+    data = typed.get(id) ?? '';
+    if (data !== '') typed.set(id, '');
+  }
+  typed.delete(id);
+}
+
+// A page that goes takes its shells with it, also where the engine outlives the page.
+if (typeof window !== 'undefined')
+  window.addEventListener('pagehide', () => {
+    for (const cancel of cancels.values()) cancel();
+  });
+
 /** Opens a tab with a session. */
 export function openSession(client: Client, clusterName: string, target: TerminalTarget): void {
   counter += 1;
   // Names must be unique per engine, which may serve several windows.
   const id = `${crypto.randomUUID().slice(0, 8)}-${counter}`;
   const screen = openScreen({
-    input: (data) => {
-      const name = connections.get(id);
-      if (name) void client.terminals.input({ session: name, data });
-    },
+    input: (data) => type(client, id, data),
     resize: (columns, rows) => {
       const name = connections.get(id);
       if (name) void client.terminals.resize({ session: name, columns, rows });

@@ -49,6 +49,7 @@ function useAsked(cluster: Cluster | undefined) {
   const done = useRef('');
   useEffect(() => {
     const asked = `${search.pod ?? ''} ${search.node ?? ''} ${search.container ?? ''}`;
+    // The same place may be asked for again later.
     if (asked.trim() === '') done.current = '';
     if (!cluster || asked.trim() === '' || done.current === asked) return;
     let target: TerminalTarget | undefined;
@@ -85,12 +86,21 @@ function Tabs() {
   const { list, active, choose } = useSessions();
   const [picking, setPicking] = useState(false);
   const [searching, setSearching] = useState(false);
+  useEffect(() => {
+    const listen = (event: KeyboardEvent) => {
+      if (!event.ctrlKey || !event.shiftKey || event.code !== 'KeyF') return;
+      event.preventDefault();
+      setSearching(true);
+    };
+    window.addEventListener('keydown', listen);
+    return () => window.removeEventListener('keydown', listen);
+  }, []);
   const session = list.find((one) => one.id === active) ?? list[0];
   if (!session) return null;
   return (
     <>
       <div className={styles.tabs}>
-        <ul className={styles.tabList} aria-label="Terminals">
+        <ul className={styles.tabList} aria-label="Terminals" data-terminal-tabs>
           {list.map((one, index) => (
             <li key={one.id} className={styles.tab} data-chosen={!picking && one.id === session.id}>
               <span className={`${styles.dot} ${one.state.kind === 'closed' ? styles.closed : ''}`} aria-hidden />
@@ -102,6 +112,8 @@ function Tabs() {
                 onClick={() => {
                   setPicking(false);
                   choose(one.id);
+                  // The chosen screen is put in the page first; then the keys go to it.
+                  setTimeout(() => one.screen.focus());
                 }}
                 onKeyDown={(event) => {
                   const step = event.key === 'ArrowRight' ? 1 : event.key === 'ArrowLeft' ? -1 : 0;
@@ -139,7 +151,7 @@ function Tabs() {
           {searching ? <SearchField session={session} onClose={() => setSearching(false)} /> : null}
           <IconButton
             icon={IconSearch}
-            label="Search in the output"
+            label="Search in the output (Ctrl Shift F)"
             active={searching}
             onClick={() => setSearching(!searching)}
           />
