@@ -20,7 +20,13 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
         apiVersion: 'v1',
         kind: 'Service',
         metadata: { name: 'traffic' },
-        spec: { selector: { app: 'traffic' }, ports: [{ name: 'tcp', port: 9000, protocol: 'TCP' }] },
+        spec: {
+          selector: { app: 'traffic' },
+          ports: [
+            { name: 'tcp', port: 9000, protocol: 'TCP' },
+            { name: 'udp', port: 9000, protocol: 'UDP' },
+          ],
+        },
       },
     ]);
     await ready(names, 'default', 90);
@@ -77,29 +83,12 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
     expect(bulk.count).toBeGreaterThan(10_000_000);
   });
 
-  test('UDP between nodes', async () => {
-    const server = run(join(root, 'lab/lab'), [
-      'kubectl',
-      'exec',
-      'tools-2',
-      '--',
-      'timeout',
-      '15',
-      'nc',
-      '-u',
-      '-l',
-      '-p',
-      '5300',
-      '-w',
-      '5',
-    ]);
-    const far = await podAddress('tools-2');
-    await eventually('the UDP server listens', 10, async () => {
-      const sockets = await inPod('tools-2', ['cat', '/proc/net/udp']);
-      return sockets.includes(':14B4') ? true : undefined;
-    });
-    await inPod('tools-1', ['sh', '-c', `echo ahoy | nc -u -w 1 ${far} 5300`]);
-    expect((await server).stdout).toContain('ahoy');
+  test('UDP between nodes, to a pod and to a service', async () => {
+    for (const to of [await podAddress('near'), 'traffic.default.svc.cluster.local']) {
+      const result = await traffic('far', ['udp', '--to', `${to}:9000`]);
+      expect(result.firstError ?? '').toBe('');
+      expect(result.count).toBe(10);
+    }
   });
 
   test('a closed port refuses', async () => {

@@ -37,7 +37,7 @@ test.describe('install from the console', () => {
 
     await apply.click();
     await expect(page.getByRole('heading', { name: /Installation is running|Installation done/ })).toBeVisible();
-    await picture(page, 'install-progress');
+    await page.screenshot({ path: join(root, 'e2e/screenshots/install-progress-light-1280.png') });
     await expect(page.getByRole('heading', { name: 'Installation done' })).toBeVisible({ timeout: 150_000 });
     await picture(page, 'install-done');
 

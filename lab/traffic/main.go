@@ -7,6 +7,7 @@
 //	traffic stream --to HOST:9000 --seconds 5            bytes one way on one connection
 //	traffic crr    --to HOST:9000 --seconds 5            connect, one round trip, close; one after the other
 //	traffic once   --to HOST:9000                        one connection; exit code 1 if it fails
+//	traffic udp    --to HOST:9000                        ten datagrams, each to come back within a second
 //	traffic crowd  --to HOST:9000 --seconds 20 --connections 200 --rate 50
 package main
 
@@ -50,7 +51,7 @@ type result struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr, once or crowd")
+		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr, once, udp or crowd")
 		os.Exit(2)
 	}
 	mode := os.Args[1]
@@ -81,6 +82,8 @@ func main() {
 		r = newConnections(ctx, *to)
 	case "once":
 		r = first(*to)
+	case "udp":
+		r = datagrams(*to)
 	case "crowd":
 		r = crowd(ctx, *to, min(*connections, 1000), min(*rate, 1000))
 	default:
@@ -100,6 +103,11 @@ func serve(port int) error {
 	if err != nil {
 		return fmt.Errorf("listening on port %d: %w", port, err)
 	}
+	packets, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return fmt.Errorf("listening on UDP port %d: %w", port, err)
+	}
+	go echo(packets)
 	for {
 		connection, err := listener.Accept()
 		if err != nil {
@@ -110,6 +118,18 @@ func serve(port int) error {
 			return fmt.Errorf("accepting: %w", err)
 		}
 		go answer(connection)
+	}
+}
+
+// echo sends every datagram back.
+func echo(packets net.PacketConn) {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, from, err := packets.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		_, _ = packets.WriteTo(buffer[:n], from)
 	}
 }
 
@@ -175,6 +195,36 @@ func first(to string) result {
 		return result{Errors: 1, FirstError: err.Error()}
 	}
 	return summary([]float64{float64(time.Since(start).Nanoseconds()) / 1e3}, time.Since(start), 0, "")
+}
+
+// datagrams sends ten datagrams one after the other and counts those that come back unchanged.
+func datagrams(to string) result {
+	start := time.Now()
+	connection, err := net.Dial("udp", to)
+	if err != nil {
+		return result{Errors: 1, FirstError: err.Error()}
+	}
+	defer connection.Close()
+	r := result{}
+	answer := make([]byte, 64)
+	for i := range 10 {
+		text := fmt.Sprintf("datagram %d", i)
+		_ = connection.SetDeadline(time.Now().Add(time.Second))
+		if _, err = connection.Write([]byte(text)); err == nil {
+			var n int
+			if n, err = connection.Read(answer); err == nil && string(answer[:n]) != text {
+				err = fmt.Errorf("sent %q, got %q", text, answer[:n])
+			}
+		}
+		if err != nil {
+			r.Errors++
+			r.FirstError = err.Error()
+			continue
+		}
+		r.Count++
+	}
+	r.Seconds = time.Since(start).Seconds()
+	return r
 }
 
 func throughput(ctx context.Context, to string) result {
