@@ -194,4 +194,4 @@ export async function run(args: readonly string[]): Promise<number> {
   }
 }
 
-if (import.meta.main) run(process.argv.slice(2)).then((code) => process.exit(code));
+if (import.meta.main) void run(process.argv.slice(2)).then((code) => process.exit(code));
