@@ -228,7 +228,11 @@ function PolicyList({ cluster, list, find, onFind }: PolicyListProps) {
         title: 'Status',
         width: '96px',
         sort: (policy) => policy.status,
-        render: (policy) => <PolicyStatus policy={policy} />,
+        render: (policy) => (
+          <span title={policy.problems.map((problem) => problem.what).join(' ') || undefined}>
+            <PolicyStatus policy={policy} />
+          </span>
+        ),
       },
       {
         id: 'enforced',
