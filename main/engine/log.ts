@@ -16,6 +16,15 @@ const largest = 10 << 20;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what must not reach the log
 const control = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
 
+export interface LogOptions {
+  readonly file?: string;
+  /** Least level that is written at all; "info" unless told. */
+  readonly least?: Level;
+  /** Least level that standard error shows; as `least` unless told. */
+  readonly shown?: Level;
+  readonly quiet?: boolean;
+}
+
 /**
  * Writes lines "time level area text" to standard error and, if named, to a file that is kept below 20 MiB by one
  * rotation. Control characters are taken out, so that no text from outside can forge or colour a line.
@@ -24,6 +33,7 @@ export function createLog(
   options: { readonly file?: string; readonly least?: Level; readonly quiet?: boolean } = {},
 ): Log {
   const least = order.indexOf(options.least ?? 'info');
+  const shown = order.indexOf(options.shown ?? options.least ?? 'info');
   let size = 0;
   if (options.file) {
     mkdirSync(dirname(options.file), { recursive: true, mode: 0o700 });
@@ -32,7 +42,7 @@ export function createLog(
   const write = (level: Level) => (area: string, text: string) => {
     if (order.indexOf(level) < least) return;
     const line = `${new Date().toISOString()} ${level} ${area} ${text.replaceAll(control, ' ').replaceAll('\n', '\n    ')}\n`;
-    if (!options.quiet) process.stderr.write(line);
+    if (!options.quiet && order.indexOf(level) >= shown) process.stderr.write(line);
     if (!options.file) return;
     try {
       if (size > largest) {

@@ -27,6 +27,8 @@ export async function main(args: readonly string[]): Promise<void> {
   const log = createLog({
     file: join(options.stateDirectory, 'fairlead.log'),
     least: options.verbose ? 'debug' : 'info',
+    // The file has everything; the terminal has what a person should look at.
+    shown: options.verbose ? 'debug' : 'warn',
   });
   const tell = (line: string) => process.stderr.write(`${line}\n`);
   const engine = await createEngine({
@@ -55,8 +57,8 @@ export async function main(args: readonly string[]): Promise<void> {
     closing = true;
     void serving
       .close()
-      .then(() => session?.close())
       .then(() => engine.close())
+      .then(() => session?.close())
       .then(() => process.exit(0));
     // A second signal ends at once; a lab that is being taken down gets its time.
     setTimeout(() => process.exit(1), 60_000).unref();
