@@ -1,4 +1,4 @@
-import { useMantineColorScheme } from '@mantine/core';
+import { useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
 import { useFocusTrap } from '@mantine/hooks';
 import {
   IconAffiliate,
@@ -43,7 +43,8 @@ export function Palette() {
   const navigate = useNavigate();
   const client = useClient();
   const { list, current, inventory, choose } = useClusters();
-  const { setColorScheme, colorScheme } = useMantineColorScheme();
+  const { setColorScheme } = useMantineColorScheme();
+  const colorScheme = useComputedColorScheme('light');
   const trap = useFocusTrap();
   const [typed, setTyped] = useState('');
   const id = current?.id;

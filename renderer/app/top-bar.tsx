@@ -11,7 +11,7 @@ import {
 import { useNavigate } from '@tanstack/react-router';
 import { useEffect, useState } from 'react';
 import type { Cluster } from '../../contract/clusters.ts';
-import { formatAge, formatCount, formatLatency, formatShare, plural } from '../ui/format.ts';
+import { formatAge, formatCount, formatLatency, plural } from '../ui/format.ts';
 import { Keys, Spacer } from '../ui/pieces.tsx';
 import { ConnectionBadge, Status } from '../ui/status.tsx';
 import { isConnected, useClusters } from './clusters.tsx';
@@ -102,7 +102,6 @@ function ClusterFacts({ cluster }: { readonly cluster: Cluster }) {
   const now = useNow();
   const nodes = inventory.value?.nodes ?? [];
   const lost = nodes.reduce((sum, node) => sum + (node.agent.flowsLost ?? 0), 0);
-  const rate = nodes.reduce((sum, node) => sum + (node.agent.flowsPerSecond ?? 0), 0);
   const hasAgent = nodes.some((node) => node.agent.flowsPerSecond !== undefined);
   const age = cluster.dataAt === undefined ? undefined : now - cluster.dataAt;
   const why = cluster.failure ? `${cluster.failure.what} ${cluster.failure.why}` : cluster.server;
@@ -166,7 +165,7 @@ function ClusterFacts({ cluster }: { readonly cluster: Cluster }) {
               label={`Flow events lost on ${plural(nodes.length, 'node')} since their agents started: ${formatCount(lost)}.`}
             >
               <span className={styles.fact} style={lost > 0 ? { color: 'var(--warn)' } : {}}>
-                lost <b>{lost === 0 ? '0' : `${formatCount(lost)} (${formatShare(lost, lost + rate * 600)})`}</b>
+                lost <b>{formatCount(lost)}</b>
               </span>
             </Tooltip>
           ) : null}

@@ -51,6 +51,16 @@ describe('FlowStore', () => {
     expect(store.picture().waiting).toBe(0);
   });
 
+  it('compares losses only with what came after the stream began', () => {
+    const store = new FlowStore(100);
+    store.subscribe(() => {});
+    store.clear();
+    const at = (time: number): FlowItem => ({ kind: 'flow', flow: { sequence: time, time } as Flow });
+    store.take([at(Date.now() - 60_000), at(Date.now())]);
+    vi.advanceTimersByTime(200);
+    expect(store.picture()).toMatchObject({ total: 2, live: 1 });
+  });
+
   it('forgets everything for another request, even while held', () => {
     const store = new FlowStore(100);
     store.subscribe(() => {});

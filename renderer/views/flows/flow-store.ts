@@ -6,6 +6,8 @@ export interface FlowPicture {
   /** Flows that arrived since the view was held. */
   readonly waiting: number;
   readonly total: number;
+  /** Of these, seen after the stream began: what losses since then can be compared with. */
+  readonly live: number;
   readonly held: boolean;
   readonly health: FlowHealth | undefined;
 }
@@ -25,9 +27,11 @@ export class FlowStore {
   /** Where the next flow goes once the ring is full. */
   #next = 0;
   #total = 0;
+  #live = 0;
+  #begun = Date.now();
   #heldAt: number | undefined;
   #health: FlowHealth | undefined;
-  #picture: FlowPicture = { rows: [], waiting: 0, total: 0, held: false, health: undefined };
+  #picture: FlowPicture = { rows: [], waiting: 0, total: 0, live: 0, held: false, health: undefined };
   #listeners = new Set<() => void>();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #lastDraw = 0;
@@ -44,6 +48,7 @@ export class FlowStore {
         continue;
       }
       this.#total += 1;
+      if (item.flow.time >= this.#begun) this.#live += 1;
       if (this.#ring.length < this.#capacity) {
         this.#ring.push(item.flow);
       } else {
@@ -59,6 +64,8 @@ export class FlowStore {
     this.#ring = [];
     this.#next = 0;
     this.#total = 0;
+    this.#live = 0;
+    this.#begun = Date.now();
     this.#health = undefined;
     if (this.#heldAt !== undefined) this.#heldAt = 0;
     this.#draw(true);
@@ -105,6 +112,7 @@ export class FlowStore {
       rows: held && !renew ? this.#picture.rows : this.#newestFirst(),
       waiting: this.#heldAt === undefined ? 0 : this.#total - this.#heldAt,
       total: this.#total,
+      live: this.#live,
       held,
       health: this.#health,
     };

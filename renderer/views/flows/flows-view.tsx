@@ -205,6 +205,7 @@ function Flows({ cluster }: { readonly cluster: Cluster }) {
             health={health}
             shown={picture.rows.length}
             total={picture.total}
+            live={isFiltered(line) ? undefined : picture.live}
             held={picture.held}
             paused={paused}
           />
@@ -330,12 +331,14 @@ interface StatusLineProps {
   readonly health: FlowHealth | undefined;
   readonly shown: number;
   readonly total: number;
+  /** Flows since the stream began; undefined while a filter hides some, for then a share would be wrong. */
+  readonly live: number | undefined;
   readonly held: boolean;
   readonly paused: boolean;
 }
 
 /** What was seen, what is kept, and what was lost where. */
-function StatusLine({ health, shown, total, held, paused }: StatusLineProps) {
+function StatusLine({ health, shown, total, live, held, paused }: StatusLineProps) {
   const lost =
     (health?.nodes.reduce((sum, node) => sum + node.lostInKernel + node.lostInAgent, 0) ?? 0) +
     (health?.lostInConsole ?? 0);
@@ -351,8 +354,10 @@ function StatusLine({ health, shown, total, held, paused }: StatusLineProps) {
         <Popover position="top-end" width={440}>
           <Popover.Target>
             <button type="button" className={styles.nodeHealth} style={lost > 0 ? { color: 'var(--warn)' } : {}}>
-              {lost === 0 ? 'No event lost' : `${formatCount(lost)} events lost (${formatShare(lost, lost + total)})`} ·{' '}
-              {plural(health.nodes.length, 'node')}
+              {lost === 0
+                ? 'No event lost'
+                : `${formatCount(lost)} events lost${live === undefined ? '' : ` (${formatShare(lost, lost + live)})`}`}{' '}
+              · {plural(health.nodes.length, 'node')}
             </button>
           </Popover.Target>
           <Popover.Dropdown>
