@@ -29,9 +29,7 @@ export interface LogOptions {
  * Writes lines "time level area text" to standard error and, if named, to a file that is kept below 20 MiB by one
  * rotation. Control characters are taken out, so that no text from outside can forge or colour a line.
  */
-export function createLog(
-  options: { readonly file?: string; readonly least?: Level; readonly quiet?: boolean } = {},
-): Log {
+export function createLog(options: LogOptions = {}): Log {
   const least = order.indexOf(options.least ?? 'info');
   const shown = order.indexOf(options.shown ?? options.least ?? 'info');
   let size = 0;

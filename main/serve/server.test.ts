@@ -6,11 +6,10 @@ import { join } from 'node:path';
 import { Packr } from 'msgpackr';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import WebSocket from 'ws';
-import type { Implementation } from '../../contract/implementation.ts';
 import { contract } from '../../contract/index.ts';
 import { createClient, createTransport } from '../../contract/rpc/client.ts';
 import type { Log } from '../engine/log.ts';
-import { unbuilt } from '../engine/unbuilt.ts';
+import { refusingImplementation } from '../engine/testing.ts';
 import { readOptions } from './options.ts';
 import { type Serving, startServer } from './server.ts';
 
@@ -23,9 +22,7 @@ interface Answer {
 const logged: string[] = [];
 const line = (level: string) => (area: string, text: string) => logged.push(`${level} ${area} ${text}`);
 const log: Log = { debug: line('debug'), info: line('info'), warn: line('warn'), error: line('error') };
-const implementation = Object.fromEntries(
-  Object.keys(contract).map((capability) => [capability, unbuilt(capability as keyof typeof contract)]),
-) as Implementation;
+const implementation = refusingImplementation();
 const token = 'a-token-of-at-least-16-characters';
 
 let directory: string;
@@ -196,7 +193,7 @@ describe('the contract over a WebSocket', () => {
     });
     expect(await createClient(contract, transport).application.about({})).toMatchObject({
       ok: false,
-      failure: { code: 'not-built' },
+      failure: { code: 'test.refused' },
     });
     const closed = new Promise((resolve) => socket.on('close', resolve));
     socket.send('text');

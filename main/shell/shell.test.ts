@@ -3,10 +3,9 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { Implementation } from '../../contract/implementation.ts';
 import { contract } from '../../contract/index.ts';
 import { createClient, createTransport } from '../../contract/rpc/client.ts';
-import { unbuilt } from '../engine/unbuilt.ts';
+import { refusingImplementation } from '../engine/testing.ts';
 import { electron, FakeContents, type FakePort } from './testing/fake-electron.ts';
 
 vi.mock('electron', () => electron);
@@ -14,9 +13,7 @@ vi.mock('electron', () => electron);
 // The whole shell runs against the fake, its engine replaced by one that answers without doing anything.
 vi.mock('../engine/engine.ts', () => ({
   createEngine: async () => ({
-    implementation: Object.fromEntries(
-      Object.keys(contract).map((capability) => [capability, unbuilt(capability as keyof typeof contract)]),
-    ) as Implementation,
+    implementation: refusingImplementation(),
     close: async () => {},
   }),
 }));
@@ -249,7 +246,7 @@ describe('the engine’s port', () => {
     });
     expect(await createClient(contract, transport).application.about({})).toMatchObject({
       ok: false,
-      failure: { code: 'not-built' },
+      failure: { code: 'test.refused' },
     });
     request(webContents, webContents.mainFrame);
     expect(lost).toBe(true);
