@@ -85,7 +85,7 @@ export class GraphController {
         if (!position && node.kind !== 'group') fresh.push(node);
       }
       for (const edge of change.addedEdges) this.#cy.add({ group: 'edges', data: { ...edge } });
-      this.#cy.edges().toggleClass('many', graph.edges.length > manyEdges);
+      this.#cy.elements().toggleClass('many', graph.edges.length > manyEdges);
       added = fresh;
       if (!first) this.#placeBeside(fresh);
     });

@@ -110,9 +110,12 @@ export function graphStyle(): StylesheetJson {
         ...(kind === 'mixed' ? { 'line-dash-pattern': [12, 4] } : {}),
       },
     })),
+    // In a big picture what is denied must still be found: the rest steps back, and groups are named in large letters.
+    { selector: 'edge.many', style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none', width: 3 } },
+    { selector: 'edge.many[verdict = "forwarded"]', style: { width: 1.6, 'line-opacity': 0.28 } },
     {
-      selector: '.many edge, edge.many',
-      style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none' },
+      selector: 'node.many[kind = "group"]',
+      style: { 'font-size': 34, 'min-zoomed-font-size': 4, 'text-max-width': '700px' },
     },
     { selector: '.faded', style: { opacity: 0.22 } },
     {
