@@ -64,7 +64,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 			if a.Probes != nil {
 				options = append(options, datapath.WithProbes(a.Probes))
 			}
-			if err = a.recordPins(settings); err == nil {
+			if err = a.recordOwn(settings); err == nil {
 				dp, err = a.OpenDatapath(ctx, settings, options...)
 			}
 		}
@@ -79,13 +79,32 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 	}
 }
 
-// recordPins journals what the datapath makes of its own and cleanup removes as a whole.
-func (a *agent) recordPins(c datapath.Config) error {
-	return errors.Join(
-		a.journal.Record("pin", filepath.Join(c.BPFFS, "fairlead"), "", "maps and links", "fairlead-agent cleanup"),
-		a.journal.Record("file", filepath.Join(a.CNIBinariesOnNode, cni.BinaryName), "", "CNI plugin", "rm "+filepath.Join(a.CNIBinariesOnNode, cni.BinaryName)),
-		a.journal.Record("file", filepath.Join(a.CNIConfigsOnNode, cni.ConflistName), "", "CNI configuration", "rm "+filepath.Join(a.CNIConfigsOnNode, cni.ConflistName)),
-	)
+// recordOwn journals what the datapath and the agent make of their own, before they do.
+func (a *agent) recordOwn(c datapath.Config) error {
+	const cleanup = "fairlead-agent cleanup"
+	pins := filepath.Join(c.BPFFS, "fairlead")
+	record := func(kind, subject, after, undo string) error { return a.journal.Record(kind, subject, "", after, undo) }
+	binary, conflist := filepath.Join(a.CNIBinariesOnNode, cni.BinaryName), filepath.Join(a.CNIConfigsOnNode, cni.ConflistName)
+	errs := []error{
+		record("pin", pins, "maps and links", cleanup),
+		record("file", binary, "CNI plugin", "rm "+binary),
+		record("file", conflist, "CNI configuration", "rm "+conflist),
+		record("link", "fairlead_host", "veth pair of the node with "+c.RouterAddress.String(), "ip link del fairlead_host"),
+		record("route", c.PodCIDR.String(), "routes with protocol 241", ""),
+	}
+	if c.Routing == datapath.RoutingTunnel {
+		errs = append(errs, record("link", "fairlead_vxlan", "VXLAN device on UDP 8472", "ip link del fairlead_vxlan"))
+	}
+	if c.Masquerade {
+		errs = append(errs, record("nftables", "inet fairlead", "masquerading of what leaves the cluster", "nft delete table inet fairlead"))
+	}
+	for _, device := range c.Devices {
+		errs = append(errs, record("program", device, "from_netdev at tc ingress", cleanup))
+	}
+	if c.KubeProxyReplacement {
+		errs = append(errs, record("cgroup", c.CgroupRoot, "connect4, sendmsg4, recvmsg4, getpeername4", cleanup))
+	}
+	return errors.Join(errs...)
 }
 
 func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp datapath.Datapath) *serving {

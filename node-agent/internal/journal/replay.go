@@ -86,8 +86,10 @@ func undo(e Entry, s System) (string, error) {
 			return "put back", s.Rename(words[1], words[2])
 		}
 		return "removed", s.Remove(e.Subject)
-	case "pin", "cgroup", "program":
+	case "pin":
 		return "unpinned", s.Remove(e.Subject)
+	case "program", "cgroup":
+		return "detached with its pin", nil
 	case "route", "rule":
 		if e.Undo == "" {
 			return "gone with its interface", nil
