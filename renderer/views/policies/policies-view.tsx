@@ -118,7 +118,7 @@ function NewPolicy({ blocked }: { readonly blocked: string | undefined }) {
   );
   if (blocked) return button;
   return (
-    <Menu position="bottom-start" width={370} shadow="md">
+    <Menu position="bottom-start" width={370} shadow="md" withInitialFocusPlaceholder={false}>
       <Menu.Target>
         <Button leftSection={<IconPlus size={14} />} rightSection={<IconChevronDown size={13} />}>
           New policy
