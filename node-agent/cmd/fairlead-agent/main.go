@@ -39,7 +39,7 @@ func main() {
 func root() *cobra.Command {
 	command := &cobra.Command{Use: "fairlead-agent", Short: "The network of one Kubernetes node", SilenceUsage: true, SilenceErrors: true}
 	command.AddCommand(commandline.Commands()...)
-	command.AddCommand(agentCommand(), cniCommand(), installCommand(), cleanupCommand(), preflightCommand(), versionCommand())
+	command.AddCommand(agentCommand(), cniCommand(), installCommand(), cleanupCommand(), relayCommand(), preflightCommand(), versionCommand())
 	return command
 }
 
@@ -59,6 +59,17 @@ func agentCommand() *cobra.Command {
 	flags.StringVar(&o.CNIConfigs, "cni-configurations", "/host/etc/cni/net.d", "the node's CNI configurations")
 	flags.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system")
 	flags.StringSliceVar(&o.CgroupRoots, "cgroup-roots", []string{"/host/sys/fs/cgroup", "/host/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}, "where the node's cgroup2 tree may be; the first that is one counts")
+	return command
+}
+
+func relayCommand() *cobra.Command {
+	o := agent.RelayOptions{Version: version.Version}
+	command := &cobra.Command{Use: "relay", Short: "Answer Hubble's questions for all nodes of the cluster", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return agent.Relay(c.Context(), o) }}
+	flags := command.Flags()
+	flags.StringVar(&o.ConfigPath, "config", "/etc/fairlead/config.yaml", "the agents' configuration")
+	flags.StringVar(&o.TLSDirectory, "tls-directory", "/var/lib/fairlead/tls", "ca.crt, tls.crt and tls.key")
+	flags.StringVar(&o.Listen, "listen", ":4245", "where to answer, with mTLS")
 	return command
 }
 

@@ -120,19 +120,29 @@ func (d *Directory) Server() credentials.TransportCredentials {
 
 // Client gives credentials for a call to the agent of that name.
 func (d *Directory) Client(serverName string) credentials.TransportCredentials {
+	config := d.ClientConfig()
+	config.ServerName = serverName
+	return credentials.NewTLS(config)
+}
+
+// ClientConfig is what Client is made of; ServerName has to be set.
+func (d *Directory) ClientConfig() *tls.Config {
 	// The authority may change as well, so the verification is ours, with the present one.
-	return credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, ServerName: serverName,
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		InsecureSkipVerify: true, // VerifyConnection does it
 		VerifyConnection: func(state tls.ConnectionState) error {
 			m, err := d.load()
 			if err != nil {
 				return err
 			}
+			if state.ServerName == "" {
+				return errors.New("no server name was asked for")
+			}
 			intermediates := x509.NewCertPool()
 			for _, c := range state.PeerCertificates[1:] {
 				intermediates.AddCert(c)
 			}
-			_, err = state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: serverName, Roots: m.authority, Intermediates: intermediates})
+			_, err = state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: state.ServerName, Roots: m.authority, Intermediates: intermediates})
 			return err
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -141,7 +151,7 @@ func (d *Directory) Client(serverName string) credentials.TransportCredentials {
 				return nil, err
 			}
 			return &m.client, nil
-		}})
+		}}
 }
 
 // IsAgent tells whether the caller of an RPC holds a certificate of an agent of the cluster, and not only a client's.

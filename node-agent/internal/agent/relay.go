@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	"google.golang.org/grpc"
+
+	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
+	"fairlead.dev/node-agent/internal/certificates"
+	"fairlead.dev/node-agent/internal/config"
+	"fairlead.dev/node-agent/internal/kubernetes"
+	"fairlead.dev/node-agent/internal/nodes"
+	"fairlead.dev/node-agent/internal/peer"
+	"fairlead.dev/node-agent/internal/relay"
+)
+
+// RelayOptions are what the command line gives.
+type RelayOptions struct{ ConfigPath, TLSDirectory, Listen, Version string }
+
+// Relay answers for all nodes until ctx ends. It finds them by their CiliumNodes.
+func Relay(ctx context.Context, o RelayOptions) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	c, err := config.Load(o.ConfigPath)
+	if err != nil {
+		return err
+	}
+	directory := certificates.Open(o.TLSDirectory)
+	if err := directory.Check(); err != nil {
+		return fmt.Errorf("the relay needs the agents' certificates: %w", err)
+	}
+	client, err := kubernetes.NewInCluster(kubernetes.Options{Host: c.KubernetesHost, Port: c.KubernetesPort, Version: o.Version, Log: log})
+	if err != nil {
+		return err
+	}
+	peers := &peer.Registry{}
+	informer := kubernetes.NewInformer(client, ciliumNodes, "", &ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{}, nil, kubernetes.Handler[*ciliumv2.CiliumNode]{
+		Changed: func(_, n *ciliumv2.CiliumNode) {
+			if node, ok := nodes.FromCilium(n); ok {
+				peers.Upsert(peer.ForNode(node.Name, c.Cluster.Name, node.Address))
+			}
+		},
+		Deleted: func(n *ciliumv2.CiliumNode) {
+			if node, ok := nodes.FromCilium(n); ok {
+				peers.Delete(peer.ForNode(node.Name, c.Cluster.Name, node.Address).Name)
+			}
+		}})
+	go informer.Run(ctx)
+	var listen net.ListenConfig
+	listener, err := listen.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("listening for the relay: %w", err)
+	}
+	server := grpc.NewServer(grpc.Creds(directory.Server()))
+	relay.NewServer(relay.Options{Peers: peers, TLS: directory.ClientConfig(), Version: o.Version}).Register(server)
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	log.Info("relaying", "listen", o.Listen)
+	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serving the relay: %w", err)
+	}
+	return nil
+}
