@@ -69,8 +69,9 @@ interface EdgeDraft {
   lastSeen: number;
   dropReason: string;
   readonly ports: Map<string, PortDraft>;
-  readonly deniedBy: Map<string, PolicyReference>;
-  readonly allowedBy: Map<string, PolicyReference>;
+  /** Made when the first comes: most edges have none. */
+  deniedBy: Map<string, PolicyReference> | undefined;
+  allowedBy: Map<string, PolicyReference> | undefined;
 }
 
 function draft(id: string, kind: TopologyNode['kind'], label: string, namespace: string): NodeDraft {
@@ -96,16 +97,26 @@ interface Place {
   readonly workload: { readonly kind: string; readonly name: string };
 }
 
-function draftFor(scope: TopologyScope, place: Place): NodeDraft {
-  const { namespace, pod, workload } = place;
+function idOf(scope: TopologyScope, { namespace, pod, workload }: Place): string {
   switch (scope) {
     case 'namespace':
-      return draft(`namespace:${namespace}`, 'namespace', namespace, namespace);
+      return `namespace:${namespace}`;
     case 'workload':
-      return draft(`workload:${namespace}/${workload.kind}/${workload.name}`, 'workload', workload.name, namespace);
+      return `workload:${namespace}/${workload.kind}/${workload.name}`;
     case 'pod':
-      return draft(`pod:${namespace}/${pod}`, 'pod', pod, namespace);
+      return `pod:${namespace}/${pod}`;
   }
+}
+
+/** Finds or makes the node that stands for a place in a scope. */
+function nodeFor(nodes: Map<string, NodeDraft>, scope: TopologyScope, place: Place): NodeDraft {
+  const id = idOf(scope, place);
+  const there = nodes.get(id);
+  if (there) return there;
+  const label = { namespace: place.namespace, workload: place.workload.name, pod: place.pod }[scope];
+  const made = draft(id, scope, label, place.namespace);
+  nodes.set(id, made);
+  return made;
 }
 
 function addPod(node: NodeDraft, pod: TopologyPod): void {
@@ -151,8 +162,14 @@ function addEdge(edge: EdgeDraft, seen: ObservedEdge): void {
   edge.bytes += seen.bytes;
   edge.lastSeen = Math.max(edge.lastSeen, seen.lastSeen);
   if (seen.dropReason !== '') edge.dropReason = seen.dropReason;
-  if (seen.deniedBy) edge.deniedBy.set(nameOf(seen.deniedBy), seen.deniedBy);
-  if (seen.allowedBy) edge.allowedBy.set(nameOf(seen.allowedBy), seen.allowedBy);
+  if (seen.deniedBy) {
+    edge.deniedBy ??= new Map();
+    edge.deniedBy.set(nameOf(seen.deniedBy), seen.deniedBy);
+  }
+  if (seen.allowedBy) {
+    edge.allowedBy ??= new Map();
+    edge.allowedBy.set(nameOf(seen.allowedBy), seen.allowedBy);
+  }
   const key = `${seen.protocol}/${seen.port}`;
   const port = edge.ports.get(key);
   if (port) {
@@ -204,23 +221,37 @@ function finishEdge(edge: EdgeDraft, windowSeconds: number): TopologyEdge {
     dropped: edge.dropped,
     ports: ports.slice(0, mostPorts),
     dropReason: edge.dropReason,
-    deniedBy: [...edge.deniedBy.values()],
-    allowedBy: [...edge.allowedBy.values()],
+    deniedBy: [...(edge.deniedBy?.values() ?? [])],
+    allowedBy: [...(edge.allowedBy?.values() ?? [])],
     lastSeen: edge.lastSeen,
   };
 }
 
-/** The picture in exactly one scope, whatever its size. One pass over pods and one over edges. */
+/** A picture before it is put into its final form, which is the costly part. */
+interface Sketch {
+  readonly nodes: readonly NodeDraft[];
+  readonly edges: readonly EdgeDraft[];
+}
+
+/** The picture in exactly one scope, whatever its size. */
 export function aggregateScope(input: AggregateInput, scope: TopologyScope): Pick<Topology, 'nodes' | 'edges'> {
+  return finish(sketchScope(input, scope), input.windowSeconds);
+}
+
+function finish({ nodes, edges }: Sketch, windowSeconds: number): Pick<Topology, 'nodes' | 'edges'> {
+  const seconds = Math.max(1, windowSeconds);
+  return {
+    nodes: nodes.map(finishNode).sort((a, b) => (a.id < b.id ? -1 : 1)),
+    edges: edges.map((edge) => finishEdge(edge, seconds)).sort((a, b) => (a.id < b.id ? -1 : 1)),
+  };
+}
+
+/** One pass over pods and one over edges. */
+function sketchScope(input: AggregateInput, scope: TopologyScope): Sketch {
   const nodes = new Map<string, NodeDraft>();
   const byPod = new Map<string, NodeDraft>();
   for (const pod of input.pods) {
-    const made = draftFor(scope, { namespace: pod.namespace, pod: pod.name, workload: pod.workload });
-    let node = nodes.get(made.id);
-    if (!node) {
-      node = made;
-      nodes.set(made.id, node);
-    }
+    const node = nodeFor(nodes, scope, { namespace: pod.namespace, pod: pod.name, workload: pod.workload });
     addPod(node, pod);
     byPod.set(`${pod.namespace}/${pod.name}`, node);
   }
@@ -231,9 +262,7 @@ export function aggregateScope(input: AggregateInput, scope: TopologyScope): Pic
     // The pod is gone already, but within the window it spoke.
     const workload =
       end.workload !== '' ? { kind: end.workloadKind, name: end.workload } : { kind: 'Pod', name: end.pod };
-    const made = draftFor(scope, { namespace: end.namespace, pod: end.pod, workload });
-    const there = nodes.get(made.id) ?? made;
-    nodes.set(there.id, there);
+    const there = nodeFor(nodes, scope, { namespace: end.namespace, pod: end.pod, workload });
     if (end.identity > 0) there.identities.add(end.identity);
     if (end.host !== '') there.hosts.add(end.host);
     byPod.set(`${end.namespace}/${end.pod}`, there);
@@ -258,8 +287,8 @@ export function aggregateScope(input: AggregateInput, scope: TopologyScope): Pic
         lastSeen: 0,
         dropReason: '',
         ports: new Map(),
-        deniedBy: new Map(),
-        allowedBy: new Map(),
+        deniedBy: undefined,
+        allowedBy: undefined,
       };
       edges.set(id, edge);
     }
@@ -279,11 +308,7 @@ export function aggregateScope(input: AggregateInput, scope: TopologyScope): Pic
     }
     keptNodes = keptNodes.filter((node) => shown.has(node.id));
   }
-  const seconds = Math.max(1, input.windowSeconds);
-  return {
-    nodes: keptNodes.map(finishNode).sort((a, b) => (a.id < b.id ? -1 : 1)),
-    edges: keptEdges.map((edge) => finishEdge(edge, seconds)).sort((a, b) => (a.id < b.id ? -1 : 1)),
-  };
+  return { nodes: keptNodes, edges: keptEdges };
 }
 
 const coarser: Readonly<Record<TopologyScope, TopologyScope | undefined>> = {
@@ -294,7 +319,7 @@ const coarser: Readonly<Record<TopologyScope, TopologyScope | undefined>> = {
 const plural: Readonly<Record<TopologyScope, string>> = { pod: 'pods', workload: 'workloads', namespace: 'namespaces' };
 
 /** The busiest part of a picture that is too large even in the coarsest scope. */
-function busiest(picture: Pick<Topology, 'nodes' | 'edges'>): Pick<Topology, 'nodes' | 'edges'> {
+function busiest(picture: Sketch): Sketch {
   const weight = new Map<string, number>();
   for (const edge of picture.edges)
     for (const end of [edge.source, edge.target])
@@ -317,20 +342,28 @@ function busiest(picture: Pick<Topology, 'nodes' | 'edges'>): Pick<Topology, 'no
 export function aggregate(input: AggregateInput): Topology {
   const { at, lost, missing } = input;
   let scope = input.scope;
-  let picture = aggregateScope(input, scope);
-  const asked = picture.nodes.length + picture.edges.length;
-  while (picture.nodes.length + picture.edges.length > mostElements) {
+  let asked = 0;
+  if (scope === 'pod' && input.namespaces.length === 0 && input.pods.length > mostElements) {
+    // One node per pod is too many whatever the edges are: there is no need to sketch that first.
+    asked = input.pods.length + input.edges.length;
+    scope = 'workload';
+  }
+  let sketch = sketchScope(input, scope);
+  const size = () => sketch.nodes.length + sketch.edges.length;
+  asked ||= size();
+  while (size() > mostElements) {
     const next = coarser[scope];
     if (!next) break;
     scope = next;
-    picture = aggregateScope(input, scope);
+    sketch = sketchScope(input, scope);
   }
+  const fits = size() <= mostElements;
+  const picture = finish(fits ? sketch : busiest(sketch), input.windowSeconds);
   if (asked <= mostElements) return { at, scope, ...picture, lost, missing: [...missing] };
-  let text = `${asked.toLocaleString('en')} elements are too many to draw: shown by ${plural[scope]} instead of ${plural[input.scope]}. Choose namespaces to see their ${plural[input.scope]}.`;
-  if (picture.nodes.length + picture.edges.length > mostElements) {
-    picture = busiest(picture);
-    text = `${asked.toLocaleString('en')} elements are too many to draw: only the busiest ${plural[scope]} are shown. Choose namespaces to see the others.`;
-  }
+  const how = fits
+    ? `shown by ${plural[scope]} instead of ${plural[input.scope]}. Choose namespaces to see their ${plural[input.scope]}.`
+    : `only the busiest ${plural[scope]} are shown. Choose namespaces to see the others.`;
+  const text = `${asked.toLocaleString('en')} elements are too many to draw: ${how}`;
   return {
     at,
     scope,
