@@ -17,6 +17,11 @@ const eventBytes = 144
 // lostInterval is how often the count of lost events is read.
 const lostInterval = time.Second
 
+// readPause is how long the reader leaves the ring alone after it has emptied it. The kernel wakes it for the first
+// event after that only, so a burst of connections costs one wakeup and not one each, and an idle node none. The ring
+// has room for some hundred times of what a busy node reports in that time.
+const readPause = 20 * time.Millisecond
+
 func (k *kernel) readLost() (uint64, error) {
 	var perCPU []uint64
 	if err := k.objects.maps["lost"].Lookup(uint32(0), &perCPU); err != nil {
@@ -57,6 +62,8 @@ func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint6
 	defer reportLost()
 	var record ringbuf.Record
 	offset, next := clockOffset(), time.Now().Add(lostInterval)
+	pause := time.NewTimer(readPause)
+	defer pause.Stop()
 	for {
 		reader.SetDeadline(next)
 		err := reader.ReadInto(&record)
@@ -71,6 +78,12 @@ func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint6
 			}
 			if record.Remaining != 0 {
 				continue
+			}
+			pause.Reset(readPause)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-pause.C:
 			}
 		}
 		if now := time.Now(); now.After(next) {
