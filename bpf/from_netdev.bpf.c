@@ -1,35 +1,57 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * from_netdev: tcx ingress of the node's devices: packets for this node's pods that come as they are.
+ * from_netdev: tcx ingress of the node's devices: packets for this node's pods, as they are or in VXLAN.
  * May assume: Ethernet frames. What is not for a pod is left alone, unless it claims to come from one.
  */
 #define FILE_NUMBER 3
-#include "lib/deliver.h"
+#include "lib/decap.h"
 
-SEC("tc")
-int from_netdev(struct __sk_buff *skb)
+/* Packets of the tunnel that can be taken out of it here; TC_ACT_UNSPEC for all others. */
+static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
+{
+	struct packet p = {};
+	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
+	struct tracking in = {.side = IN, .peer_known = true};
+	struct endpoint *ep;
+	__u32 vni;
+	int err;
+
+	if (!decapsulate(skb, outer, &vni))
+		return TC_ACT_UNSPEC;
+	err = parse(skb, &p);
+	if (err)
+		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
+	err = overlay_sender(&p, &r, &in.peer, vni, outer->saddr, true);
+	if (err)
+		return drop(skb, &p, &r, err);
+	ep = local_endpoint(p.destination);
+	if (!ep)
+		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	err = admit(skb, &p, ep, &in, &r);
+	if (err)
+		return drop(skb, &p, &r, err);
+	err = to_peer_of(skb, ep);
+	if (err < 0)
+		return drop(skb, &p, &r, err);
+	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+	return err;
+}
+
+/* Packets with pods' addresses of their own. */
+static __noinline int from_wire(struct __sk_buff *skb, struct iphdr *ip)
 {
 	struct packet p = {};
 	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
 	struct tracking in = {.side = IN, .peer_known = true, .from_wire = true};
 	struct endpoint *ep;
-	struct ends {
-		__be32 source, destination;
-	} ends;
 	int err;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), &ends, sizeof(ends)))
-		return TC_ACT_UNSPEC;
-	/* Almost everything ends here: packets of the node itself, the tunnel's among them. */
-	if (!in_pod_range(ends.source) && !in_pod_range(ends.destination))
-		return TC_ACT_UNSPEC;
 	err = parse(skb, &p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_UNSPEC;
-	if (in_pod_range(ends.source) && local_endpoint(ends.source))
+	if (in_pod_range(ip->saddr) && local_endpoint(ip->saddr))
 		return drop(skb, &p, &r, DROP_INVALID_SIP);
-	ep = local_endpoint(ends.destination);
+	ep = local_endpoint(ip->daddr);
 	if (!ep)
 		return TC_ACT_UNSPEC;
 	if (err < 0)
@@ -47,6 +69,21 @@ int from_netdev(struct __sk_buff *skb)
 		return drop(skb, &p, &r, err);
 	trace(skb, &p, &r, TO_ENDPOINT, in.report);
 	return err;
+}
+
+SEC("tc")
+int from_netdev(struct __sk_buff *skb)
+{
+	struct iphdr ip;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return TC_ACT_UNSPEC;
+	if (config.tunnel && ip.daddr == config.node_address && ip.protocol == IPPROTO_UDP)
+		return from_tunnel(skb, &ip);
+	/* Almost everything else ends here: packets of the node itself. */
+	if (!in_pod_range(ip.saddr) && !in_pod_range(ip.daddr))
+		return TC_ACT_UNSPEC;
+	return from_wire(skb, &ip);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * from_overlay: tcx ingress of fairlead_vxlan: packets of other nodes' pods; the VNI is the sender's
- * identity. May assume: the kernel took off the outer headers and kept them as tunnel metadata.
+ * from_overlay: tcx ingress of fairlead_vxlan: what from_netdev left to the tunnel device: packets for the node itself,
+ * large ones that the kernel put together, and everything unusual.
+ * May assume: the kernel took off the outer headers and kept them as tunnel metadata.
  */
 #define FILE_NUMBER 4
-#include "lib/deliver.h"
+#include "lib/overlay.h"
 
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -21,32 +22,9 @@ int from_overlay(struct __sk_buff *skb)
 		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
 	if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0))
 		return drop(skb, &p, &r, DROP_NO_TUNNEL_KEY);
-	r.tunnel = bpf_htonl(tunnel.remote_ipv4);
-	r.vni = tunnel.tunnel_id;
-	in.peer.identity = tunnel.tunnel_id;
-	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel.
-	 */
-	if (tunnel.tunnel_id == IDENTITY_HOST)
-		in.peer.identity = IDENTITY_REMOTE_NODE;
-	else if (!tunnel.tunnel_id)
-		return drop(skb, &p, &r, DROP_INVALID_VNI);
-	else if (tunnel.tunnel_id < IDENTITY_FIRST_POD && tunnel.tunnel_id != IDENTITY_WORLD &&
-		 tunnel.tunnel_id != IDENTITY_REMOTE_NODE && tunnel.tunnel_id != IDENTITY_APISERVER)
-		return drop(skb, &p, &r, DROP_INVALID_IDENTITY);
-	r.source_identity = in.peer.identity;
-	/* Who claims to be a node has to send from a node's address; pods' identities are many, nodes' are
-	 * worth more. */
-	if (in.peer.identity == IDENTITY_REMOTE_NODE || in.peer.identity == IDENTITY_APISERVER) {
-		struct peer node;
-
-		find_peer(r.tunnel, &node);
-		if (node.identity != IDENTITY_REMOTE_NODE && node.identity != IDENTITY_APISERVER)
-			return drop(skb, &p, &r, DROP_UNKNOWN_SENDER);
-	}
-	in.peer.tunnel = r.tunnel;
-	if (in_pod_range(p.source))
-		return drop(skb, &p, &r, DROP_INVALID_SIP);
-
+	err = overlay_sender(&p, &r, &in.peer, tunnel.tunnel_id, bpf_htonl(tunnel.remote_ipv4), false);
+	if (err)
+		return drop(skb, &p, &r, err);
 	if (p.destination == config.router_address || p.destination == config.node_address) {
 		/* The inner frame is addressed to some other interface; without this the stack would not look
 		 * at it. */

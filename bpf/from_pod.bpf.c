@@ -128,7 +128,7 @@ int from_pod(struct __sk_buff *skb)
 	if (config.tunnel && out.peer.tunnel) {
 		r.vni = identity_to_vni(ep->identity);
 		r.tunnel = out.peer.tunnel;
-		err = encapsulate(skb, out.peer.tunnel, ep->identity);
+		err = encapsulate_here(skb, &p, out.peer.tunnel, ep->identity);
 		if (err < 0)
 			return drop(skb, &p, &r, err);
 		trace(skb, &p, &r, TO_OVERLAY, out.report);

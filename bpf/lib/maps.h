@@ -135,3 +135,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct connection);
 } scratch SEC(".maps");
+
+/* When a flow of the tunnel last had a packet for the tunnel device, by the flow's port; ns. Writer and reader:
+ * from_netdev. */
+#define BULK_LINES 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, BULK_LINES);
+	__type(key, __u32);
+	__type(value, __u64);
+} bulk SEC(".maps");

@@ -23,6 +23,13 @@ struct icmp_header {
 	__be16 sequence;
 };
 
+struct udp_header {
+	__be16 source;
+	__be16 destination;
+	__be16 length;
+	__sum16 checksum;
+};
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -35,6 +42,8 @@ struct packet {
 	__be16 source_port;
 	__be16 destination_port;
 	__u16 l4; /* offset of the layer 4 header */
+	__u8 l4_length; /* of that header; 0 where nobody asks */
+	__u8 tos;
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 icmp_type;
@@ -147,6 +156,7 @@ static __noinline int parse(struct __sk_buff *skb, struct packet *p)
 	p->source = ip.saddr;
 	p->destination = ip.daddr;
 	p->protocol = ip.protocol;
+	p->tos = ip.tos;
 	p->l4 = ETH_HLEN + ip.ihl * 4;
 	fragment = ip.frag_off & bpf_htons(0x3fff); /* more-fragments and offset */
 	p->later_fragment = (fragment & bpf_htons(0x1fff)) != 0;
@@ -159,9 +169,15 @@ static __noinline int parse(struct __sk_buff *skb, struct packet *p)
 				return -DROP_INVALID;
 			p->source_port = ports[0];
 			p->destination_port = ports[1];
-			if (ip.protocol == IPPROTO_TCP &&
-			    bpf_skb_load_bytes(skb, p->l4 + 13, &p->tcp_flags, 1))
-				return -DROP_INVALID;
+			p->l4_length = sizeof(struct udp_header);
+			if (ip.protocol == IPPROTO_TCP) {
+				__u8 offset_flags[2];
+
+				if (bpf_skb_load_bytes(skb, p->l4 + 12, offset_flags, sizeof(offset_flags)))
+					return -DROP_INVALID;
+				p->l4_length = offset_flags[0] >> 4 << 2;
+				p->tcp_flags = offset_flags[1];
+			}
 		}
 	} else if (ip.protocol == IPPROTO_ICMP) {
 		if (!p->later_fragment) {

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Packets of other nodes' pods, whoever took the outer headers off; the VNI is the sender's identity. */
+#pragma once
+
+#include "deliver.h"
+#include "vxlan.h"
+
+static __always_inline bool is_node(__be32 address)
+{
+	struct peer node;
+
+	find_peer(address, &node);
+	return node.identity == IDENTITY_REMOTE_NODE || node.identity == IDENTITY_APISERVER;
+}
+
+/* Who sent it: fills the peer and the report. 0 or a negative drop reason. */
+static __always_inline int overlay_sender(struct packet *p, struct report *r, struct peer *peer, __u32 vni,
+					  __be32 node, bool known_node)
+{
+	r->tunnel = node;
+	r->vni = vni;
+	peer->identity = vni;
+	peer->tunnel = node;
+	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel. */
+	if (vni == IDENTITY_HOST)
+		peer->identity = IDENTITY_REMOTE_NODE;
+	else if (!vni)
+		return -DROP_INVALID_VNI;
+	else if (vni < IDENTITY_FIRST_POD && vni != IDENTITY_WORLD && vni != IDENTITY_REMOTE_NODE &&
+		 vni != IDENTITY_APISERVER)
+		return -DROP_INVALID_IDENTITY;
+	r->source_identity = peer->identity;
+	/* Who claims to be a node has to send from a node's address; pods' identities are many, nodes' are
+	 * worth more. */
+	if ((peer->identity == IDENTITY_REMOTE_NODE || peer->identity == IDENTITY_APISERVER) && !known_node &&
+	    !is_node(node))
+		return -DROP_UNKNOWN_SENDER;
+	if (in_pod_range(p->source))
+		return -DROP_INVALID_SIP;
+	return 0;
+}
