@@ -100,6 +100,7 @@ export const shots = [
     name: 'flows-filter',
     path: '/flows?filter=nonsense%20to-port:80',
     ready: async (page) => {
+      await grid(page);
       await page.keyboard.press('/');
       await page.keyboard.type('from-pod:de');
       await page.getByRole('option').first().waitFor();
