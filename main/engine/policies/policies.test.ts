@@ -271,7 +271,12 @@ describe.skipIf(!existsSync(wasm))('with the policy engine', () => {
     };
     const running = policies.watch(
       { cluster: 'fake' },
-      { push: async (items) => void (lists.push(...items.map((item) => item.policies)), wake()) },
+      {
+        push: async (items) => {
+          lists.push(...items.map((item) => item.policies));
+          wake();
+        },
+      },
       { signal: stop.signal, connection: 'test' },
     );
     expect(await next(1)).toEqual([]);
