@@ -218,7 +218,7 @@ test('quoting: the shell gives back every word', () => {
   const next = random(7);
   for (let round = 0; round < 500; round += 1) {
     const words = Array.from({ length: 1 + Math.floor(next() * 4) }, () =>
-      Array.from({ length: 1 + Math.floor(next() * 8) }, () => pick(next, [...`ab'"\\ $\`!*?\t;&|`])).join(''),
+      Array.from({ length: 1 + Math.floor(next() * 8) }, () => pick(next, `ab'"\\ $\`!*?\t;&|`.split(''))).join(''),
     );
     expect(splitWords(words.map(quote).join(' '))).toEqual({ ok: true, value: words });
   }
