@@ -2,7 +2,15 @@ import { create, equals, type MessageInitShape } from '@bufbuild/protobuf';
 import { describe, expect, test } from 'vitest';
 import type { Flow, FlowFilter } from '../../../contract/flows.ts';
 import { flowSchema, verdictSchema } from '../../../contract/flows.ts';
-import { DropReason, FlowFilterSchema, FlowSchema, FlowType, TraceObservationPoint, TrafficDirection, Verdict } from '../agents/gen/flow/flow_pb.ts';
+import {
+  DropReason,
+  FlowFilterSchema,
+  FlowSchema,
+  FlowType,
+  TraceObservationPoint,
+  TrafficDirection,
+  Verdict,
+} from '../agents/gen/flow/flow_pb.ts';
 import { pick, random } from '../testing/fake-cluster.ts';
 import { MergeBuffer } from './buffer.ts';
 import { asHubbleCommand, fromHubbleCommand } from './command.ts';
@@ -19,7 +27,13 @@ const dropped: MessageInitShape<typeof FlowSchema> = {
   dropReasonDesc: DropReason.POLICY_DENIED,
   IP: { source: '10.0.0.1', destination: '10.0.1.2' },
   l4: { protocol: { case: 'TCP', value: { sourcePort: 40000, destinationPort: 80, flags: { SYN: true } } } },
-  source: { identity: 4711, namespace: 'galaxy', podName: 'xwing', labels: ['k8s:org=alliance'], workloads: [{ name: 'xwing', kind: 'Pod' }] },
+  source: {
+    identity: 4711,
+    namespace: 'galaxy',
+    podName: 'xwing',
+    labels: ['k8s:org=alliance'],
+    workloads: [{ name: 'xwing', kind: 'Pod' }],
+  },
   destination: { identity: 4712, namespace: 'galaxy', podName: 'deathstar-1', labels: ['k8s:org=empire'] },
   Type: FlowType.L3_L4,
   nodeName: 'default/node1',
@@ -68,10 +82,31 @@ describe('convertFlow', () => {
       1,
       'n',
     );
-    expect(world).toMatchObject({ source: { label: 'host', entity: 'host' }, destination: { label: 'example.org' }, reply: false, event: 'trace', observationPoint: 'to-stack', dropReason: '', dropHelp: '' });
-    const socket = convertFlow(create(FlowSchema, { Type: FlowType.SOCK, sockXlatePoint: 1, socketCookie: 99n, eventType: { type: 7 } }), 1, 'n');
-    expect(socket).toMatchObject({ event: 'trace-sock', observationPoint: 'pre-xlate-fwd', socketCookie: '99', verdict: 'UNKNOWN' });
-    const api = convertFlow(create(FlowSchema, { source: { labels: ['reserved:kube-apiserver', 'reserved:remote-node'] } }), 1, 'n');
+    expect(world).toMatchObject({
+      source: { label: 'host', entity: 'host' },
+      destination: { label: 'example.org' },
+      reply: false,
+      event: 'trace',
+      observationPoint: 'to-stack',
+      dropReason: '',
+      dropHelp: '',
+    });
+    const socket = convertFlow(
+      create(FlowSchema, { Type: FlowType.SOCK, sockXlatePoint: 1, socketCookie: 99n, eventType: { type: 7 } }),
+      1,
+      'n',
+    );
+    expect(socket).toMatchObject({
+      event: 'trace-sock',
+      observationPoint: 'pre-xlate-fwd',
+      socketCookie: '99',
+      verdict: 'UNKNOWN',
+    });
+    const api = convertFlow(
+      create(FlowSchema, { source: { labels: ['reserved:kube-apiserver', 'reserved:remote-node'] } }),
+      1,
+      'n',
+    );
     expect(api.source.entity).toBe('kube-apiserver');
   });
 
@@ -84,7 +119,8 @@ describe('convertFlow', () => {
 
   test('every reason has text, and those of our datapath say what to do', () => {
     for (const reason of Object.values(DropReason)) expect(explainDrop(reason).text).not.toBe('');
-    for (const reason of [133, 181, 132, 158, 151, 155, 160]) expect(explainDrop(reason).help.length).toBeGreaterThan(60);
+    for (const reason of [133, 181, 132, 158, 151, 155, 160])
+      expect(explainDrop(reason).help.length).toBeGreaterThan(60);
   });
 });
 
@@ -98,7 +134,10 @@ describe('toHubbleFilters', () => {
 
   test('namespaces are pod patterns, and hold beside pods', () => {
     expect(toHubbleFilters({ fromNamespace: ['a', 'b'] })[0]?.sourcePod).toEqual(['a/', 'b/']);
-    expect(toHubbleFilters({ fromNamespace: ['a'], fromPod: ['web', 'a/x', 'b/y'] })[0]?.sourcePod).toEqual(['a/web', 'a/x']);
+    expect(toHubbleFilters({ fromNamespace: ['a'], fromPod: ['web', 'a/x', 'b/y'] })[0]?.sourcePod).toEqual([
+      'a/web',
+      'a/x',
+    ]);
     expect(toHubbleFilters({ namespace: ['a'], fromPod: ['a/web'] })[0]?.sourcePod).toEqual(['a/web']);
   });
 
@@ -116,7 +155,11 @@ describe('toHubbleFilters', () => {
   });
 
   test('events with observation points', () => {
-    expect(toHubbleFilters({ event: ['trace:to-endpoint'] })[0]?.eventType[0]).toMatchObject({ type: 4, matchSubType: true, subType: 0 });
+    expect(toHubbleFilters({ event: ['trace:to-endpoint'] })[0]?.eventType[0]).toMatchObject({
+      type: 4,
+      matchSubType: true,
+      subType: 0,
+    });
     expect(toHubbleFilters({ event: ['trace:to-network'] })[0]?.eventType[0]).toMatchObject({ type: 4, subType: 11 });
     expect(toHubbleFilters({ event: ['drop'] })[0]?.eventType[0]).toMatchObject({ type: 1, matchSubType: false });
   });
@@ -124,7 +167,8 @@ describe('toHubbleFilters', () => {
 
 /** A filter of random fields; no sided identity, workload or service, which JSON cannot bring back. */
 function randomFilter(next: () => number, sayable: boolean): FlowFilter {
-  const some = <T>(values: readonly T[]) => Array.from({ length: 1 + Math.floor(next() * 2) }, () => pick(next, values));
+  const some = <T>(values: readonly T[]) =>
+    Array.from({ length: 1 + Math.floor(next() * 2) }, () => pick(next, values));
   const word = () => pick(next, ['web', "it's", 'a b', 'x$y', '"q"', '-dash', 'k8s:app=web', 'p*']);
   const all: { readonly [K in keyof FlowFilter]-?: () => NonNullable<FlowFilter[K]> } = {
     verdict: () => some(verdictSchema.options.filter((one) => one !== 'UNKNOWN')),
@@ -169,9 +213,14 @@ function sameFilters(a: readonly FlowFilter[], b: readonly FlowFilter[]): boolea
 
 describe('hubble command lines', () => {
   test('say simple filters with flags', () => {
-    expect(asHubbleCommand({ allow: [{ namespace: ['galaxy'], verdict: ['DROPPED'] }], deny: [{ toPort: ['53'] }], last: 20, follow: true })).toBe(
-      'hubble observe --last 20 --follow --namespace galaxy --verdict DROPPED --not --to-port 53',
-    );
+    expect(
+      asHubbleCommand({
+        allow: [{ namespace: ['galaxy'], verdict: ['DROPPED'] }],
+        deny: [{ toPort: ['53'] }],
+        last: 20,
+        follow: true,
+      }),
+    ).toBe('hubble observe --last 20 --follow --namespace galaxy --verdict DROPPED --not --to-port 53');
   });
 
   test('round trip: what is read back asks for the same flows', () => {
@@ -194,8 +243,13 @@ describe('hubble command lines', () => {
   });
 
   test('flags about output and connection are passed over', () => {
-    const read = fromHubbleCommand(`hubble observe -f --server localhost:4245 -o json --since=5m --pod 'galaxy/x-wing' --type trace:to-endpoint -n galaxy`);
-    expect(read).toEqual({ ok: true, value: { allow: [{ pod: ['galaxy/x-wing'], event: ['trace:to-endpoint'], namespace: ['galaxy'] }], deny: [] } });
+    const read = fromHubbleCommand(
+      `hubble observe -f --server localhost:4245 -o json --since=5m --pod 'galaxy/x-wing' --type trace:to-endpoint -n galaxy`,
+    );
+    expect(read).toEqual({
+      ok: true,
+      value: { allow: [{ pod: ['galaxy/x-wing'], event: ['trace:to-endpoint'], namespace: ['galaxy'] }], deny: [] },
+    });
   });
 
   test.each([
@@ -227,7 +281,14 @@ test('quoting: the shell gives back every word', () => {
 describe('MergeBuffer', () => {
   test('orders what arrives within the window, whoever sends it', () => {
     const buffer = new MergeBuffer<number>(100);
-    for (const [time, at] of [[5, 0], [1, 1], [4, 2], [2, 3], [3, 50]] as const) buffer.add({ time, value: time }, at);
+    for (const [time, at] of [
+      [5, 0],
+      [1, 1],
+      [4, 2],
+      [2, 3],
+      [3, 50],
+    ] as const)
+      buffer.add({ time, value: time }, at);
     expect(buffer.take(10)).toEqual([1, 2, 4, 5]);
     expect(buffer.take(60)).toEqual([3]);
     expect(buffer.size).toBe(0);
