@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 
 	"fairlead.dev/node-agent/internal/api"
@@ -67,9 +66,4 @@ func (c *components) list() []api.Component {
 		out = append(out, c.all[name])
 	}
 	return out
-}
-
-// failing tells whether a part without which pods cannot be served fails.
-func (c *components) failing() bool {
-	return slices.ContainsFunc(c.list(), func(x api.Component) bool { return x.State == api.StateFailing })
 }
