@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
-import { join } from 'node:path';
 import { expect, test } from '@playwright/test';
-import { apply, eventually, kubectl, lab, on, root, run } from '../../lab/client.ts';
+import { apply, eventually, kubectl, lab, on, run } from '../../lab/client.ts';
 import { agentJSON, inPod, nodes, podAddress, ready, toolPod, traffic, trafficPod } from './cluster.ts';
 
 /** The walk of every routing mode: pods of one node and of different nodes, names, services, the way out, and kubectl's own streams. */

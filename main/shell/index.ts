@@ -35,8 +35,13 @@ async function start(): Promise<void> {
     stateDirectory,
     log,
     mode: 'desktop',
-    // Beside the archive rather than in it: it is streamed to nodes.
-    ...(app.isPackaged ? { image: join(process.resourcesPath, 'fairlead-agent.tar') } : {}),
+    // Beside the archive rather than in it: both are opened by path.
+    ...(app.isPackaged
+      ? {
+          image: join(process.resourcesPath, 'fairlead-agent.tar'),
+          recordings: [join(process.resourcesPath, 'recordings'), join(stateDirectory, 'recordings')],
+        }
+      : {}),
   });
   handOutPorts(engine.implementation, () => window, log);
   let closed = false;
