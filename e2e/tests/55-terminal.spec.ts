@@ -1,0 +1,80 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, type Page, test } from '@playwright/test';
+import { lab } from '../../lab/client.ts';
+import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+
+/** Text of the terminal in front, through the view's own button. */
+async function outputOf(page: Page): Promise<string> {
+  const [download] = await Promise.all([
+    page.waitForEvent('download'),
+    page.getByRole('button', { name: 'Save the output as text' }).click(),
+  ]);
+  return readFileSync(await download.path(), 'utf8');
+}
+
+async function types(page: Page, line: string): Promise<void> {
+  await page.locator('.xterm-screen').last().click();
+  await page.keyboard.type(line);
+  await page.keyboard.press('Enter');
+}
+
+/** Shells in pods and on nodes, in the browser. */
+test.describe('terminals', () => {
+  let running: RunningConsole;
+  test.beforeAll(async () => {
+    running = await startConsole(await labArguments());
+  });
+  test.afterAll(async () => {
+    await running.close();
+  });
+
+  test('a shell in a pod', async ({ page }) => {
+    await page.goto(running.address);
+    await openCluster(page);
+    await page.goto(`${running.origin}/#/terminal?pod=galaxy/xwing`);
+    await expect(page.locator('.xterm-screen')).toBeVisible({ timeout: 30_000 });
+    await types(page, 'echo sum $((20+22)) on $(hostname)');
+    await expect.poll(() => outputOf(page), { timeout: 20_000 }).toContain('sum 42 on xwing');
+    await picture(page, 'terminal-pod');
+  });
+
+  test('a shell on a node by SSH, its host key checked against known_hosts', async ({ page }) => {
+    await page.goto(running.address);
+    await openCluster(page);
+    await page.goto(`${running.origin}/#/terminal?node=node2`);
+    await expect(page.locator('.xterm-screen')).toBeVisible({ timeout: 30_000 });
+    await types(page, 'echo this is $(hostname), $((6*7))');
+    await expect.poll(() => outputOf(page), { timeout: 20_000 }).toContain('this is node2, 42');
+    await picture(page, 'terminal-node');
+  });
+
+  test('a changed host key is a hard stop with both fingerprints', async ({ page }) => {
+    const config = join((await lab(['ssh-config'])).trim());
+    const knownHosts = join(config, '..', 'known_hosts');
+    const before = readFileSync(knownHosts, 'utf8');
+    const keys = before.split('\n').filter((line) => line.includes('ssh-ed25519'));
+    const other = keys.find((line) => line.startsWith('node1'))?.split(' ')[2];
+    expect(other).toBeTruthy();
+    try {
+      writeFileSync(
+        knownHosts,
+        before
+          .split('\n')
+          .map((line) => (line.startsWith('node3') ? line.replace(/ssh-ed25519 \S+/, `ssh-ed25519 ${other}`) : line))
+          .join('\n'),
+      );
+      await page.goto(running.address);
+      await openCluster(page);
+      await page.goto(`${running.origin}/#/terminal?node=node3`);
+      const card = page.getByRole('alertdialog', { name: /host key has changed/i });
+      await expect(card).toBeVisible({ timeout: 30_000 });
+      expect((await card.innerText()).match(/SHA256:/g)?.length ?? 0).toBeGreaterThanOrEqual(2);
+      await expect(card.getByRole('button', { name: /trust/i })).toHaveCount(0);
+      await picture(page, 'terminal-host-key-changed');
+      await expect.poll(() => running.output()).toContain('ssh.host-key-changed');
+    } finally {
+      writeFileSync(knownHosts, before);
+    }
+  });
+});
