@@ -4,7 +4,7 @@
  */
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { lab, root, run } from '../lab/client.ts';
+import { lab, root } from '../lab/client.ts';
 import { agentFacts } from './agent.ts';
 import { type Network, up } from './lab.ts';
 import {

@@ -7,6 +7,7 @@ const help = `Starts Fairlead's console in browser mode and prints its address.
   npm start [-- OPTIONS]
 
   --lab                start a real three-node cluster on this machine, with the agent and the demo (root on Linux)
+  --recording          open on the recorded case: everything to look at, nothing to change
   --keep-lab           leave that cluster running at the end
   --kubeconfig PATH    use this kubeconfig (may be given several times) instead of KUBECONFIG or ~/.kube/config
   --context NAME       connect this context at once

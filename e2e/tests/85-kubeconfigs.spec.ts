@@ -62,7 +62,7 @@ test.describe('kubeconfigs that cannot work', () => {
   }
 
   test('a file that is not there', async ({ page }) => {
-    await withConsole(join(directory, 'none'), (p, running) => explained(p, running, 'kubeconfig.missing-file'), page);
+    await withConsole(join(directory, 'none'), (p, running) => explained(p, running, 'kubeconfig.missing'), page);
   });
 
   test('a file that is not YAML', async ({ page }) => {

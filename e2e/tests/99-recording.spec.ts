@@ -1,14 +1,12 @@
-import { join } from 'node:path';
 import AxeBuilder from '@axe-core/playwright';
 import { expect, test } from '@playwright/test';
-import { root } from '../../lab/client.ts';
 import { picture, type RunningConsole, startConsole } from '../support/console.ts';
 
 /** Without a cluster and without root the console opens on a recording, says so everywhere, and refuses to change anything. */
 test.describe('the recorded case', () => {
   let running: RunningConsole;
   test.beforeAll(async () => {
-    running = await startConsole(['--recording', join(root, 'recordings/galaxy.fairlead')], {
+    running = await startConsole(['--recording'], {
       KUBECONFIG: '/nonexistent',
       HOME: '/nonexistent',
     });

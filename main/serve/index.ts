@@ -66,7 +66,13 @@ export async function main(args: readonly string[]): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, close);
 
   process.stdout.write(`${serving.address}\n`);
-  session = await beginSession({ engine, lab: options.lab, keepLab: options.keepLab, tell });
+  session = await beginSession({
+    engine,
+    lab: options.lab,
+    recording: options.recording,
+    keepLab: options.keepLab,
+    tell,
+  });
   if (options.open && !options.lab) openBrowser(serving.address);
   const ready = await session.ready;
   if (!options.lab) return;

@@ -14,6 +14,8 @@ export interface Options {
   readonly verbose: boolean;
   /** Start the embedded lab at once. */
   readonly lab: boolean;
+  /** Open on the recorded case, whatever clusters there are. */
+  readonly recording: boolean;
   readonly keepLab: boolean;
   /** Open the user's browser. */
   readonly open: boolean;
@@ -37,6 +39,7 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
       'state-dir': { type: 'string' },
       verbose: { type: 'boolean' },
       lab: { type: 'boolean' },
+      recording: { type: 'boolean' },
       'keep-lab': { type: 'boolean' },
       'no-open': { type: 'boolean' },
     },
@@ -58,6 +61,7 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
     token,
     verbose: values.verbose ?? false,
     lab: values.lab ?? false,
+    recording: values.recording ?? false,
     keepLab: values['keep-lab'] ?? false,
     open: !(values['no-open'] ?? false),
   };

@@ -7,6 +7,8 @@ import type { Engine } from '../engine/engine.ts';
 export interface SessionOptions {
   readonly engine: Engine;
   readonly lab: boolean;
+  /** Open on the recorded case, whatever clusters there are. */
+  readonly recording: boolean;
   readonly keepLab: boolean;
   /** Lines for the person at the terminal. */
   readonly tell: (line: string) => void;
@@ -63,6 +65,7 @@ export async function beginSession(options: SessionOptions): Promise<Session> {
   };
 
   const offer = async (): Promise<boolean> => {
+    if (options.recording) return showRecording('');
     if ((await currentClusters(implementation)).length > 0) return true;
     if (engine.lab.possibility.possible) {
       tell(
@@ -71,13 +74,18 @@ export async function beginSession(options: SessionOptions): Promise<Session> {
       tell('or start with: npm start -- --lab');
       return true;
     }
+    return showRecording(engine.lab.possibility.reason);
+  };
+
+  /** Opens the first recorded case; `because` says why there is nothing live. */
+  const showRecording = async (because: string): Promise<boolean> => {
     const about = await implementation.application.about(
       {},
       { signal: new AbortController().signal, connection: 'start' },
     );
     const recording = about.ok ? about.value.recordings[0] : undefined;
     if (!recording) {
-      tell(`No kubeconfig was found. Add one in the console. ${engine.lab.possibility.reason}`);
+      tell(`There is no recorded case in recordings/. Add a kubeconfig in the console. ${because}`);
       return true;
     }
     const opened = await implementation.application.openRecording(
@@ -86,7 +94,7 @@ export async function beginSession(options: SessionOptions): Promise<Session> {
     );
     tell(
       opened.ok
-        ? `No cluster was found: showing the recorded case “${recording.title}”. ${engine.lab.possibility.reason}`
+        ? `Showing the recorded case “${recording.title}”: nothing in it is live. ${because}`
         : inWords(opened.failure),
     );
     return opened.ok;

@@ -40,8 +40,14 @@ func newSpace(t testing.TB) *space {
 			result <- err
 			return
 		}
-		if l, err := netlink.LinkByName("lo"); err == nil {
-			err = netlink.LinkSetUp(l)
+		loopback, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(loopback)
+		}
+		if err != nil {
+			f.Close()
+			result <- err
+			return
 		}
 		result <- f
 	}()

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"encoding/binary"
-	"math/bits"
 	"net/netip"
 )
 
@@ -220,5 +219,3 @@ func endpointFromLayout(l endpointLayout) Endpoint {
 		NetnsCookie: l.NetnsCookie, PolicyIngress: l.Flags&endpointPolicyIngress != 0, PolicyEgress: l.Flags&endpointPolicyEgress != 0,
 	}
 }
-
-func powerOfTwo(n int) uint32 { return 1 << bits.Len(uint(max(n, 1)-1)) }
