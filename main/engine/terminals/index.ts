@@ -14,6 +14,8 @@ export interface TerminalsOptions {
 
 /** One open terminal of one window. */
 interface Entry {
+  /** The shell once it is open; undefined when it never opened. */
+  readonly ready: Promise<Shell | undefined>;
   shell: Shell | undefined;
   columns: number;
   rows: number;
@@ -62,7 +64,8 @@ export function createTerminals({
           fix: 'Choose another name.',
         };
       const signal = AbortSignal.any([context.signal, end.signal]);
-      const entry: Entry = { shell: undefined, columns, rows, answer: undefined };
+      const { promise: ready, resolve: settle } = Promise.withResolvers<Shell | undefined>();
+      const entry: Entry = { ready, shell: undefined, columns, rows, answer: undefined };
       sessions.set(name, entry);
       const askHostKey = async (question: HostKeyQuestion): Promise<boolean> => {
         await sink.push([{ kind: 'host-key', ...question }]);
@@ -81,6 +84,7 @@ export function createTerminals({
         try {
           if (signal.aborted) return undefined;
           entry.shell = shell;
+          settle(shell);
           // The window may have been resized while the connection was made.
           shell.resize(entry.columns, entry.rows);
           log.info('terminals', `opened on ${subject}`);
@@ -96,12 +100,14 @@ export function createTerminals({
         }
         return undefined;
       } finally {
+        settle(undefined);
         sessions.delete(name);
       }
     },
 
     async input({ session, data }, context) {
-      const shell = sessions.get(key(context.connection, session))?.shell;
+      // What is typed while the connection is made waits for the shell: nothing typed is lost.
+      const shell = await sessions.get(key(context.connection, session))?.ready;
       if (!shell) return failed(unknownSession);
       await shell.write(data);
       return ok({});

@@ -20,7 +20,7 @@ interface Choice {
 }
 
 /** Shells that are tried in a container, the better one first. */
-export const shells = ['/bin/sh', '-c', 'exec bash 2>/dev/null || exec sh'] as const;
+export const shells = ['/bin/sh', '-c', 'if command -v bash >/dev/null 2>&1; then exec bash; fi; exec sh'] as const;
 
 interface PickerProps {
   readonly cluster: Cluster;
