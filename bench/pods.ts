@@ -48,6 +48,26 @@ export async function startPods(): Promise<void> {
   await kubectl(['wait', '--for=condition=Ready', 'pod/server', 'pod/near', 'pod/far', '--timeout=60s']);
 }
 
+/** Puts default deny on the server and admits the clients on its port. */
+export async function governServer(): Promise<void> {
+  await create([
+    {
+      apiVersion: 'cilium.io/v2',
+      kind: 'CiliumNetworkPolicy',
+      metadata: { name: 'measured', namespace: 'default' },
+      spec: {
+        endpointSelector: { matchLabels: { app: 'server' } },
+        ingress: [
+          {
+            fromEndpoints: [{ matchLabels: { app: 'client' } }],
+            toPorts: [{ ports: [{ port: '9000', protocol: 'TCP' }] }],
+          },
+        ],
+      },
+    },
+  ]);
+}
+
 /** The server pod's address. */
 export async function addressOf(name: string): Promise<string> {
   return (await kubectl(['get', 'pod', name, '-o', 'jsonpath={.status.podIP}'])).trim();

@@ -4,12 +4,13 @@
  */
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { lab, root } from '../lab/client.ts';
+import { lab, must, root } from '../lab/client.ts';
 import { agentFacts } from './agent.ts';
 import { type Network, up } from './lab.ts';
 import {
   addressOf,
   fillServices,
+  governServer,
   type Measurement,
   measureBetweenHosts,
   measureInPod,
@@ -53,6 +54,8 @@ async function measure(network: Network, services: readonly number[]): Promise<F
   process.stderr.write(`\n== ${network}\n`);
   await up(network);
   await startPods();
+  // Ours is measured with a policy on the server; the baselines have none.
+  if (network.startsWith('fairlead')) await governServer();
   const server = `${await addressOf('server')}:9000`;
   const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(seconds)];
   const host = (mode: string, port: number): Promise<number> =>
@@ -154,6 +157,7 @@ function rowsFor(
 async function main(): Promise<void> {
   const services = [10, 5000];
   const started = new Date();
+  await must(process.execPath, [join(root, 'scripts/build-agent.mjs')], { echo: true, seconds: 1200 });
   try {
     const bridge = await measure('bridge', []);
     const proxy = await measure('bridge+kube-proxy', services);
