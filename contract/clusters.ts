@@ -162,10 +162,16 @@ export const clusters = {
   disconnect: reads(clusterInput, z.object({})),
   /** Allows the context's login program, by the hash of what was shown. */
   allowExecPlugin: reads(z.object({ cluster: clusterIdSchema, hash: z.string() }), z.object({})),
-  /** What a context's login program would be. */
+  /** What a context's login program would be; `env` ("NAME=value") is added to its environment. */
   describeExecPlugin: reads(
     clusterInput,
-    z.object({ command: z.string(), resolved: z.string(), args: z.readonly(z.array(z.string())), hash: z.string() }),
+    z.object({
+      command: z.string(),
+      resolved: z.string(),
+      args: z.readonly(z.array(z.string())),
+      env: z.readonly(z.array(z.string())),
+      hash: z.string(),
+    }),
   ),
   setProtected: reads(
     z.object({ cluster: clusterIdSchema, protected: z.boolean(), typedName: z.optional(z.string()) }),

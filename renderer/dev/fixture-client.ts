@@ -192,6 +192,7 @@ export function createFixtureConnection(name: string): Connection {
             command: 'aws',
             resolved: '/usr/local/bin/aws',
             args: ['--region', 'eu-central-1', 'eks', 'get-token', '--cluster-name', 'payments', '--output', 'json'],
+            env: [],
             hash: 'sha256:9b1e5c0d77aa',
           }),
         ),

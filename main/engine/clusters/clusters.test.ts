@@ -228,7 +228,13 @@ describe('the list', () => {
     const marker = join(directory, 'ran');
     writeFileSync(program, `#!/bin/sh\ntouch ${marker}\nexit 1\n`);
     chmodSync(program, 0o755);
-    const opened = open([file(config('https://127.0.0.1:1', { exec: { command: program, args: ['x'] } }))]);
+    const opened = open([
+      file(
+        config('https://127.0.0.1:1', {
+          exec: { command: program, args: ['x'], env: [{ name: 'PROFILE', value: 'a b' }] },
+        }),
+      ),
+    ]);
     const { id, execPlugin } = only(await opened.until((clusters) => clusters.length === 1));
     expect(execPlugin).toEqual({ command: program, allowed: false });
     expect(await opened.api.connect({ cluster: id }, context())).toMatchObject({
@@ -242,7 +248,7 @@ describe('the list', () => {
     });
     const shown = await opened.api.describeExecPlugin({ cluster: id }, context());
     if (!shown.ok) throw new Error(shown.failure.why);
-    expect(shown.value).toMatchObject({ resolved: program, args: ['x'] });
+    expect(shown.value).toMatchObject({ resolved: program, args: ['x'], env: ['PROFILE=a b'] });
     expect(await opened.api.allowExecPlugin({ cluster: id, hash: shown.value.hash }, context())).toMatchObject({
       ok: true,
     });

@@ -11,6 +11,8 @@ export interface ExecDescription {
   /** Absolute path of what would run; "" when it was not found. */
   readonly resolved: string;
   readonly args: readonly string[];
+  /** What is added to its environment, each "NAME=value". */
+  readonly env: readonly string[];
   readonly hash: string;
 }
 
@@ -60,7 +62,13 @@ export function describeExec(exec: ExecEntry, kubeconfigPath: string): ExecDescr
     exec.env.map(({ name, value }) => [name, value]),
     exec.apiVersion,
   ]);
-  return { command: exec.command, resolved, args: exec.args, hash: createHash('sha256').update(exact).digest('hex') };
+  return {
+    command: exec.command,
+    resolved,
+    args: exec.args,
+    env: exec.env.map(({ name, value }) => `${name}=${value}`),
+    hash: createHash('sha256').update(exact).digest('hex'),
+  };
 }
 
 function loginFailed(exec: ExecEntry, why: string, details = ''): Failure {

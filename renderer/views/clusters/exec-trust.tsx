@@ -43,8 +43,18 @@ export function ExecTrust({ cluster, onClose }: { readonly cluster: Cluster; rea
               [
                 'Arguments',
                 <span key="a" className="mono">
-                  {value.args.join(' ')}
+                  {value.args.length > 0 ? value.args.map((argument) => JSON.stringify(argument)).join(' ') : 'none'}
                 </span>,
+              ],
+              [
+                'Environment',
+                value.env.length > 0 ? (
+                  <span key="e" className="mono" style={{ whiteSpace: 'pre-wrap', overflowWrap: 'anywhere' }}>
+                    {value.env.map((entry) => JSON.stringify(entry)).join('\n')}
+                  </span>
+                ) : (
+                  <span key="e">nothing added</span>
+                ),
               ],
               [
                 'Fingerprint',
@@ -56,8 +66,8 @@ export function ExecTrust({ cluster, onClose }: { readonly cluster: Cluster; rea
           />
         ) : null}
         <p className="muted">
-          The answer is remembered for exactly this program with these arguments. If either changes, you are asked
-          again.
+          The answer is remembered for exactly this program with these arguments and this environment. If any of them
+          changes, you are asked again.
         </p>
         {allow.failure ? <FailureCard failure={allow.failure} /> : null}
         <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
