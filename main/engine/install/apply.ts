@@ -79,13 +79,21 @@ function isReady(pod: Pod): boolean {
   return condition(pod.status?.conditions, 'Ready')?.status === 'True' && !pod.metadata.deletionTimestamp;
 }
 
-async function applyAll(
-  { connection }: Workbench,
+const cancelled: Failure = {
+  code: 'cancelled',
+  what: 'Stopped.',
+  why: 'The operator stopped it.',
+  fix: 'Plan again and apply: what is done already is left as it is.',
+};
+
+/** Applies objects one after the other; a stop in between is a failure, as what follows was not applied. */
+export async function applyAll(
+  { connection }: Pick<Workbench, 'connection'>,
   objects: readonly Rendered[],
   { log, signal }: StepContext,
 ): ReturnType<Step['run']> {
   for (const { type, object } of objects) {
-    if (signal.aborted) break;
+    if (signal.aborted) return failed(cancelled);
     const applied = await connection.apply(type, object, { fieldManager, force: true });
     if (!applied.ok) return applied;
     log(`${type.kind} ${object.metadata.name} applied`);
@@ -365,8 +373,9 @@ export function uninstallStages(bench: Workbench, image: string, objects: readon
           id: 'rest',
           title: 'Account, rights, configuration and secrets',
           node: '',
-          run: async ({ log }) => {
+          run: async ({ log, signal }) => {
             for (const one of rest) {
+              if (signal.aborted) return failed(cancelled);
               const removed = await removeOne(bench, one);
               if (!removed.ok) return removed;
               if (removed.value) log(`${one.type.kind} ${one.object.metadata.name} deleted`);

@@ -29,6 +29,13 @@ interface Run {
   readonly listeners: Set<() => void>;
 }
 
+const runningAlready: Failure = {
+  code: 'install.running',
+  what: 'An installation is running in this cluster.',
+  why: 'Two at once would undo each other.',
+  fix: 'Wait for it to end, or stop it.',
+};
+
 function stale(why: string): Failure {
   return {
     code: 'install.plan-stale',
@@ -86,6 +93,13 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
             makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority),
             secretsNeeded: secrets.renew !== undefined,
           });
+    // Recorded before anything is written: a console that ends in the middle leaves a trace as well.
+    audit.record({
+      cluster: bench.connection.contextName,
+      action: `install.${plan.action}`,
+      subject: `agent in ${agentNamespace}`,
+      result: 'begun',
+    });
     log.info('install', `${plan.action} of ${bench.connection.contextName} begins`);
     void runStages(plan.action, stages, stop.signal, (progress) => {
       run.progress = progress;
@@ -137,13 +151,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     async apply({ cluster, digest }) {
       const writable = connections.writable(cluster);
       if (!writable.ok) return writable;
-      if (runs.get(cluster)?.progress.state === 'running')
-        return failed({
-          code: 'install.running',
-          what: 'An installation is running in this cluster.',
-          why: 'Two at once would undo each other.',
-          fix: 'Wait for it to end, or stop it.',
-        });
+      if (runs.get(cluster)?.progress.state === 'running') return failed(runningAlready);
       const asked = planned.get(cluster);
       if (!asked || asked.digest !== digest) return failed(stale('It is not the newest plan of this cluster.'));
       const result = await prepare(cluster, asked.action, asked.values);
@@ -154,6 +162,11 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       const [obstacle] = prepared.plan.obstacles;
       if (obstacle) return failed(obstacle);
       const bench = { connection, ssh: connections.ssh(cluster), agents, facts: prepared.input.facts };
+      // Planning took a while: another application may have begun, or the cluster been protected. No await from here.
+      const still = connections.writable(cluster);
+      if (!still.ok) return still;
+      if (runs.get(cluster)?.progress.state === 'running') return failed(runningAlready);
+      planned.delete(cluster);
       start(cluster, bench, prepared);
       return ok({});
     },

@@ -1,6 +1,9 @@
 import { expect, test } from 'vitest';
 import { failed, ok } from '../../../contract/failure.ts';
 import type { InstallProgress } from '../../../contract/index.ts';
+import { type KubeObject, resources } from '../kube/cluster-connection.ts';
+import { FakeCluster } from '../testing/fake-cluster.ts';
+import { applyAll } from './apply.ts';
 import { runStages, type Step } from './steps.ts';
 
 const failure = { code: 'x', what: 'It broke.', why: 'Because.', fix: 'Mend it.' };
@@ -76,6 +79,22 @@ test('an exception in a step is a failure of that step', async () => {
   );
   expect(progress.state).toBe('failed');
   expect(progress.steps[0]?.failure?.why).toBe('boom');
+});
+
+test('stopping between two objects is a failure of the step, not its end', async () => {
+  const cluster = new FakeCluster();
+  const stop = new AbortController();
+  const objects = ['a', 'b'].map((name) => ({
+    type: resources.configMaps,
+    object: { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name, namespace: 'x' } } as KubeObject,
+  }));
+  const result = await applyAll({ connection: cluster }, objects, {
+    signal: stop.signal,
+    log: () => stop.abort(),
+    message: () => undefined,
+  });
+  expect(result).toMatchObject({ ok: false, failure: { code: 'cancelled' } });
+  expect(cluster.writes()).toHaveLength(1);
 });
 
 test('stopping ends the running step and begins no other', async () => {

@@ -184,7 +184,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
         >
           {step.plan.action === 'uninstall'
             ? `Pods of ${step.plan.nodes.length} nodes lose their network, and no policy is enforced any more, until another CNI is installed.`
-            : `The agents of ${step.plan.nodes.length} nodes are replaced one after the other. Connections that exist go on.`}
+            : `The agents of ${step.plan.nodes.length} nodes are replaced, at most two at a time. Connections that exist go on.`}
         </Confirm>
       ) : null}
     </div>
