@@ -55,6 +55,9 @@ export function createTerminals({
 
   return {
     async open({ session, target, columns, rows }, sink, context) {
+      // A shell can change anything: where nothing may be changed there is none.
+      const writable = connections.writable(target.cluster);
+      if (!writable.ok) return writable.failure;
       const name = key(context.connection, session);
       if (sessions.has(name))
         return {

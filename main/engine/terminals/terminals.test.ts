@@ -102,6 +102,13 @@ test('a shell in the first container: output, input, size, end', async () => {
   });
 });
 
+test('a protected cluster gives no shells', async () => {
+  using terminals = createTerminals({ connections: fakeConnections(cluster, { protected: true }), log: silent });
+  const { ended, events } = open(terminals);
+  expect(await ended).toMatchObject({ code: 'cluster.protected' });
+  expect(events).toEqual([]);
+});
+
 test('a terminal belongs to its window', async () => {
   using terminals = createTerminals({ connections: fakeConnections(cluster), log: silent });
   const { stop, ended, until } = open(terminals);
