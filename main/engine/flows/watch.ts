@@ -36,6 +36,8 @@ export async function watchFlows(
 
   const buffer = new MergeBuffer<{ readonly flow: HubbleFlow; readonly node: string }>(capacity);
   const streams = new Map<unknown, { readonly stream: NodeStream; readonly stop: AbortController; done: boolean }>();
+  /** What agents that are gone had lost, by node: a replaced agent's stream begins at zero, the totals must not. */
+  const lostBefore = new Map<string, { readonly kernel: number; readonly agent: number }>();
   let arrived = 0;
   let rate = 0;
   let healthChanged = true;
@@ -57,6 +59,12 @@ export async function watchFlows(
       if (!links.has(link)) {
         entry.stop.abort();
         streams.delete(link);
+        const { node, lostInKernel, lostInAgent } = entry.stream.health;
+        const before = lostBefore.get(node);
+        lostBefore.set(node, {
+          kernel: (before?.kernel ?? 0) + lostInKernel,
+          agent: (before?.agent ?? 0) + lostInAgent,
+        });
         handlers.changed();
       }
     for (const link of agents.links()) {
@@ -77,7 +85,15 @@ export async function watchFlows(
   sync();
 
   const health = (): FlowHealth => ({
-    nodes: [...streams.values()].map(({ stream }) => stream.health),
+    nodes: [...streams.values()].map(({ stream: { health: own } }) => {
+      const before = lostBefore.get(own.node);
+      if (!before) return own;
+      return {
+        ...own,
+        lostInKernel: own.lostInKernel + before.kernel,
+        lostInAgent: own.lostInAgent + before.agent,
+      };
+    }),
     lostInConsole: buffer.lost,
     rate,
   });
