@@ -59,6 +59,8 @@ export const policyChangeSchema = z.object({
   /** YAML as in the cluster ("" when new) and as the server would store it, without noise (managedFields, status). */
   before: z.string(),
   after: z.string(),
+  /** Version of what was in the cluster; "" when there was nothing. Given to `apply`, it holds apply to this change. */
+  resourceVersion: z.string(),
   warnings: z.readonly(z.array(z.string())),
 });
 
@@ -77,7 +79,10 @@ export const policies = {
   validate: reads(text, policyValidationSchema),
   /** Server-side dry run: what the server would store. Changes nothing. */
   dryRun: reads(text, policyChangeSchema),
-  /** Applies; `resourceVersion` of what was read guards against overwriting somebody else's change. */
+  /**
+   * Applies; `resourceVersion` of what was read guards against overwriting somebody else's change, and "" says that
+   * there was nothing: a policy that has appeared since is a conflict.
+   */
   apply: writes(
     z.object({ cluster: clusterIdSchema, text: z.string(), resourceVersion: z.optional(z.string()) }),
     z.object({ id: policyIdSchema, action: z.enum(['create', 'update', 'unchanged']) }),

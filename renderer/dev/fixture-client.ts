@@ -361,6 +361,7 @@ export function createFixtureConnection(name: string): Connection {
             action: old ? (old.text === text ? ('unchanged' as const) : ('update' as const)) : ('create' as const),
             before: old?.text ?? '',
             after: text,
+            resourceVersion: old ? '1207' : '',
             warnings: [],
           });
         }, 250),

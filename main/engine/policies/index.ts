@@ -193,6 +193,7 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
             : ('update' as const),
         before: stored ? toText(full(stored)) : '',
         after: toText(after),
+        resourceVersion: stored?.metadata.resourceVersion ?? '',
         warnings: manager ? [`${manager} looks after this policy and would revert what is changed here.`] : [],
       });
     },
@@ -214,9 +215,9 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
           why: problem.why,
           fix: problem.fix,
         });
-      if (resourceVersion !== undefined && !stored) return failed(goneFailure(id));
+      if (resourceVersion && !stored) return failed(goneFailure(id));
       if (resourceVersion !== undefined && stored && stored.metadata.resourceVersion !== resourceVersion)
-        return failed(await conflictFailure(connection, id));
+        return failed(resourceVersion === '' ? appearedFailure(id) : await conflictFailure(connection, id));
       const type = policyTypes[id.kind];
       const subject = `${id.kind} ${id.namespace ? `${id.namespace}/` : ''}${id.name}`;
       const result = stored
@@ -230,6 +231,7 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
         result: result.ok ? (action === 'unchanged' ? 'unchanged' : 'done') : result.failure.what,
       });
       log.info('policies', `${subject}: ${result.ok ? action : result.failure.why}`);
+      if (!result.ok && result.failure.code === 'kube.exists') return failed(appearedFailure(id));
       if (!result.ok && result.failure.code === 'kube.conflict') return failed(await conflictFailure(connection, id));
       return result.ok ? ok({ id, action }) : result;
     },
@@ -293,6 +295,15 @@ function goneFailure(id: PolicyId): Failure {
     what: `${id.name} was deleted meanwhile.`,
     why: 'It was there when it was opened here, and is not any more.',
     fix: 'Save it as a new policy if it is still wanted: open a new editor with this text.',
+  };
+}
+
+function appearedFailure(id: PolicyId): Failure {
+  return {
+    code: 'policies.conflict',
+    what: `${id.name} exists meanwhile.`,
+    why: 'There was no policy of this name when the server was asked what it would store; somebody has made one since.',
+    fix: 'Look at the difference again and apply then, or choose another name.',
   };
 }
 

@@ -195,7 +195,7 @@ describe.skipIf(!existsSync(wasm))('with the policy engine', () => {
 
   test('dry run changes nothing; apply creates, updates, says unchanged, and is written down', async () => {
     const dry = await policies.dryRun({ cluster: 'fake', text: rule }, context);
-    expect(dry).toMatchObject({ ok: true, value: { action: 'create', before: '' } });
+    expect(dry).toMatchObject({ ok: true, value: { action: 'create', before: '', resourceVersion: '' } });
     expect(cluster.writes()).toEqual([]);
     const apply = (text: string, resourceVersion?: string) =>
       policies.apply({ cluster: 'fake', text, ...(resourceVersion === undefined ? {} : { resourceVersion }) }, context);
@@ -227,6 +227,24 @@ describe.skipIf(!existsSync(wasm))('with the policy engine', () => {
     const conflict = await apply(rule, read.value.resourceVersion);
     expect(conflict).toMatchObject({ ok: false, failure: { code: 'policies.conflict' } });
     if (!conflict.ok) expect(conflict.failure.why).toContain('kubectl-edit');
+  });
+
+  test('a policy that has appeared since the dry run is not overwritten, one that has gone is not made again', async () => {
+    const apply = (resourceVersion: string) =>
+      policies.apply({ cluster: 'fake', text: rule, resourceVersion }, context);
+    expect(await apply('')).toMatchObject({ ok: true, value: { action: 'create' } });
+    const writes = cluster.writes().length;
+    expect(await apply('')).toMatchObject({ ok: false, failure: { code: 'policies.conflict' } });
+    expect(cluster.writes()).toHaveLength(writes);
+    const dry = await policies.dryRun({ cluster: 'fake', text: rule }, context);
+    if (!dry.ok) throw new Error(dry.failure.what);
+    expect(dry.value.resourceVersion).not.toBe('');
+    expect(await apply(dry.value.resourceVersion)).toMatchObject({ ok: true, value: { action: 'unchanged' } });
+    await policies.remove(
+      { cluster: 'fake', id: { kind: 'CiliumNetworkPolicy', namespace: 'galaxy', name: 'rule1' } },
+      context,
+    );
+    expect(await apply(dry.value.resourceVersion)).toMatchObject({ ok: false, failure: { code: 'policies.gone' } });
   });
 
   test('what the agents would not enforce is not stored', async () => {

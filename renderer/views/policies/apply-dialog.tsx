@@ -36,10 +36,15 @@ export function ApplyDialog(props: ApplyDialogProps) {
   const dry = useProcedure(`dry run ${cluster.id} ${text}`, (client, signal) =>
     client.policies.dryRun({ cluster: cluster.id, text }, { signal }),
   );
-  const apply = useAction((client) =>
-    client.policies.apply({ cluster: cluster.id, text, ...(resourceVersion ? { resourceVersion } : {}) }),
-  );
   const change = dry.value;
+  // Held to what the dry run has shown; "" says that there was nothing, so that nothing is overwritten unseen.
+  const apply = useAction((client) =>
+    client.policies.apply({
+      cluster: cluster.id,
+      text,
+      resourceVersion: resourceVersion || change?.resourceVersion || '',
+    }),
+  );
   const blocked =
     writeBlocked(cluster) ??
     (change === undefined
