@@ -5,7 +5,7 @@ import { type ClusterConnection, type KubeObject, resources } from '../kube/clus
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import type { ClusterFacts, NodeFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
-import { type Rendered, renderCleanup } from './manifests.ts';
+import type { Rendered } from './manifests.ts';
 import {
   agentName,
   agentNamespace,
@@ -331,9 +331,8 @@ function cleanupStep(bench: Workbench, machine: NodeFacts): Step {
 }
 
 /** Stages of uninstalling: agents away, every node cleaned by a DaemonSet of its own, then the rest. */
-export function uninstallStages(bench: Workbench, image: string, objects: readonly Rendered[]): readonly Stage[] {
+export function uninstallStages(bench: Workbench, cleanup: Rendered, objects: readonly Rendered[]): readonly Stage[] {
   const machines = bench.facts.machines.filter((machine) => machine.os === 'linux');
-  const cleanup = renderCleanup(image);
   const workload = objects.find(({ type, object }) => type.kind === 'DaemonSet' && object.metadata.name === agentName);
   const rest = objects
     .filter(({ type }) => type.kind !== 'DaemonSet' && type.kind !== 'CustomResourceDefinition')

@@ -3,7 +3,7 @@ import type { Failure } from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type ForeignNetwork, foreignNetworks } from './foreign.ts';
-import { agentName, agentNamespace } from './names.ts';
+import { agentName, agentNamespace, cleanupName } from './names.ts';
 import type { ValueFacts } from './values.ts';
 
 /** The verbs with which a plan may look at a cluster: none of them changes anything. */
@@ -30,6 +30,8 @@ export interface ClusterFacts extends ValueFacts {
   readonly foreign: readonly ForeignNetwork[];
   /** Our DaemonSet as it is now. */
   readonly installed: KubeObject | undefined;
+  /** The DaemonSet that cleans up: there while an uninstall runs, or after one that broke off. */
+  readonly cleanup: KubeObject | undefined;
 }
 
 interface NodeObject extends KubeObject {
@@ -96,6 +98,8 @@ export async function readFacts(
   const machines = await Promise.all(nodes.value.map((node) => readNode(node, ssh)));
   machines.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
   const subset = endpoints.ok ? endpoints.value.subsets?.[0] : undefined;
+  const own = (name: string) =>
+    daemonSets.value.find((set) => set.metadata.name === name && set.metadata.namespace === agentNamespace);
   const host = subset?.addresses?.[0]?.ip;
   const port = (subset?.ports?.find((entry) => entry.name === 'https') ?? subset?.ports?.[0])?.port;
   return ok({
@@ -109,10 +113,21 @@ export async function readFacts(
         (set.status?.desiredNumberScheduled ?? 1) > 0,
     ),
     foreign: foreignNetworks(daemonSets.value),
-    installed: daemonSets.value.find(
-      (set) => set.metadata.name === agentName && set.metadata.namespace === agentNamespace,
-    ),
+    installed: own(agentName),
+    cleanup: own(cleanupName),
   });
+}
+
+/** Image of our DaemonSet that is there: the agent's, or what an uninstall that broke off has left. */
+export function installedImage(facts: Pick<ClusterFacts, 'installed' | 'cleanup'>): string | undefined {
+  const set = (facts.installed ?? facts.cleanup) as
+    | {
+        readonly spec?: {
+          readonly template?: { readonly spec?: { readonly containers?: readonly { readonly image?: string }[] } };
+        };
+      }
+    | undefined;
+  return set?.spec?.template?.spec?.containers?.[0]?.image;
 }
 
 /** One right that applying needs. */

@@ -4,11 +4,11 @@ import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import type { Log } from '../log.ts';
 import { installStages, uninstallStages, type Workbench } from './apply.ts';
-import { readFacts } from './facts.ts';
+import { installedImage, readFacts } from './facts.ts';
 import { type ImageArchive, readImageArchive } from './image.ts';
 import { agentNamespace } from './names.ts';
-import { allObjects } from './plan.ts';
-import { installedImage, type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
+import { allObjects, cleanupOf } from './plan.ts';
+import { type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
 import { makeSecrets } from './secrets.ts';
 import { runStages } from './steps.ts';
 import { suggestValues } from './values.ts';
@@ -83,7 +83,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     const objects = allObjects(input);
     const stages =
       plan.action === 'uninstall'
-        ? uninstallStages(bench, installedImage(input.facts) ?? input.image?.reference ?? '', objects)
+        ? uninstallStages(bench, cleanupOf(input), objects)
         : installStages(bench, input.image as ImageArchive, {
             definitions: objects.filter(({ type }) => type.kind === 'CustomResourceDefinition'),
             others: objects.filter(
@@ -131,7 +131,8 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       if (!values.ok) return values;
       const { values: suggested, reasons } = suggestValues(values.value ?? valuesSchema.parse({}), facts.value);
       return ok({
-        installed: facts.value.installed !== undefined,
+        // What an uninstall that broke off has left counts: it can be uninstalled on.
+        installed: facts.value.installed !== undefined || facts.value.cleanup !== undefined,
         version: installedImage(facts.value) ?? '',
         ...(values.value ? { values: values.value } : {}),
         image: archive?.reference ?? '',

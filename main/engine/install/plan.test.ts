@@ -185,11 +185,38 @@ test('an uninstall deletes everything but the definitions, and says that they st
   const { plan } = await prepare('uninstall');
   expect(plan.obstacles).toEqual([]);
   expect(plan.objects[0]).toMatchObject({ kind: 'DaemonSet', action: 'delete' });
-  for (const one of plan.objects)
+  expect(plan.objects[1]).toMatchObject({ kind: 'DaemonSet', name: 'fairlead-cleanup', action: 'create', before: '' });
+  expect(plan.warnings.join()).toContain('removed again at the end');
+  for (const one of plan.objects.toSpliced(1, 1))
     expect(one.action).toBe(one.kind === 'CustomResourceDefinition' ? 'unchanged' : 'delete');
   expect(plan.warnings.join()).toContain('custom resource definitions stay');
   for (const one of plan.objects.filter((object) => object.kind === 'Secret'))
     expect(one.before).not.toMatch(/LS0tLS1CRUdJT/);
+});
+
+test('an uninstall that broke off can be gone on with, and nothing is installed before', async () => {
+  await install();
+  const { type, object } = renderCleanup(image.reference);
+  await cluster.apply(type, object);
+  await cluster.remove(resources.daemonSets, 'fairlead-agent', 'kube-system');
+  const { plan } = await prepare('uninstall', {}, ['node1'], undefined);
+  expect(plan.obstacles).toEqual([]);
+  expect(plan.objects[0]).toMatchObject({ kind: 'DaemonSet', name: 'fairlead-cleanup', action: 'unchanged' });
+  expect(plan.objects.some((one) => one.kind === 'ConfigMap' && one.action === 'delete')).toBe(true);
+  expect(plan.warnings.join()).toContain('broken off');
+  for (const action of ['install', 'upgrade'] as const)
+    expect(codes((await prepare(action)).plan)).toEqual(['install.uninstall-unfinished']);
+});
+
+test('an uninstall needs the right to make the DaemonSet that cleans up', async () => {
+  await install();
+  cluster.allowed = (review) => {
+    const { verb } = (review as { readonly spec: { readonly resourceAttributes: { readonly verb: string } } }).spec
+      .resourceAttributes;
+    return verb === 'delete';
+  };
+  const { plan } = await prepare('uninstall');
+  expect(plan.obstacles[0]?.why).toContain('create daemonsets.apps in kube-system, patch daemonsets.apps');
 });
 
 test('the cleanup DaemonSet is not taken for the agent', () => {

@@ -1,10 +1,10 @@
 import type { Failure, Plan, Values } from '../../../contract/index.ts';
 import { type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import { difference, digestOf, shown } from './diff.ts';
-import type { ClusterFacts } from './facts.ts';
+import { type ClusterFacts, installedImage } from './facts.ts';
 import type { ImageArchive } from './image.ts';
 import { nodeHasImage } from './image.ts';
-import type { Rendered } from './manifests.ts';
+import { type Rendered, renderCleanup } from './manifests.ts';
 import { agentNamespace } from './names.ts';
 import { checkValues } from './values.ts';
 
@@ -48,6 +48,11 @@ export function allObjects(input: Pick<PlanInput, 'objects' | 'definitions' | 's
     ...input.secrets.map((object) => ({ type: resources.secrets, object })),
     ...workloads,
   ];
+}
+
+/** The DaemonSet that an uninstall makes and removes again; it runs the image that the nodes have. */
+export function cleanupOf({ facts, image }: Pick<PlanInput, 'facts' | 'image'>): Rendered {
+  return renderCleanup(installedImage(facts) ?? image?.reference ?? '');
 }
 
 function nodePlans(input: PlanInput): Plan['nodes'] {
@@ -159,7 +164,21 @@ export function makePlan(input: PlanInput): Plan {
         after: '',
       });
     }
-    if (!facts.installed)
+    if (facts.installed || facts.cleanup) {
+      const { type, object } = cleanupOf(input);
+      // After the agents' own DaemonSet, which goes first.
+      objects.splice(facts.installed ? 1 : 0, 0, {
+        kind: type.kind,
+        namespace: object.metadata.namespace ?? '',
+        name: object.metadata.name,
+        ...difference(live.get(keyOfObject(type, object)), object),
+      });
+      warnings.push(
+        `The DaemonSet ${object.metadata.name} undoes every change on the nodes; it is removed again at the end.`,
+      );
+      if (!facts.installed)
+        warnings.push('An uninstall has broken off here: this one goes on with it, and does all of it again.');
+    } else
       obstacles.push({
         code: 'install.not-installed',
         what: 'Fairlead is not installed in this cluster.',
@@ -172,6 +191,13 @@ export function makePlan(input: PlanInput): Plan {
     );
   } else {
     const checked = checkValues(values, facts);
+    if (facts.cleanup && !facts.installed)
+      obstacles.push({
+        code: 'install.uninstall-unfinished',
+        what: 'An uninstall has not been finished in this cluster.',
+        why: `The DaemonSet ${facts.cleanup.metadata.name} is still there, and would undo on every node what is installed.`,
+        fix: 'Uninstall once more, which finishes it; then install.',
+      });
     obstacles.push(...checked.obstacles, ...nodeObstacles(input), ...foreignObstacles(facts));
     warnings.push(...checked.warnings);
     for (const { type, object } of allObjects(input)) {

@@ -3,18 +3,11 @@ import { type Plan, type Values, valuesSchema } from '../../../contract/index.ts
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
-import {
-  askRights,
-  type ClusterFacts,
-  missingRights,
-  type ReadOnlyConnection,
-  type Right,
-  readFacts,
-} from './facts.ts';
+import { askRights, installedImage, missingRights, type ReadOnlyConnection, type Right, readFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
 import { agentNamespace, configName, valuesAnnotation } from './names.ts';
-import { allObjects, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
+import { allObjects, cleanupOf, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
 import { isNotFound, readSecrets, type SecretState, secretPlaceholders } from './secrets.ts';
 
 /** A plan together with what applying it needs. */
@@ -56,13 +49,17 @@ async function readLive(
   return ok(live);
 }
 
+/** Rights that applying needs. An uninstall also makes the DaemonSet that cleans up. */
 function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly Right[] {
   const kinds = new Map<string, { readonly type: ResourceType; readonly namespace: string }>();
   for (const { type } of objects) kinds.set(type.plural, { type, namespace: type.namespaced ? agentNamespace : '' });
   const verbs = action === 'uninstall' ? ['delete'] : ['create', 'patch'];
-  return [...kinds.values()]
+  const rights = [...kinds.values()]
     .filter(({ type }) => action !== 'uninstall' || type.kind !== 'CustomResourceDefinition')
     .flatMap((kind) => verbs.map((verb) => ({ ...kind, verb })));
+  if (action !== 'uninstall') return rights;
+  const workload = { type: resources.daemonSets, namespace: agentNamespace };
+  return [...rights, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
 }
 
 /**
@@ -88,7 +85,10 @@ export async function preparePlan(
     secrets: makes ? secretPlaceholders(values.cluster.name) : [],
   };
   const all = allObjects(parts);
-  const live = await readLive(reader, all);
+  const live = await readLive(
+    reader,
+    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image })] : all,
+  );
   if (!live.ok) return live;
   const rights = await missingRights(askRights(connection), rightsFor(action, all));
   const input: PlanInput = {
@@ -102,16 +102,4 @@ export async function preparePlan(
     rights,
   };
   return ok({ plan: makePlan(input), input, secrets: secrets.value });
-}
-
-/** Image of the DaemonSet that is there. */
-export function installedImage(facts: ClusterFacts): string | undefined {
-  const set = facts.installed as
-    | {
-        readonly spec?: {
-          readonly template?: { readonly spec?: { readonly containers?: readonly { readonly image?: string }[] } };
-        };
-      }
-    | undefined;
-  return set?.spec?.template?.spec?.containers?.[0]?.image;
 }
