@@ -173,8 +173,8 @@ function settingsOf(config: SSHConfig, alias: string): HostSettings {
       ...files('globalknownhostsfile', ['/etc/ssh/ssh_known_hosts']),
     ],
     hostKeyAlias: one('hostkeyalias') ?? '',
-    // "no" would accept changed keys: Fairlead never does, and accepts new ones as it asks for.
-    strict: strict === 'yes' ? 'yes' : strict === 'ask' ? 'ask' : 'accept-new',
+    // "no" and "off" would accept any key unseen: Fairlead asks instead, and never accepts a changed one.
+    strict: strict === 'yes' || strict === 'true' ? 'yes' : strict === 'accept-new' ? 'accept-new' : 'ask',
     connectTimeout: (Number(one('connecttimeout')) || 10) * 1000,
   };
 }

@@ -150,6 +150,17 @@ describe.skipIf(!sshd)(`real sshd on loopback${sshd ? '' : ' (skipped: openssh-s
     });
   });
 
+  it.each(['no', 'off'])('asks for an unknown key where the configuration would take any (%s)', async (value) => {
+    const { connector } = setUp(host('one', one, `  StrictHostKeyChecking ${value}\n`), '');
+    let asked = 0;
+    const askHostKey = async () => {
+      asked += 1;
+      return false;
+    };
+    expect((await failureOf(connector, 'one', { askHostKey })).code).toBe('ssh.host-key-unknown');
+    expect(asked).toBe(1);
+  });
+
   it('stops hard at a changed key, whatever anybody answers, and shows both fingerprints', async () => {
     const { connector } = setUp(
       host('one', one, '  StrictHostKeyChecking no\n'),
