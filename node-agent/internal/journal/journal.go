@@ -121,11 +121,18 @@ func (j *Journal) Record(kind, subject, before, after, undo string) error {
 	if err != nil {
 		return fmt.Errorf("recording in the journal: %w", err)
 	}
-	if _, err := j.file.Write(append(line, '\n')); err != nil {
+	start, err := j.file.Seek(0, io.SeekEnd)
+	if err != nil {
 		return fmt.Errorf("recording in the journal: %w", err)
 	}
-	if err := j.file.Sync(); err != nil {
-		return fmt.Errorf("recording in the journal: %w", err)
+	_, err = j.file.Write(append(line, '\n'))
+	if err == nil {
+		err = j.file.Sync()
+	}
+	if err != nil {
+		// Half a line with a whole one after it would make the journal unreadable.
+		j.sequence--
+		return fmt.Errorf("recording in the journal: %w", errors.Join(err, j.file.Truncate(start), seek(j.file, start)))
 	}
 	j.latest[key] = e
 	return nil

@@ -2,10 +2,13 @@ package journal
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRecordSurvivesCrash(t *testing.T) {
@@ -93,5 +96,32 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestShortWriteLeavesNoHalfLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal.jsonl")
+	j, err := Open(path)
+	must(t, err)
+	defer j.Close()
+	must(t, j.Record("sysctl", "a", "0", "1", ""))
+	info, err := os.Stat(path)
+	must(t, err)
+	// As on a full disk: the kernel takes a part of the line only.
+	var before unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &before))
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(info.Size()) + 10, Max: before.Max}))
+	refused := j.Record("sysctl", "b", "0", "1", "")
+	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &before))
+	if refused == nil {
+		t.Fatal("the short write was not noticed")
+	}
+	must(t, j.Record("sysctl", "c", "0", "1", ""))
+	entries, err := j.Entries()
+	must(t, err)
+	if len(entries) != 2 || entries[1].Subject != "c" || entries[1].Sequence != 2 {
+		t.Fatalf("got %+v", entries)
 	}
 }
