@@ -278,17 +278,17 @@ func (m *Manager) Upsert(ctx context.Context, p policy.Policy) error {
 	if !p.Valid() {
 		return nil
 	}
-	// A range gets its identity, its lines and its place in the ipcache before any policy names it.
+	// A range gets its identity, its lines and its place in the ipcache before any policy names it. What is refused is
+	// written by Retry; the policy comes into force all the same, as Describe says.
+	var errs []error
 	for _, prefix := range p.Prefixes() {
-		if err := m.addPrefix(ctx, prefix); err != nil {
-			return err
-		}
+		errs = append(errs, m.addPrefix(ctx, prefix))
 	}
 	changes, err := m.engine.Upsert(p)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	return errors.Join(m.apply(ctx, changes), m.prunePrefixes(ctx))
+	return errors.Join(append(errs, m.apply(ctx, changes), m.prunePrefixes(ctx))...)
 }
 
 // Delete withdraws a policy.
@@ -314,10 +314,8 @@ func (m *Manager) addPrefix(ctx context.Context, prefix netip.Prefix) error {
 		m.nextCIDR = policy.IdentityLocalMin
 	}
 	m.prefixes[prefix] = id
-	if err := m.apply(ctx, m.engine.AddIdentity(id, policy.LabelsForCIDR(prefix))); err != nil {
-		return err
-	}
-	return m.cache.Upsert(ctx, ipcache.SourceCIDR, ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: uint32(id)}})
+	return errors.Join(m.apply(ctx, m.engine.AddIdentity(id, policy.LabelsForCIDR(prefix))),
+		m.cache.Upsert(ctx, ipcache.SourceCIDR, ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: uint32(id)}}))
 }
 
 // prunePrefixes withdraws the ranges that no policy in force names any more.

@@ -142,3 +142,25 @@ func TestRefusedLinesAreTriedAgain(t *testing.T) {
 		t.Fatalf("%d left, %v, lines %+v", left, err, lines)
 	}
 }
+
+func TestPolicyComesIntoForceWhereItsRangeIsRefused(t *testing.T) {
+	for _, method := range []string{"UpsertIP", "ApplyPolicy"} {
+		t.Run(method, func(t *testing.T) {
+			r := newRig(t, ModeDefault)
+			ctx := context.Background()
+			_, _ = r.AddSubject(ctx, 1, labels(t, "k8s:app=web"), nil)
+			r.dp.Fail(method, errors.New("map is full"))
+			if err := r.Upsert(ctx, parse(t, document("p", fromRange))); err == nil {
+				t.Fatal("the error was swallowed")
+			}
+			r.dp.Fail(method, nil)
+			_, policyErr := r.Retry(ctx)
+			_, cacheErr := r.cache.Retry(ctx)
+			lines, _ := r.dp.Policy(1)
+			ips, _ := r.dp.IPs()
+			if policyErr != nil || cacheErr != nil || len(lines) == 0 || len(ips) != 1 || !r.enforced[1][policy.Ingress] {
+				t.Fatalf("lines %+v, addresses %+v, enforced %v, errors %v, %v", lines, ips, r.enforced, policyErr, cacheErr)
+			}
+		})
+	}
+}
