@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	"fairlead.dev/node-agent/internal/api"
+	"fairlead.dev/node-agent/internal/cni"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/identities"
 	"fairlead.dev/node-agent/internal/kubernetes"
@@ -61,6 +63,8 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		case <-tick.C:
 		}
 		a.retry(ctx, s)
+		// A plugin that did not reach the agent while it started left its removal here.
+		a.note("recorded removals", cni.ProcessTombstones(ctx, filepath.Join(a.RunDirectory, "deleted"), p.Endpoints.Detach))
 		p.Endpoints.Sweep(ctx, abandoned, time.Now())
 		if w.ceps.Err() == nil {
 			a.note("announcements", p.Cache.SweepAnnouncements(ctx, time.Now().Add(-time.Minute)))
@@ -133,7 +137,7 @@ func (a *agent) keepIdentities(ctx context.Context, s *serving) {
 // forgetIdentities drops those whose object went while an address still had them.
 func (a *agent) forgetIdentities(ctx context.Context, s *serving) {
 	for _, i := range s.parts.Registry.All() {
-		if i.ID.IsReserved() || s.parts.Cache.Uses(uint32(i.ID)) {
+		if i.ID.IsReserved() || s.parts.Cache.Uses(uint32(i.ID)) || s.parts.Endpoints.Has(i.ID) {
 			continue
 		}
 		if _, ok := s.watcher.ids.Get("", strconv.FormatUint(uint64(i.ID), 10)); !ok {
@@ -170,6 +174,9 @@ func (a *agent) leaderDuties(ctx context.Context, w *watcher) {
 				used[strconv.FormatUint(uint64(e.Identity), 10)] = struct{}{}
 			}
 			for _, i := range collector.Collect(time.Now(), w.ids.List(), used) {
+				if id, _, ok := identities.LabelsOf(i); ok && w.parts.Endpoints.Has(id) {
+					continue // a pod that is being made took it meanwhile
+				}
 				if err := a.client.Delete(ctx, identities.Resource, i.Name, i.UID); err != nil && !apierrors.IsNotFound(err) {
 					a.log.Warn("an unused identity was not deleted", "identity", i.Name, "error", err)
 				} else {

@@ -112,7 +112,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 			}
 		},
 		Deleted: func(i *ciliumv2.CiliumIdentity) {
-			if id, _, ok := identities.LabelsOf(i); ok && !w.parts.Cache.Uses(uint32(id)) {
+			if id, _, ok := identities.LabelsOf(i); ok && !w.parts.Cache.Uses(uint32(id)) && !w.parts.Endpoints.Has(id) {
 				w.parts.Registry.Forget(id)
 				w.note("identity", w.parts.Policies.RemoveIdentity(w.ctx, id))
 			}
@@ -123,7 +123,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 
 	w.cnps = kubernetes.NewInformer(c, cilium("ciliumnetworkpolicies"), "", &ciliumv2.CiliumNetworkPolicy{}, &ciliumv2.CiliumNetworkPolicyList{}, nil, kubernetes.Handler[*ciliumv2.CiliumNetworkPolicy]{
 		Changed: func(old, p *ciliumv2.CiliumNetworkPolicy) {
-			if old == nil || old.Generation != p.Generation {
+			if old == nil || edited(old, p) {
 				parsed, _ := policy.FromRules(refOf(policy.KindCiliumNetworkPolicy, p), p.Spec, p.Specs)
 				w.upsert(parsed)
 			}
@@ -131,7 +131,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 		Deleted: func(p *ciliumv2.CiliumNetworkPolicy) { w.withdraw(refOf(policy.KindCiliumNetworkPolicy, p)) }})
 	w.ccnps = kubernetes.NewInformer(c, cilium("ciliumclusterwidenetworkpolicies"), "", &ciliumv2.CiliumClusterwideNetworkPolicy{}, &ciliumv2.CiliumClusterwideNetworkPolicyList{}, nil, kubernetes.Handler[*ciliumv2.CiliumClusterwideNetworkPolicy]{
 		Changed: func(old, p *ciliumv2.CiliumClusterwideNetworkPolicy) {
-			if old == nil || old.Generation != p.Generation {
+			if old == nil || edited(old, p) {
 				parsed, _ := policy.FromRules(refOf(policy.KindCiliumClusterwidePolicy, p), p.Spec, p.Specs)
 				w.upsert(parsed)
 			}
@@ -141,7 +141,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 		}})
 	nps := kubernetes.NewInformer(c, kubernetes.Resource{Group: networkingv1.SchemeGroupVersion, Name: "networkpolicies"}, "", &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{}, nil, kubernetes.Handler[*networkingv1.NetworkPolicy]{
 		Changed: func(old, p *networkingv1.NetworkPolicy) {
-			if old != nil && old.Generation == p.Generation {
+			if old != nil && !edited(old, p) {
 				return
 			}
 			document, err := json.Marshal(p)
@@ -154,6 +154,12 @@ func (w *watcher) informers(c *kubernetes.Client) {
 		},
 		Deleted: func(p *networkingv1.NetworkPolicy) { w.withdraw(refOf(policy.KindKubernetesNetworkPolicy, p)) }})
 	w.all = []watched{w.pods, w.namespaces, svcs, slices, nodesOfKubernetes, cns, w.ids, w.ceps, w.cnps, w.ccnps, nps}
+}
+
+// edited tells whether the specification may differ. The generation alone does not say it: an object that was deleted
+// and made again while the watch was down starts at generation 1 again.
+func edited(old, now kubernetes.Object) bool {
+	return old.GetUID() != now.GetUID() || old.GetGeneration() != now.GetGeneration()
 }
 
 func refOf(kind policy.Kind, o kubernetes.Object) policy.Ref {

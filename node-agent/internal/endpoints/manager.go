@@ -63,12 +63,15 @@ type Manager struct {
 	// unpublished are endpoints whose CiliumEndpoint could not be written; withdrawals likewise.
 	unpublished map[datapath.EndpointID]struct{}
 	withdrawals map[string]Endpoint
+	// reserving counts endpoints on their way to an identity, so that nobody collects it before they have it.
+	reserving map[policy.NumericIdentity]int
 }
 
 // New makes a manager; Restore has to be called once before anything else.
 func New(o Options) *Manager {
 	m := &Manager{Options: o, store: store{o.StateDirectory}, byID: map[datapath.EndpointID]*entry{},
-		byContainer: map[string]*entry{}, nextID: 1, unpublished: map[datapath.EndpointID]struct{}{}, withdrawals: map[string]Endpoint{}}
+		byContainer: map[string]*entry{}, nextID: 1, unpublished: map[datapath.EndpointID]struct{}{}, withdrawals: map[string]Endpoint{},
+		reserving: map[policy.NumericIdentity]int{}}
 	o.Policies.OnEnforced(m.setEnforced)
 	return m
 }
@@ -142,10 +145,11 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 		return Endpoint{}, fmt.Errorf("looking up namespace %s: %w", r.Namespace, err)
 	}
 	labels, ports := identityOf(pod, namespaceLabels, m.ClusterName)
-	identity, err := m.identity(ctx, labels)
+	identity, release, err := m.identity(ctx, labels)
 	if err != nil {
 		return Endpoint{}, err
 	}
+	defer release()
 	e := Endpoint{Namespace: r.Namespace, PodName: r.PodName, PodUID: string(pod.UID), ContainerID: r.ContainerID,
 		NetworkInterface: r.NetworkInterface, Identity: identity, Labels: labels.Strings(), Ports: ports, ServiceAccount: pod.Spec.ServiceAccountName}
 	e.WorkloadName, e.WorkloadKind = workloadOf(pod)
@@ -170,13 +174,38 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 	return e, nil
 }
 
-// identity numbers labels and makes the number known to every policy of this node.
-func (m *Manager) identity(ctx context.Context, labels policy.Labels) (policy.NumericIdentity, error) {
-	id, err := m.Registry.Allocate(ctx, labels)
+// identity numbers labels and makes the number known to every policy of this node. Has is true for it until release,
+// which has to be called where there is no error.
+func (m *Manager) identity(ctx context.Context, labels policy.Labels) (id policy.NumericIdentity, release func(), err error) {
+	id, err = m.Registry.Allocate(ctx, labels)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return id, m.Policies.SetIdentity(ctx, id, labels)
+	m.mu.Lock()
+	m.reserving[id]++
+	m.mu.Unlock()
+	release = func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.reserving[id]--; m.reserving[id] == 0 {
+			delete(m.reserving, id)
+		}
+	}
+	// Again, for it may have been forgotten just before it was marked.
+	m.Registry.Learn(id, labels)
+	if err := m.Policies.SetIdentity(ctx, id, labels); err != nil {
+		release()
+		return 0, nil, err
+	}
+	return id, release, nil
+}
+
+// Has tells whether an endpoint of this node has the identity, or is about to get it.
+func (m *Manager) Has(id policy.NumericIdentity) bool {
+	m.mu.RLock()
+	_, reserving := m.reserving[id]
+	m.mu.RUnlock()
+	return reserving || slices.ContainsFunc(m.List(), func(e Endpoint) bool { return e.Identity == id })
 }
 
 // freeID gives the next number in turn; called with mu held.
@@ -276,10 +305,11 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	if slices.Equal(labels.Strings(), e.Labels) {
 		return nil
 	}
-	identity, err := m.identity(ctx, labels)
+	identity, release, err := m.identity(ctx, labels)
 	if err != nil {
 		return err
 	}
+	defer release()
 	m.Log.Info("an endpoint's labels changed", "endpoint", e.ID, "pod", e.Pod(), "from", e.Identity, "to", identity)
 	if _, err := m.Policies.AddSubject(ctx, e.ID, labels, ports); err != nil {
 		return err
