@@ -44,7 +44,7 @@ type cluster struct {
 
 // Pod implements endpoints.Cluster.
 func (c *cluster) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
-	if pod, ok := c.pods.Get(namespace, name); ok && (uid == "" || string(pod.UID) == uid) {
+	if pod, ok := c.pods.Get(namespace, name); ok && isPod(pod, uid) {
 		return pod, nil
 	}
 	// The kubelet knows of the pod before our watch does.
@@ -54,11 +54,20 @@ func (c *cluster) Pod(ctx context.Context, namespace, name, uid string) (*corev1
 	if err := c.client.Get(ctx, r, name, &pod); err != nil {
 		return nil, err
 	}
-	if uid != "" && string(pod.UID) != uid {
+	if !isPod(&pod, uid) {
 		return nil, fmt.Errorf("the pod was replaced: its UID is %s, not %s", pod.UID, uid)
 	}
 	return &pod, nil
 }
+
+// isPod tells whether a pod is the one the kubelet means. It knows a static pod by its manifest's hash, which the mirror
+// of that pod in the API has as an annotation, beside a UID of its own.
+func isPod(pod *corev1.Pod, uid string) bool {
+	return uid == "" || string(pod.UID) == uid || pod.Annotations[configHashAnnotation] == uid
+}
+
+// configHashAnnotation is on the mirror pods of static pods.
+const configHashAnnotation = "kubernetes.io/config.hash"
 
 // NamespaceLabels implements endpoints.Cluster.
 func (c *cluster) NamespaceLabels(ctx context.Context, name string) (map[string]string, error) {

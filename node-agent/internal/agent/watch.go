@@ -181,7 +181,11 @@ func (w *watcher) withdraw(ref policy.Ref) {
 }
 
 func trimPod(p *corev1.Pod) {
+	hash, isMirror := p.Annotations[configHashAnnotation]
 	p.Annotations = nil
+	if isMirror {
+		p.Annotations = map[string]string{configHashAnnotation: hash}
+	}
 	containers := make([]corev1.Container, 0, len(p.Spec.Containers))
 	for _, c := range p.Spec.Containers {
 		containers = append(containers, corev1.Container{Name: c.Name, Ports: c.Ports})

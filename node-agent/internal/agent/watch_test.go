@@ -28,3 +28,20 @@ func TestEditedSeesAnObjectThatWasMadeAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestStaticPodIsKnownByItsHash(t *testing.T) {
+	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "api", Annotations: map[string]string{configHashAnnotation: "hash", "other": "x"}}}
+	trimPod(mirror)
+	for uid, want := range map[string]bool{"": true, "api": true, "hash": true, "else": false} {
+		if isPod(mirror, uid) != want {
+			t.Errorf("%q: %v", uid, !want)
+		}
+	}
+	if len(mirror.Annotations) != 1 {
+		t.Errorf("kept %v", mirror.Annotations)
+	}
+	plain := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "api"}}
+	if trimPod(plain); isPod(plain, "hash") {
+		t.Error("a pod without a hash was taken for one with")
+	}
+}
