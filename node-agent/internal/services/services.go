@@ -223,12 +223,30 @@ func (m *Manager) sync(ctx context.Context, key Key) error {
 		if _, ok := wanted[f]; ok {
 			continue
 		}
+		name := frontend{f.Address, f.Port, f.Protocol}
+		if owner, ok := m.frontends[name]; ok && owner != key {
+			// Another service has written itself there since.
+			delete(m.written[key], f)
+			continue
+		}
 		if err := m.dp.DeleteService(ctx, f); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		delete(m.written[key], f)
-		delete(m.frontends, frontend{f.Address, f.Port, f.Protocol})
+		delete(m.frontends, name)
+		// Of two services with one external address the datapath has had one; the other's turn comes with Retry.
+		for other := range m.services {
+			if other == key {
+				continue
+			}
+			for _, s := range m.build(other) {
+				if (frontend{s.Frontend.Address, s.Frontend.Port, s.Frontend.Protocol}) == name {
+					delete(m.written[other], s.Frontend)
+					m.dirty[other] = struct{}{}
+				}
+			}
+		}
 	}
 	if len(m.written[key]) == 0 {
 		delete(m.written, key)

@@ -125,3 +125,32 @@ func TestManagerPrunesOnlyAfterStart(t *testing.T) {
 		t.Fatalf("got %+v", list)
 	}
 }
+
+func TestOneOfTwoServicesWithOneAddressGoes(t *testing.T) {
+	for _, gone := range []string{"web", "shop"} {
+		t.Run(gone, func(t *testing.T) {
+			ctx := context.Background()
+			dp := &datapathtest.Fake{}
+			m := New(dp, netip.Addr{}, slog.Default())
+			if err := m.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for name, address := range map[string]string{"web": "10.96.0.5", "shop": "10.96.0.6"} {
+				_ = m.SetService(ctx, Key{"a", name}, service(func(s *corev1.Service) {
+					s.Name, s.Spec.ClusterIP, s.Spec.ExternalIPs = name, address, []string{"198.51.100.80"}
+				}))
+			}
+			_ = m.SetService(ctx, Key{"a", gone}, nil)
+			if left, err := m.Retry(ctx); left != 0 || err != nil {
+				t.Fatalf("%d left, %v", left, err)
+			}
+			list, _ := dp.Services()
+			if len(list) != 2 || list[0].Name == gone || list[1].Name == gone {
+				t.Fatalf("got %+v", list)
+			}
+			if key, ok := m.Find(netip.MustParseAddr("198.51.100.80"), 80, 6); !ok || key.Name == gone {
+				t.Fatalf("the address belongs to %v", key)
+			}
+		})
+	}
+}
