@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -249,6 +250,20 @@ func endpointPrefixes(e *ciliumv2.CiliumEndpoint) (out []netip.Prefix, node neti
 	return out, node
 }
 
+// namedPorts reads what cluster.object writes.
+func namedPorts(e *ciliumv2.CiliumEndpoint) policy.NamedPorts {
+	out := policy.NamedPorts{}
+	for _, p := range e.Status.NamedPorts {
+		for _, protocol := range []uint8{policy.ProtocolTCP, policy.ProtocolUDP, policy.ProtocolSCTP} {
+			if policy.ProtocolName(protocol) == p.Protocol {
+				name := strings.ToLower(p.Name)
+				out[name] = append(out[name], policy.NamedPort{Protocol: protocol, Port: p.Port})
+			}
+		}
+	}
+	return out
+}
+
 // endpoint takes in what another node's agent wrote.
 func (w *watcher) endpoint(old, e *ciliumv2.CiliumEndpoint) {
 	now, node := endpointPrefixes(e)
@@ -260,6 +275,7 @@ func (w *watcher) endpoint(old, e *ciliumv2.CiliumEndpoint) {
 		// Policy lines first, then the address: nobody may be judged by an identity that no line knows.
 		w.parts.Registry.Learn(id, labels)
 		w.note("identity", w.parts.Policies.SetIdentity(w.ctx, id, labels))
+		w.note("named ports", w.parts.Policies.AddPorts(w.ctx, id, namedPorts(e)))
 	}
 	owner := ipcache.Owner{Namespace: e.Namespace, PodName: e.Name, NodeName: w.parts.Nodes.NameOf(node)}
 	if o := e.OwnerReferences; len(o) > 0 {

@@ -145,7 +145,7 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 		return Endpoint{}, fmt.Errorf("looking up namespace %s: %w", r.Namespace, err)
 	}
 	labels, ports := identityOf(pod, namespaceLabels, m.ClusterName)
-	identity, release, err := m.identity(ctx, labels)
+	identity, release, err := m.identity(ctx, labels, ports)
 	if err != nil {
 		return Endpoint{}, err
 	}
@@ -176,7 +176,7 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 
 // identity numbers labels and makes the number known to every policy of this node. Has is true for it until release,
 // which has to be called where there is no error.
-func (m *Manager) identity(ctx context.Context, labels policy.Labels) (id policy.NumericIdentity, release func(), err error) {
+func (m *Manager) identity(ctx context.Context, labels policy.Labels, ports policy.NamedPorts) (id policy.NumericIdentity, release func(), err error) {
 	id, err = m.Registry.Allocate(ctx, labels)
 	if err != nil {
 		return 0, nil, err
@@ -193,7 +193,7 @@ func (m *Manager) identity(ctx context.Context, labels policy.Labels) (id policy
 	}
 	// Again, for it may have been forgotten just before it was marked.
 	m.Registry.Learn(id, labels)
-	if err := m.Policies.SetIdentity(ctx, id, labels); err != nil {
+	if err := errors.Join(m.Policies.SetIdentity(ctx, id, labels), m.Policies.AddPorts(ctx, id, ports)); err != nil {
 		release()
 		return 0, nil, err
 	}
@@ -305,7 +305,7 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	if slices.Equal(labels.Strings(), e.Labels) {
 		return nil
 	}
-	identity, release, err := m.identity(ctx, labels)
+	identity, release, err := m.identity(ctx, labels, ports)
 	if err != nil {
 		return err
 	}

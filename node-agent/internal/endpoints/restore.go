@@ -46,7 +46,7 @@ func (m *Manager) Restore(ctx context.Context) error {
 		m.nextID = max(m.nextID, e.ID+1)
 		m.mu.Unlock()
 		m.Registry.Learn(e.Identity, labels)
-		errs = append(errs, m.Policies.SetIdentity(ctx, e.Identity, labels))
+		errs = append(errs, m.Policies.SetIdentity(ctx, e.Identity, labels), m.Policies.AddPorts(ctx, e.Identity, e.Ports))
 		if _, err := m.Policies.AddSubject(ctx, e.ID, labels, e.Ports); err != nil {
 			errs = append(errs, err)
 		}

@@ -48,6 +48,8 @@ type Manager struct {
 	prefixes map[netip.Prefix]policy.NumericIdentity
 	nextCIDR policy.NumericIdentity
 	objects  map[policy.RefKey]*object
+	// ports are the container ports that pods of an identity give names to.
+	ports    map[policy.NumericIdentity]policy.NamedPorts
 	revision atomic.Uint64
 	// infos caches what the flows ask per rule and endpoint; replaced as a whole by every change.
 	infos atomic.Pointer[infoCache]
@@ -66,7 +68,8 @@ type object struct {
 func New(dp datapath.Datapath, cache *ipcache.Cache, mode Mode, log *slog.Logger) *Manager {
 	m := &Manager{engine: policy.NewEngine(), dp: dp, cache: cache, mode: mode, log: log,
 		dirty: map[policy.SubjectID]struct{}{}, prefixes: map[netip.Prefix]policy.NumericIdentity{},
-		nextCIDR: policy.IdentityLocalMin, objects: map[policy.RefKey]*object{}}
+		nextCIDR: policy.IdentityLocalMin, objects: map[policy.RefKey]*object{},
+		ports: map[policy.NumericIdentity]policy.NamedPorts{}}
 	m.infos.Store(newInfoCache())
 	return m
 }
@@ -262,10 +265,38 @@ func (m *Manager) SetIdentity(ctx context.Context, id policy.NumericIdentity, la
 	return m.apply(ctx, m.engine.AddIdentity(id, labels))
 }
 
+// AddPorts takes in which ports a pod of a known identity gives names to; egress rules with named ports need it. Pods of
+// one identity may differ: what any of them names counts until the identity goes.
+func (m *Manager) AddPorts(ctx context.Context, id policy.NumericIdentity, ports policy.NamedPorts) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, known := m.engine.Identity(id); !known {
+		return nil
+	}
+	// A new map each time: the engine reads the one that it has.
+	merged, changed := policy.NamedPorts{}, false
+	for name, list := range m.ports[id] {
+		merged[name] = slices.Clone(list)
+	}
+	for name, list := range ports {
+		for _, p := range list {
+			if !slices.Contains(merged[name], p) {
+				merged[name], changed = append(merged[name], p), true
+			}
+		}
+	}
+	if !changed {
+		return nil
+	}
+	m.ports[id] = merged
+	return m.apply(ctx, m.engine.SetIdentityPorts(id, merged))
+}
+
 // RemoveIdentity forgets a peer.
 func (m *Manager) RemoveIdentity(ctx context.Context, id policy.NumericIdentity) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.ports, id)
 	return m.apply(ctx, m.engine.RemoveIdentity(id))
 }
 

@@ -164,3 +164,30 @@ func TestPolicyComesIntoForceWhereItsRangeIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestNamedPortsOfAPeerOpenEgress(t *testing.T) {
+	r := newRig(t, ModeDefault)
+	ctx := context.Background()
+	_, _ = r.AddSubject(ctx, 1, labels(t, "k8s:app=web"), nil)
+	if err := r.Upsert(ctx, parse(t, document("p", `{"endpointSelector":{"matchLabels":{"app":"web"}},"egress":[{"toEndpoints":[{"matchLabels":{"app":"ship"}}],"toPorts":[{"ports":[{"port":"http","protocol":"TCP"}]}]}]}`))); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.SetIdentity(ctx, 300, labels(t, "k8s:app=ship"))
+	open := func(port uint16) bool {
+		lines, _ := r.dp.Policy(1)
+		return slices.ContainsFunc(lines, func(l datapath.PolicyEntry) bool { return l.Identity == 300 && l.Port == port && !l.Deny })
+	}
+	for _, port := range []uint16{8080, 9090} {
+		if open(port) {
+			t.Fatalf("%d is open before anybody names it", port)
+		}
+		if err := r.AddPorts(ctx, 300, policy.NamedPorts{"http": {{Protocol: policy.ProtocolTCP, Port: port}}}); err != nil || !open(port) || !open(8080) {
+			t.Fatalf("%d is not open, or 8080 is not any more (%v)", port, err)
+		}
+	}
+	_ = r.RemoveIdentity(ctx, 300)
+	_ = r.SetIdentity(ctx, 300, labels(t, "k8s:app=ship"))
+	if open(8080) {
+		t.Fatal("the ports outlived the identity")
+	}
+}
