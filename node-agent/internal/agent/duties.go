@@ -71,6 +71,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		}
 		if round%15 == 14 {
 			a.keepIdentities(ctx, s)
+			keepEndpoints(s)
 			a.forgetIdentities(ctx, s)
 		}
 	}
@@ -130,6 +131,22 @@ func (a *agent) keepIdentities(ctx context.Context, s *serving) {
 		object := &ciliumv2.CiliumIdentity{ObjectMeta: metav1.ObjectMeta{Name: name}, SecurityLabels: labels.Map()}
 		if err := a.client.Create(ctx, identities.Resource, object); err != nil && !apierrors.IsAlreadyExists(err) {
 			a.log.Warn("an identity that was deleted could not be created again", "identity", name, "error", err)
+		}
+	}
+}
+
+// keepEndpoints has the CiliumEndpoints written again that somebody deleted although their pods live.
+func keepEndpoints(s *serving) {
+	w := s.watcher
+	for _, e := range s.parts.Endpoints.List() {
+		if state, _ := s.parts.Endpoints.State(e.ID); state != "ready" {
+			continue
+		}
+		if _, ok := w.ceps.Get(e.Namespace, e.PodName); ok {
+			continue
+		}
+		if pod, ok := w.pods.Get(e.Namespace, e.PodName); ok && isPod(pod, e.PodUID) {
+			s.parts.Endpoints.Again(e.ID)
 		}
 	}
 }

@@ -96,9 +96,13 @@ func (m *Manager) setEnforced(ctx context.Context, id datapath.EndpointID, enfor
 	}
 	x.publication.Lock()
 	defer x.publication.Unlock()
+	changed := x.enforced != enforced
 	x.enforced = enforced
 	if !x.published {
 		return nil
+	}
+	if changed {
+		m.Again(id) // the CiliumEndpoint says it too
 	}
 	return m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(enforced))
 }
@@ -271,15 +275,29 @@ func (m *Manager) tell(ctx context.Context, e Endpoint) {
 }
 
 func (m *Manager) publish(ctx context.Context, e Endpoint) {
-	err := m.Cluster.Publish(ctx, e, m.Policies.Enforced(e.ID), m.Mode)
+	// Before, so that who asks for it while it is written gets it once more.
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil {
+	delete(m.unpublished, e.ID)
+	m.mu.Unlock()
+	if err := m.Cluster.Publish(ctx, e, m.Policies.Enforced(e.ID), m.Mode); err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		x := m.byID[e.ID]
+		if x == nil || x != m.byContainer[containerKey(e.ContainerID, e.NetworkInterface)] {
+			return // removed meanwhile
+		}
 		m.unpublished[e.ID] = struct{}{}
 		m.Log.Warn("the CiliumEndpoint was not written; it will be tried again", "endpoint", e.ID, "pod", e.Pod(), "error", err)
-		return
 	}
-	delete(m.unpublished, e.ID)
+}
+
+// Again has Retry write the endpoint's CiliumEndpoint anew.
+func (m *Manager) Again(id datapath.EndpointID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.byID[id]; ok {
+		m.unpublished[id] = struct{}{}
+	}
 }
 
 // Refresh takes up changed labels of a pod or its namespace.

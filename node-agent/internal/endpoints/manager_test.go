@@ -349,3 +349,31 @@ func TestFailures(t *testing.T) {
 		}
 	})
 }
+
+func TestCiliumEndpointIsWrittenAgain(t *testing.T) {
+	ctx := context.Background()
+	n := start(t, &datapathtest.Fake{}, t.TempDir())
+	r := n.pod("web", map[string]string{"app": "web"})
+	e := n.add(t, r)
+	written := func() bool { _, ok := n.cluster.published["a/web"]; return ok }
+	delete(n.cluster.published, "a/web")
+	n.Again(e.ID)
+	if left := n.Retry(ctx); left != 0 || !written() {
+		t.Fatalf("asked for: %d left", left)
+	}
+	delete(n.cluster.published, "a/web")
+	if err := n.setEnforced(ctx, e.ID, [2]bool{true, true}); err != nil {
+		t.Fatal(err)
+	}
+	if left := n.Retry(ctx); left != 0 || !written() {
+		t.Fatalf("enforcement changed: %d left", left)
+	}
+	if err := n.Detach(ctx, r.ContainerID, ""); err != nil {
+		t.Fatal(err)
+	}
+	n.cluster.publishes = errors.New("no answer")
+	n.publish(ctx, e)
+	if left := n.Retry(ctx); left != 0 {
+		t.Fatalf("%d left of a removed endpoint", left)
+	}
+}

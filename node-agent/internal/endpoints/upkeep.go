@@ -25,9 +25,11 @@ func (m *Manager) Retry(ctx context.Context) int {
 	for _, id := range publish {
 		if x := m.get(id); x != nil {
 			x.publication.Lock()
-			e := x.endpoint
+			e, published := x.endpoint, x.published
 			x.publication.Unlock()
-			m.publish(ctx, e)
+			if published {
+				m.publish(ctx, e)
+			}
 		}
 	}
 	for _, e := range withdrawals {
