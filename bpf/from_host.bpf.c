@@ -24,6 +24,9 @@ int from_host(struct __sk_buff *skb)
 	ep = in_pod_range(p.source) ? local_endpoint(p.source) : NULL;
 	if (ep)
 		from.identity = ep->identity;
+	else if (from.identity != IDENTITY_HOST)
+		/* Forwarded from the wire, where anybody can claim any address. */
+		from.identity = IDENTITY_WORLD;
 	find_peer(p.destination, &to);
 	r.source_identity = from.identity;
 	r.dest_identity = to.identity;

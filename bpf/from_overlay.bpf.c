@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * from_overlay: tcx ingress of fairlead_vxlan: what from_netdev left to the tunnel device: packets for the node itself,
- * large ones that the kernel put together, and everything unusual.
- * May assume: the kernel took off the outer headers and kept them as tunnel metadata.
+ * from_overlay: tcx ingress of fairlead_vxlan: what from_netdev left to the tunnel device: packets for the
+ * node itself, large ones that the kernel put together, and everything unusual. May assume: the kernel took
+ * off the outer headers and kept them as tunnel metadata.
  */
 #define FILE_NUMBER 4
 #include "lib/overlay.h"
@@ -25,10 +25,11 @@ int from_overlay(struct __sk_buff *skb)
 	err = overlay_sender(&p, &r, &in.peer, tunnel.tunnel_id, bpf_htonl(tunnel.remote_ipv4), false);
 	if (err)
 		return drop(skb, &p, &r, err);
+	/* The inner frame is addressed to some other interface; without this no stack would look at it: not
+	 * the node's, and not a pod's, since older kernels keep the mark on the way into another namespace.
+	 */
+	bpf_skb_change_type(skb, 0);
 	if (p.destination == config.router_address || p.destination == config.node_address) {
-		/* The inner frame is addressed to some other interface; without this the stack would not look
-		 * at it. */
-		bpf_skb_change_type(skb, 0);
 		r.dest_identity = IDENTITY_HOST;
 		trace(skb, &p, &r, TO_HOST,
 		      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));

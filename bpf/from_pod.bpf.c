@@ -76,6 +76,9 @@ int from_pod(struct __sk_buff *skb)
 	bool native;
 	int err;
 
+	/* The tag is not in the frame that is parsed. */
+	if (skb->vlan_present)
+		return drop(skb, &p, &r, DROP_UNSUPPORTED_L3);
 	err = parse(skb, &p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_OK;
@@ -134,6 +137,9 @@ int from_pod(struct __sk_buff *skb)
 		trace(skb, &p, &r, TO_OVERLAY, out.report);
 		return err;
 	}
+	/* Masqueraded to the node's address it would pass for a packet of the node's own tunnel. */
+	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == bpf_htons(VXLAN_PORT))
+		return drop(skb, &p, &r, DROP_ENCAP_PROHIBITED);
 	/* Past the host's netfilter: what is not masqueraded, and replies to what came in past it. */
 	native = !config.tunnel && out.peer.identity != IDENTITY_HOST &&
 		 (p.destination & config.native_mask) == config.native_net;

@@ -50,9 +50,11 @@ static __always_inline void connection_key(struct connection_key *key, struct pa
 		/* The identifier stands on the side that asks, so that both may ask with the same. */
 		bool local_asks = (p->icmp_type == ICMP_ECHO) == (side == OUT);
 
-		if (p->icmp_type != ICMP_ECHO && p->icmp_type != ICMP_ECHOREPLY)
+		/* Other types have both ports, which no echo has. */
+		if (p->icmp_type != ICMP_ECHO && p->icmp_type != ICMP_ECHOREPLY) {
 			key->local_port = bpf_htons(0xff00 | p->icmp_type);
-		else if (local_asks)
+			key->remote_port = bpf_htons(0xffff);
+		} else if (local_asks)
 			key->local_port = p->icmp_id;
 		else
 			key->remote_port = p->icmp_id;
@@ -123,9 +125,8 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 		return 0;
 	}
 	if (key->protocol == IPPROTO_ICMP)
-		q.port = bpf_htons(key->local_port && (bpf_ntohs(key->local_port) >> 8) == 0xff && !p->icmp_id
-				       ? p->icmp_type
-				       : ICMP_ECHO);
+		q.port = bpf_htons(key->local_port && key->remote_port ? bpf_ntohs(key->local_port) & 0xff
+								       : ICMP_ECHO);
 	return judge(&q, v);
 }
 
@@ -225,6 +226,13 @@ static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct
 
 	connection_key(&key, p, ep->id, t->side);
 	c = bpf_map_lookup_elem(&connections, &key);
+	if (p->related && (!c || c->expires < now)) {
+		/* It speaks of a connection that does not exist: judged as what it is, and not as what it
+		 * quotes. */
+		p->related = false;
+		connection_key(&key, p, ep->id, t->side);
+		c = bpf_map_lookup_elem(&connections, &key);
+	}
 	if (!c || !usable(c, p, now)) {
 		__be32 remote = t->side == OUT ? p->destination : p->source;
 

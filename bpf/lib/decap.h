@@ -2,10 +2,10 @@
 /*
  * Out of the tunnel, before the host's stack sees the packet: no netfilter, no UDP socket, no second queue.
  *
- * Left to the tunnel device: what the kernel put together out of several packets (the helper cannot take the mark of
- * a tunnel off such a packet, and who forwards it later would cut it up wrongly), what has a checksum of its own or
- * was marked as congested on the way, what no node of the cluster sent (the host's firewall has a say there), and
- * what is for the node itself.
+ * Left to the tunnel device: what the kernel put together out of several packets (the helper cannot take the
+ * mark of a tunnel off such a packet, and who forwards it later would cut it up wrongly), what has a checksum
+ * of its own or was marked as congested on the way, what no node of the cluster sent (the host's firewall has
+ * a say there), and what is for the node itself.
  */
 #pragma once
 
@@ -15,8 +15,8 @@
 #define BULK_INTERVAL (8 * 1000 * 1000ULL)
 
 /*
- * Whether the flow just had a packet that went to the tunnel device: the queue there would let this one overtake it.
- * Flows may share a line; then one takes the longer way without need.
+ * Whether the flow just had a packet that went to the tunnel device: the queue there would let this one
+ * overtake it. Flows may share a line; then one takes the longer way without need.
  */
 static __always_inline bool follows_bulk(struct __sk_buff *skb, __be16 flow)
 {

@@ -2,10 +2,10 @@
 /*
  * To another node by VXLAN; the sender's identity is the VNI.
  *
- * The headers are put on right here where the way to the node is plain. The tunnel device would look up its route,
- * pass netfilter with connection tracking, and find the neighbour: half of what a round trip through it costs. Where
- * anything is out of the ordinary (no neighbour yet, larger than the way's MTU, a kind of segmentation that the
- * helper does not take) the device does it, and on the wire nobody sees the difference.
+ * The headers are put on right here where the way to the node is plain. The tunnel device would look up its
+ * route, pass netfilter with connection tracking, and find the neighbour: half of what a round trip through
+ * it costs. Where anything is out of the ordinary (no neighbour yet, larger than the way's MTU, a kind of
+ * segmentation that the helper does not take) the device does it, and on the wire nobody sees the difference.
  */
 #pragma once
 
@@ -95,7 +95,8 @@ __noinline int encapsulate_here(struct __sk_buff *skb, struct packet *p, __be32 
 		return encapsulate(skb, node, identity);
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &h, sizeof(h), 0))
 		return -DROP_WRITE_ERROR;
-	/* Not by the hardware address that was found: the kernel's own output keeps the neighbour's entry fresh. */
+	/* Not by the hardware address that was found: the kernel's own output keeps the neighbour's entry
+	 * fresh. */
 	next.nh_family = AF_INET;
 	next.ipv4_nh = fib.ipv4_dst;
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);

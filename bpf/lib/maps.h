@@ -136,8 +136,8 @@ struct {
 	__type(value, struct connection);
 } scratch SEC(".maps");
 
-/* When a flow of the tunnel last had a packet for the tunnel device, by the flow's port; ns. Writer and reader:
- * from_netdev. */
+/* When a flow of the tunnel last had a packet for the tunnel device, by the flow's port; ns. Writer and
+ * reader: from_netdev. */
 #define BULK_LINES 1024
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -21,7 +21,8 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 	r->vni = vni;
 	peer->identity = vni;
 	peer->tunnel = node;
-	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel. */
+	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel.
+	 */
 	if (vni == IDENTITY_HOST)
 		peer->identity = IDENTITY_REMOTE_NODE;
 	else if (!vni)
@@ -30,10 +31,8 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 		 vni != IDENTITY_APISERVER)
 		return -DROP_INVALID_IDENTITY;
 	r->source_identity = peer->identity;
-	/* Who claims to be a node has to send from a node's address; pods' identities are many, nodes' are
-	 * worth more. */
-	if ((peer->identity == IDENTITY_REMOTE_NODE || peer->identity == IDENTITY_APISERVER) && !known_node &&
-	    !is_node(node))
+	/* Only nodes may say who a packet is from. */
+	if (!known_node && !is_node(node))
 		return -DROP_UNKNOWN_SENDER;
 	if (in_pod_range(p->source))
 		return -DROP_INVALID_SIP;

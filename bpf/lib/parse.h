@@ -41,7 +41,7 @@ struct packet {
 	/* Of TCP, UDP, SCTP. Of ICMP echo see conntrack.h. */
 	__be16 source_port;
 	__be16 destination_port;
-	__u16 l4; /* offset of the layer 4 header */
+	__u16 l4;	/* offset of the layer 4 header */
 	__u8 l4_length; /* of that header; 0 where nobody asks */
 	__u8 tos;
 	__u8 protocol;
@@ -84,6 +84,9 @@ static __always_inline void parse_inner(struct __sk_buff *skb, struct packet *p)
 	__u32 offset = p->l4 + sizeof(struct icmp_header);
 
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		return;
+	/* An error goes to who sent the packet that it quotes; any other quote was made up. */
+	if (ip.saddr != p->destination)
 		return;
 	p->related = true;
 	p->inner_protocol = ip.protocol;

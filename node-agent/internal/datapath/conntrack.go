@@ -62,6 +62,12 @@ func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connection
 		return 0, err
 	}
 	for _, key := range doomed {
+		// It may have been opened again or refreshed since it was read.
+		var value connectionLayout
+		if err := m.Lookup(key, &value); err != nil || !match(&key, &value) {
+			left++
+			continue
+		}
 		if err := ignoreMissing(m.Delete(key)); err != nil {
 			return 0, fmt.Errorf("deleting a connection: %w", err)
 		}

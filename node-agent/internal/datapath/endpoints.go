@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -125,14 +126,13 @@ func (k *kernel) UpsertEndpoint(ctx context.Context, e Endpoint) error {
 // judgeAgain raises the endpoints' revision: their connections are judged by the present policy from now on.
 func (k *kernel) judgeAgain(ids ...EndpointID) error {
 	k.revision++
+	var failed []error
 	for _, id := range ids {
 		if e, ok := k.endpoints[id]; ok {
-			if err := k.publish(e, k.revision); err != nil {
-				return err
-			}
+			failed = append(failed, k.publish(e, k.revision))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (k *kernel) publish(e Endpoint, revision uint32) error {
@@ -277,6 +277,8 @@ func (k *kernel) ApplyPolicy(ctx context.Context, add []PolicyEntry, remove []Po
 	return k.change(ctx, "applying policy", func() error {
 		lines := k.objects.maps["policy"]
 		touched := map[EndpointID]bool{}
+		// What was written counts even where something else was not: connections are judged again in any case.
+		var failed []error
 		for _, e := range add {
 			key := policyKeyToLayout(e.PolicyKey)
 			value := policyValueLayout{Rule: e.Rule, PrefixLen: uint8(key.PrefixLen)}
@@ -284,17 +286,17 @@ func (k *kernel) ApplyPolicy(ctx context.Context, add []PolicyEntry, remove []Po
 				value.Deny = 1
 			}
 			if err := lines.Update(key, value, ebpf.UpdateAny); err != nil {
-				return fmt.Errorf("adding a line of endpoint %d: %w", e.Endpoint, err)
+				failed = append(failed, fmt.Errorf("adding a line of endpoint %d: %w", e.Endpoint, err))
 			}
 			touched[e.Endpoint] = true
 		}
 		for _, r := range remove {
 			if err := ignoreMissing(lines.Delete(policyKeyToLayout(r))); err != nil {
-				return fmt.Errorf("deleting a line of endpoint %d: %w", r.Endpoint, err)
+				failed = append(failed, fmt.Errorf("deleting a line of endpoint %d: %w", r.Endpoint, err))
 			}
 			touched[r.Endpoint] = true
 		}
-		return k.judgeAgain(slices.Collect(maps.Keys(touched))...)
+		return errors.Join(append(failed, k.judgeAgain(slices.Collect(maps.Keys(touched))...))...)
 	})
 }
 

@@ -17,14 +17,13 @@ import (
 func (k *kernel) UpsertIP(ctx context.Context, entries ...IPEntry) error {
 	return k.change(ctx, "publishing addresses", func() error {
 		changed := false
+		var failed []error
 		for _, e := range entries {
 			did, err := k.putIP(e, ebpf.UpdateAny)
 			changed = changed || did
-			if err != nil {
-				return err
-			}
+			failed = append(failed, err)
 		}
-		return k.identitiesChanged(changed)
+		return errors.Join(append(failed, k.identitiesChanged(changed))...)
 	})
 }
 
@@ -53,12 +52,13 @@ func (k *kernel) putIP(e IPEntry, how ebpf.MapUpdateFlags) (changed bool, err er
 // DeleteIP implements Datapath.
 func (k *kernel) DeleteIP(ctx context.Context, prefixes ...netip.Prefix) error {
 	return k.change(ctx, "forgetting addresses", func() error {
+		var failed []error
 		for _, p := range prefixes {
 			if err := ignoreMissing(k.objects.maps["ipcache"].Delete(prefixToKey(p))); err != nil {
-				return fmt.Errorf("forgetting %s: %w", p, err)
+				failed = append(failed, fmt.Errorf("forgetting %s: %w", p, err))
 			}
 		}
-		return k.identitiesChanged(len(prefixes) > 0)
+		return errors.Join(append(failed, k.identitiesChanged(len(prefixes) > 0))...)
 	})
 }
 
@@ -105,34 +105,28 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 		if n.Address == k.config.NodeAddress || n.Name == k.config.NodeName {
 			return nil
 		}
+		changed := false
+		var failed []error
 		if before, ok := k.nodes[n.Name]; ok {
 			for _, p := range before.PodCIDRs {
 				if before.Address != n.Address || !slices.Contains(n.PodCIDRs, p) {
-					if err := k.removeNode(before); err != nil {
-						return err
-					}
+					changed = true
+					failed = append(failed, k.removeNode(before))
 					break
 				}
 			}
 		}
-		changed := false
 		for _, e := range k.nodeEntries(n) {
 			did, err := k.putIP(e, ebpf.UpdateNoExist)
-			if err != nil {
-				return err
-			}
 			changed = changed || did
+			failed = append(failed, err)
 		}
 		for _, p := range n.PodCIDRs {
-			if err := k.routeToNode(n, p); err != nil {
-				return err
-			}
+			failed = append(failed, k.routeToNode(n, p))
 		}
 		k.nodes[n.Name] = n
-		if err := k.updateNodeSet(); err != nil {
-			return err
-		}
-		return k.identitiesChanged(changed)
+		failed = append(failed, k.updateNodeSet(), k.identitiesChanged(changed))
+		return errors.Join(failed...)
 	})
 }
 
@@ -176,14 +170,10 @@ func (k *kernel) DeleteNode(ctx context.Context, n Node) error {
 		if before, ok := k.nodes[n.Name]; ok {
 			n = before
 		}
-		if err := k.removeNode(n); err != nil {
-			return err
-		}
+		failed := []error{k.removeNode(n)}
 		delete(k.nodes, n.Name)
-		if err := k.updateNodeSet(); err != nil {
-			return err
-		}
-		return k.identitiesChanged(true)
+		failed = append(failed, k.updateNodeSet(), k.identitiesChanged(true))
+		return errors.Join(failed...)
 	})
 }
 
@@ -193,10 +183,11 @@ func (k *kernel) removeNode(n Node) error {
 			_ = netlink.RouteDel(&netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol})
 		}
 	}
+	var failed []error
 	for _, e := range k.nodeEntries(n) {
 		if err := ignoreMissing(k.objects.maps["ipcache"].Delete(prefixToKey(e.Prefix))); err != nil {
-			return fmt.Errorf("forgetting %s: %w", e.Prefix, err)
+			failed = append(failed, fmt.Errorf("forgetting %s: %w", e.Prefix, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

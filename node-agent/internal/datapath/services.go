@@ -142,7 +142,8 @@ func (k *kernel) deleteSlots(id uint32, from, to int) error {
 func (k *kernel) DeleteService(ctx context.Context, f Frontend) error {
 	return k.change(ctx, "deleting a service", func() error {
 		state, known := k.services[withoutKind(f)]
-		if !known {
+		// The address and port may belong to a frontend of another kind by now.
+		if !known || state.service.Frontend.Kind != f.Kind {
 			return nil
 		}
 		if err := ignoreMissing(k.objects.maps["services"].Delete(serviceKey(f))); err != nil {
