@@ -267,6 +267,12 @@ func namedPorts(e *ciliumv2.CiliumEndpoint) policy.NamedPorts {
 // endpoint takes in what another node's agent wrote.
 func (w *watcher) endpoint(old, e *ciliumv2.CiliumEndpoint) {
 	now, node := endpointPrefixes(e)
+	if before, elsewhere := endpointPrefixes(old); node == w.parts.Settings.NodeAddress && elsewhere != node {
+		// A pod of that name came here while the watch was down: where it was before is nobody's any more.
+		for _, p := range before {
+			w.note("endpoint", w.parts.Cache.Delete(w.ctx, ipcache.SourceEndpointObject, p, &ipcache.Owner{Namespace: e.Namespace, PodName: e.Name}))
+		}
+	}
 	if node == w.parts.Settings.NodeAddress || e.Status.Identity == nil || !node.IsValid() {
 		return
 	}
