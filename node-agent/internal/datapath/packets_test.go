@@ -250,6 +250,39 @@ func TestICMP(t *testing.T) {
 	sent.sourcePort = 5001
 	e.payload = sent.bytes()[14:]
 	r.expectDrop("an error about nothing", "from_pod", e, 133)
+	// What an error quotes gives it no right: neither a connection that policy would allow, nor somebody else's.
+	r.must(r.ApplyPolicy(context.Background(), []PolicyEntry{{PolicyKey{Endpoint: 2, Direction: Ingress, Protocol: unix.IPPROTO_UDP}, PolicyValue{}}}, nil))
+	r.expectDrop("an error about nothing where its quote would be allowed", "from_pod", e, 133)
+	sent.source, sent.destination = "10.77.1.11", "10.77.1.12"
+	e.payload = sent.bytes()[14:]
+	r.expectDrop("an error about somebody else's datagram", "from_pod", e, 133)
+}
+
+func TestOwnTunnelPacket(t *testing.T) {
+	r := newRig(t, RoutingTunnel)
+	r.endpoint(1, "10.77.1.11", macA, nil)
+	f := frame{mac: macA, source: "10.77.1.11", destination: "192.0.2.2", protocol: unix.IPPROTO_UDP, sourcePort: 40000, destPort: 8472}
+	r.expectDrop("to another node", "from_pod", f, 170)
+	f.destination = "192.0.2.1"
+	r.expectDrop("to the own node", "from_pod", f, 170)
+	f.destPort = 8473
+	r.expect("to another port", "from_pod", f, verdictOK)
+}
+
+func TestPartialFailureJudgesAgain(t *testing.T) {
+	r := newRig(t, RoutingTunnel)
+	r.endpoint(1, "10.77.1.11", macA, nil)
+	before := r.revision
+	r.must(r.objects.maps["policy"].Close())
+	key := PolicyKey{Endpoint: 1, Direction: Ingress, Protocol: unix.IPPROTO_TCP}
+	if err := r.ApplyPolicy(context.Background(), []PolicyEntry{{key, PolicyValue{}}}, nil); err == nil {
+		t.Error("a line that cannot be written is no error")
+	}
+	var value endpointLayout
+	r.must(r.objects.maps["endpoints"].Lookup(toWire(netip.MustParseAddr("10.77.1.11")), &value))
+	if value.Revision == before {
+		t.Error("connections are not judged again")
+	}
 }
 
 func TestServiceTranslation(t *testing.T) {
