@@ -129,6 +129,25 @@ describe('who is let in', () => {
     expect(accepted.status).toBe(101);
     accepted.socket?.terminate();
   });
+  it.each(['', 'Connection: Upgrade\r\nUpgrade: websocket\r\n'])(
+    'survives a request target that is no path (%j)',
+    async (lines) => {
+      const answer = await new Promise<string>((resolve, reject) => {
+        let text = '';
+        const socket = connectTcp(serving.port, '127.0.0.1', () => {
+          socket.write(`GET // HTTP/1.1\r\nHost: 127.0.0.1:${serving.port}\r\n${lines || 'Connection: close\r\n'}\r\n`);
+        });
+        socket.on('data', (data) => {
+          text += data.toString();
+        });
+        socket.on('error', reject);
+        socket.on('close', () => resolve(text));
+      });
+      expect(answer).toMatch(/^HTTP\/1\.1 4\d\d /);
+      expect((await ask('/')).status).toBe(401);
+    },
+  );
+
   it('listens on 127.0.0.1 only', async () => {
     // Another loopback address stands for every other one: a server on all addresses would answer there too.
     const refused = await new Promise<boolean>((resolve) => {

@@ -36,6 +36,12 @@ export interface Serving {
   readonly close: () => Promise<void>;
 }
 
+/** The request's path; "" for what is none: "//" is a legal request target and no legal relative URL. */
+function pathOf(request: IncomingMessage): string {
+  const target = `http://x${request.url ?? '/'}`;
+  return URL.canParse(target) ? new URL(target).pathname : '';
+}
+
 /** Path of the WebSocket that carries the contract. */
 export const rpcPath = '/rpc';
 
@@ -68,7 +74,7 @@ export async function startServer(options: ServeOptions): Promise<Serving> {
   const headers = securityHeaders([`ws://127.0.0.1:${port}`, `ws://localhost:${port}`], development !== undefined);
 
   const refuse = (request: IncomingMessage, refusal: Refusal) => {
-    const { pathname } = new URL(request.url ?? '/', 'http://x');
+    const pathname = pathOf(request);
     log.warn('serve', `${refusal.status} ${refusal.code} ${request.method} ${pathname}: ${refusal.why}`);
   };
   const answerRefusal = (request: IncomingMessage, response: ServerResponse, refusal: Refusal) => {
@@ -104,7 +110,12 @@ export async function startServer(options: ServeOptions): Promise<Serving> {
       response.writeHead(405, { ...headers, allow: 'GET, HEAD' });
       return response.end();
     }
-    const url = new URL(request.url ?? '/', `http://127.0.0.1:${port}`);
+    const target = `http://127.0.0.1:${port}${request.url ?? '/'}`;
+    if (!URL.canParse(target)) {
+      response.writeHead(400, headers);
+      return response.end();
+    }
+    const url = new URL(target);
     const offered = url.searchParams.get('token');
     if (offered !== null && url.pathname === '/') {
       const cookie = access.exchange(offered);
@@ -143,11 +154,11 @@ export async function startServer(options: ServeOptions): Promise<Serving> {
   });
   let connections = 0;
   server.on('upgrade', (request, socket, head) => {
-    const path = new URL(request.url ?? '/', 'http://x').pathname;
+    socket.on('error', () => socket.destroy());
+    const path = pathOf(request);
     const refused = access.checkOrigin(request, true) ?? access.checkCookie(request);
     if (refused) {
       refuse(request, refused);
-      socket.on('error', () => socket.destroy());
       const body = `${refused.what}\nWhy: ${refused.why}\nFix: ${refused.fix}\nCode: ${refused.code}\n`;
       socket.end(
         `HTTP/1.1 ${refused.status} ${refused.status === 401 ? 'Unauthorized' : 'Forbidden'}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
