@@ -50,6 +50,8 @@ export function useStream<T>(
   open: ((client: Client, handlers: StreamHandlers<T>) => Cancel) | undefined,
   onBatch: (items: readonly T[]) => void | Promise<void>,
   onOpen?: () => void,
+  /** For streams that do something: opened again by `retry` only. */
+  once = false,
 ): { readonly failure: Failure | undefined; readonly ended: boolean; readonly retry: () => void } {
   const connection = useConnection();
   const [round, setRound] = useState(0);
@@ -81,7 +83,7 @@ export function useStream<T>(
       },
       end: (failure) => {
         setState({ failure, ended: failure === undefined });
-        if (!failure) return;
+        if (!failure || once) return;
         if (failure.code === 'connection.lost' || connection.state() !== 'open') {
           offState = connection.onState((next) => {
             if (next === 'open') again();
@@ -99,7 +101,7 @@ export function useStream<T>(
       offState?.();
       cancel();
     };
-  }, [connection, key, wanted, round]);
+  }, [connection, key, wanted, round, once]);
 
   const retry = useCallback(() => {
     attempts.current.count = 0;

@@ -103,14 +103,18 @@ export class ManagedCluster {
   }
 
   connect(): Promise<Result<OwnedConnection>> {
-    this.#connecting ??= this.#connect().finally(() => {
-      this.#connecting = undefined;
+    if (this.#connecting) return this.#connecting;
+    const mine = this.#connect().finally(() => {
+      if (this.#connecting === mine) this.#connecting = undefined;
     });
-    return this.#connecting;
+    this.#connecting = mine;
+    return mine;
   }
 
   disconnect(): void {
     this.#attempt.abort();
+    // The next connect begins anew rather than wait for the attempt that was just ended.
+    this.#connecting = undefined;
     clearTimeout(this.#timer);
     this.#connection?.close();
     this.#connection = undefined;

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs';
+import { type FSWatcher, readFileSync, type Stats, statSync, watch } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { type Failure, failed, type Result } from '../../../contract/failure.ts';
@@ -68,6 +68,15 @@ export function readKubeconfig(path: string): Result<Kubeconfig> {
   return parseKubeconfig(text, path);
 }
 
+/** A file's state; undefined when it is not there or may not be looked at. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch {
+    return undefined;
+  }
+}
+
 const hash = (value: unknown) => createHash('sha256').update(JSON.stringify(value)).digest('hex');
 
 /** Every file that a context's credentials lie in; a change of one is a change of the context. */
@@ -90,9 +99,7 @@ export function readAll(groups: readonly FileGroup[], texts: ReadonlyMap<string,
         if (seen.has(context.name)) continue;
         seen.add(context.name);
         const resolved = resolveContext(context, file, files);
-        const stamps = resolved.ok
-          ? materialFiles(resolved.value).map((path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0)
-          : [];
+        const stamps = resolved.ok ? materialFiles(resolved.value).map((path) => statOf(path)?.mtimeMs ?? 0) : [];
         contexts.push({
           id: clusterId(file.path, context.name),
           name: context.name,
@@ -140,7 +147,7 @@ export function watchFiles(
   const stamp = () =>
     paths()
       .map((path) => {
-        const stat = statSync(path, { throwIfNoEntry: false });
+        const stat = statOf(path);
         return `${path}:${stat?.mtimeMs}:${stat?.size}:${stat?.ino}`;
       })
       .join('\n');

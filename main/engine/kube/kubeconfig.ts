@@ -177,6 +177,10 @@ export function parseKubeconfig(source: string, path: string): Result<Kubeconfig
     if (!URL.canParse(server) || !/^https?:$/.test(new URL(server).protocol)) {
       return malformed(`the server of cluster “${name}” must be a URL such as https://host:6443.`, at(node));
     }
+    const proxy = text(value['proxy-url']);
+    if (proxy !== undefined && (!URL.canParse(proxy) || !/^https?:$/.test(new URL(proxy).protocol))) {
+      return malformed(`the proxy-url of cluster “${name}” must be a URL such as http://proxy:3128.`, at(node));
+    }
     if (!clusters.has(name)) {
       clusters.set(name, {
         name,

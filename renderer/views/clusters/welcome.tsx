@@ -23,6 +23,7 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
     starting ? (client, handlers) => client.application.startLab({}, handlers) : undefined,
     (items) => setLines((old) => [...old, ...items.map((item) => item.line)].slice(-400)),
     () => setLines([]),
+    true,
   );
   const open = useAction((client, name: string) => client.application.openRecording({ name }));
   // biome-ignore lint/correctness/useExhaustiveDependencies: it follows the lines
