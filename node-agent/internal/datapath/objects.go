@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 )
 
 // Compiled from bpf/ by bpf/build.sh; check-objects.sh compares.
@@ -116,6 +118,9 @@ func (s *spec) load(directory string) (*objects, error) {
 		}
 		o.maps[name] = m
 	}
+	// Each object by itself: the verifier's work is most of an agent's start, and it runs on every core.
+	var group errgroup.Group
+	var mu sync.Mutex
 	for _, name := range hookObjects {
 		c := s.collections[name]
 		replacements := map[string]*ebpf.Map{}
@@ -125,16 +130,24 @@ func (s *spec) load(directory string) (*objects, error) {
 				replacements[mapName] = m
 			}
 		}
-		loaded, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replacements})
-		if err != nil {
-			o.close()
-			return nil, loadProblem(name, err)
-		}
-		for programName, p := range loaded.Programs {
-			o.programs[programName] = p
-			delete(loaded.Programs, programName)
-		}
-		loaded.Close()
+		group.Go(func() error {
+			loaded, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replacements})
+			if err != nil {
+				return loadProblem(name, err)
+			}
+			defer loaded.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			for programName, p := range loaded.Programs {
+				o.programs[programName] = p
+				delete(loaded.Programs, programName)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		o.close()
+		return nil, err
 	}
 	return o, nil
 }
