@@ -1030,9 +1030,13 @@ type MapInfo struct {
 	Id         uint32                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
 	MaxEntries uint32                 `protobuf:"varint,4,opt,name=max_entries,json=maxEntries,proto3" json:"max_entries,omitempty"`
 	// -1 when not counted.
-	Entries       int64  `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`
-	MemoryBytes   uint64 `protobuf:"varint,6,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	PinPath       string `protobuf:"bytes,7,opt,name=pin_path,json=pinPath,proto3" json:"pin_path,omitempty"`
+	Entries     int64  `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`
+	MemoryBytes uint64 `protobuf:"varint,6,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	PinPath     string `protobuf:"bytes,7,opt,name=pin_path,json=pinPath,proto3" json:"pin_path,omitempty"`
+	// How full it is, 0 to 1; -1 when not counted. Of a table that evicts by itself, too: then the oldest entries go.
+	Pressure float64 `protobuf:"fixed64,8,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	// Whether it grows by itself when it fills up.
+	Grows         bool `protobuf:"varint,9,opt,name=grows,proto3" json:"grows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1118,20 @@ func (x *MapInfo) GetPinPath() string {
 		return x.PinPath
 	}
 	return ""
+}
+
+func (x *MapInfo) GetPressure() float64 {
+	if x != nil {
+		return x.Pressure
+	}
+	return 0
+}
+
+func (x *MapInfo) GetGrows() bool {
+	if x != nil {
+		return x.Grows
+	}
+	return false
 }
 
 type ListMapsRequest struct {
@@ -3039,6 +3057,405 @@ func (x *ListJournalResponse) GetEntries() []*JournalEntry {
 	return nil
 }
 
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sender: "namespace/pod" or the address of a pod; the question is passed on to the node that has it.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Receiver: "namespace/pod", an address, or "service:namespace/name" (its ClusterIP, or what the name resolves to).
+	To   string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// tcp (also where empty), udp, sctp or icmp (an echo request; there is no port then).
+	Protocol string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// 0: one that no connection of the sender has.
+	SourcePort uint32 `protobuf:"varint,5,opt,name=source_port,json=sourcePort,proto3" json:"source_port,omitempty"`
+	// Asks the rules of layer 7 as well: "GET http://host/path" or "DNS name".
+	L7 string `protobuf:"bytes,6,opt,name=l7,proto3" json:"l7,omitempty"`
+	// The sender's process is out of reach of the socket programs, so that services are translated per packet.
+	PerPacket bool `protobuf:"varint,7,opt,name=per_packet,json=perPacket,proto3" json:"per_packet,omitempty"`
+	// Only between agents: the packet as it arrives from another node. The fields above name the original question.
+	Arrival       *ExplainArrival `protobuf:"bytes,8,opt,name=arrival,proto3" json:"arrival,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ExplainRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetSourcePort() uint32 {
+	if x != nil {
+		return x.SourcePort
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetL7() string {
+	if x != nil {
+		return x.L7
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetPerPacket() bool {
+	if x != nil {
+		return x.PerPacket
+	}
+	return false
+}
+
+func (x *ExplainRequest) GetArrival() *ExplainArrival {
+	if x != nil {
+		return x.Arrival
+	}
+	return nil
+}
+
+type ExplainArrival struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ethernet frame, in the tunnel's headers where there is a tunnel.
+	Frame []byte `protobuf:"bytes,1,opt,name=frame,proto3" json:"frame,omitempty"`
+	// How many nodes have passed it on.
+	Hops          uint32 `protobuf:"varint,2,opt,name=hops,proto3" json:"hops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainArrival) Reset() {
+	*x = ExplainArrival{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainArrival) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainArrival) ProtoMessage() {}
+
+func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainArrival.ProtoReflect.Descriptor instead.
+func (*ExplainArrival) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ExplainArrival) GetFrame() []byte {
+	if x != nil {
+		return x.Frame
+	}
+	return nil
+}
+
+func (x *ExplainArrival) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return 0
+}
+
+type ExplainStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Program (from_pod, connect4, ...) or "routing table".
+	Hook string `protobuf:"bytes,2,opt,name=hook,proto3" json:"hook,omitempty"`
+	// service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation, route,
+	// redirect, proxy, l7, event or verdict.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The map that was asked, with what it was asked and what it answered; empty for steps that ask none.
+	Map   string `protobuf:"bytes,4,opt,name=map,proto3" json:"map,omitempty"`
+	Key   string `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	Value string `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
+	// "Kind namespace/name section" of the policy rule behind the answer.
+	Rule string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	// "destination 10.96.0.1:443 → 10.0.1.7:6443"
+	Rewrite string `protobuf:"bytes,8,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
+	// forwarded, dropped, redirected, refused; empty where the packet goes on within the hook.
+	Verdict string `protobuf:"bytes,9,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// The step as a sentence.
+	Text string `protobuf:"bytes,10,opt,name=text,proto3" json:"text,omitempty"`
+	// Hubble's number and name of the reason, of a drop.
+	DropReason     uint32 `protobuf:"varint,11,opt,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"`
+	DropReasonName string `protobuf:"bytes,12,opt,name=drop_reason_name,json=dropReasonName,proto3" json:"drop_reason_name,omitempty"`
+	// File and line of the program's source, of a drop.
+	Source        string `protobuf:"bytes,13,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainStep) Reset() {
+	*x = ExplainStep{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainStep) ProtoMessage() {}
+
+func (x *ExplainStep) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
+func (*ExplainStep) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ExplainStep) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetHook() string {
+	if x != nil {
+		return x.Hook
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetMap() string {
+	if x != nil {
+		return x.Map
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetRewrite() string {
+	if x != nil {
+		return x.Rewrite
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetDropReason() uint32 {
+	if x != nil {
+		return x.DropReason
+	}
+	return 0
+}
+
+func (x *ExplainStep) GetDropReasonName() string {
+	if x != nil {
+		return x.DropReasonName
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// delivered (to a pod), host (to the node itself), leaves (towards the outside), dropped, refused (the socket gets an
+	// error), proxy (an L7 rule decides, which was not asked) or unknown (see notes).
+	Verdict string `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// The answer as a sentence.
+	Summary        string         `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	DropReason     uint32         `protobuf:"varint,3,opt,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"`
+	DropReasonName string         `protobuf:"bytes,4,opt,name=drop_reason_name,json=dropReasonName,proto3" json:"drop_reason_name,omitempty"`
+	Steps          []*ExplainStep `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
+	// What could not be tried, and why.
+	Notes         []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ExplainResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetDropReason() uint32 {
+	if x != nil {
+		return x.DropReason
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetDropReasonName() string {
+	if x != nil {
+		return x.DropReasonName
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSteps() []*ExplainStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 type AnnounceEndpointRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeName      string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
@@ -3054,7 +3471,7 @@ type AnnounceEndpointRequest struct {
 
 func (x *AnnounceEndpointRequest) Reset() {
 	*x = AnnounceEndpointRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3483,7 @@ func (x *AnnounceEndpointRequest) String() string {
 func (*AnnounceEndpointRequest) ProtoMessage() {}
 
 func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3496,7 @@ func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AnnounceEndpointRequest) GetNodeName() string {
@@ -3139,7 +3556,7 @@ type AnnounceEndpointResponse struct {
 
 func (x *AnnounceEndpointResponse) Reset() {
 	*x = AnnounceEndpointResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3151,7 +3568,7 @@ func (x *AnnounceEndpointResponse) String() string {
 func (*AnnounceEndpointResponse) ProtoMessage() {}
 
 func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3164,7 +3581,7 @@ func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 var File_fairlead_v1_agent_proto protoreflect.FileDescriptor
@@ -3269,7 +3686,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\tmax_batch\x18\x02 \x01(\rR\bmaxBatch\x124\n" +
 	"\x16max_delay_milliseconds\x18\x03 \x01(\rR\x14maxDelayMilliseconds\"2\n" +
 	"\x12WatchFlowsResponse\x12\x1c\n" +
-	"\tresponses\x18\x01 \x03(\fR\tresponses\"\xba\x01\n" +
+	"\tresponses\x18\x01 \x03(\fR\tresponses\"\xec\x01\n" +
 	"\aMapInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x0e\n" +
@@ -3278,7 +3695,9 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"maxEntries\x12\x18\n" +
 	"\aentries\x18\x05 \x01(\x03R\aentries\x12!\n" +
 	"\fmemory_bytes\x18\x06 \x01(\x04R\vmemoryBytes\x12\x19\n" +
-	"\bpin_path\x18\a \x01(\tR\apinPath\"\x11\n" +
+	"\bpin_path\x18\a \x01(\tR\apinPath\x12\x1a\n" +
+	"\bpressure\x18\b \x01(\x01R\bpressure\x12\x14\n" +
+	"\x05grows\x18\t \x01(\bR\x05grows\"\x11\n" +
 	"\x0fListMapsRequest\"<\n" +
 	"\x10ListMapsResponse\x12(\n" +
 	"\x04maps\x18\x01 \x03(\v2\x14.fairlead.v1.MapInfoR\x04maps\"\x83\x02\n" +
@@ -3411,7 +3830,45 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x04undo\x18\a \x01(\tR\x04undo\"\x14\n" +
 	"\x12ListJournalRequest\"J\n" +
 	"\x13ListJournalResponse\x123\n" +
-	"\aentries\x18\x01 \x03(\v2\x19.fairlead.v1.JournalEntryR\aentries\"\xe4\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x19.fairlead.v1.JournalEntryR\aentries\"\xeb\x01\n" +
+	"\x0eExplainRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x1f\n" +
+	"\vsource_port\x18\x05 \x01(\rR\n" +
+	"sourcePort\x12\x0e\n" +
+	"\x02l7\x18\x06 \x01(\tR\x02l7\x12\x1d\n" +
+	"\n" +
+	"per_packet\x18\a \x01(\bR\tperPacket\x125\n" +
+	"\aarrival\x18\b \x01(\v2\x1b.fairlead.v1.ExplainArrivalR\aarrival\":\n" +
+	"\x0eExplainArrival\x12\x14\n" +
+	"\x05frame\x18\x01 \x01(\fR\x05frame\x12\x12\n" +
+	"\x04hops\x18\x02 \x01(\rR\x04hops\"\xc2\x02\n" +
+	"\vExplainStep\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04hook\x18\x02 \x01(\tR\x04hook\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03map\x18\x04 \x01(\tR\x03map\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x06 \x01(\tR\x05value\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12\x18\n" +
+	"\arewrite\x18\b \x01(\tR\arewrite\x12\x18\n" +
+	"\averdict\x18\t \x01(\tR\averdict\x12\x12\n" +
+	"\x04text\x18\n" +
+	" \x01(\tR\x04text\x12\x1f\n" +
+	"\vdrop_reason\x18\v \x01(\rR\n" +
+	"dropReason\x12(\n" +
+	"\x10drop_reason_name\x18\f \x01(\tR\x0edropReasonName\x12\x16\n" +
+	"\x06source\x18\r \x01(\tR\x06source\"\xd6\x01\n" +
+	"\x0fExplainResponse\x12\x18\n" +
+	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x12\x1f\n" +
+	"\vdrop_reason\x18\x03 \x01(\rR\n" +
+	"dropReason\x12(\n" +
+	"\x10drop_reason_name\x18\x04 \x01(\tR\x0edropReasonName\x12.\n" +
+	"\x05steps\x18\x05 \x03(\v2\x18.fairlead.v1.ExplainStepR\x05steps\x12\x14\n" +
+	"\x05notes\x18\x06 \x03(\tR\x05notes\"\xe4\x01\n" +
 	"\x17AnnounceEndpointRequest\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12!\n" +
 	"\fnode_address\x18\x02 \x01(\tR\vnodeAddress\x12\x1c\n" +
@@ -3420,7 +3877,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x1c\n" +
 	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x19\n" +
 	"\bpod_name\x18\a \x01(\tR\apodName\"\x1a\n" +
-	"\x18AnnounceEndpointResponse2\x81\n" +
+	"\x18AnnounceEndpointResponse2\xc7\n" +
 	"\n" +
 	"\fAgentService\x12J\n" +
 	"\tGetStatus\x12\x1d.fairlead.v1.GetStatusRequest\x1a\x1e.fairlead.v1.GetStatusResponse\x12O\n" +
@@ -3438,7 +3895,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12S\n" +
 	"\fListCounters\x12 .fairlead.v1.ListCountersRequest\x1a!.fairlead.v1.ListCountersResponse\x12D\n" +
 	"\aListIPs\x12\x1b.fairlead.v1.ListIPsRequest\x1a\x1c.fairlead.v1.ListIPsResponse\x12P\n" +
-	"\vListJournal\x12\x1f.fairlead.v1.ListJournalRequest\x1a .fairlead.v1.ListJournalResponse\x12_\n" +
+	"\vListJournal\x12\x1f.fairlead.v1.ListJournalRequest\x1a .fairlead.v1.ListJournalResponse\x12D\n" +
+	"\aExplain\x12\x1b.fairlead.v1.ExplainRequest\x1a\x1c.fairlead.v1.ExplainResponse\x12_\n" +
 	"\x10AnnounceEndpoint\x12$.fairlead.v1.AnnounceEndpointRequest\x1a%.fairlead.v1.AnnounceEndpointResponseB4Z2fairlead.dev/node-agent/api/fairlead/v1;fairleadv1b\x06proto3"
 
 var (
@@ -3453,7 +3911,7 @@ func file_fairlead_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fairlead_v1_agent_proto_rawDescData
 }
 
-var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 0: fairlead.v1.GetStatusRequest
 	(*Component)(nil),                 // 1: fairlead.v1.Component
@@ -3500,22 +3958,26 @@ var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*JournalEntry)(nil),              // 42: fairlead.v1.JournalEntry
 	(*ListJournalRequest)(nil),        // 43: fairlead.v1.ListJournalRequest
 	(*ListJournalResponse)(nil),       // 44: fairlead.v1.ListJournalResponse
-	(*AnnounceEndpointRequest)(nil),   // 45: fairlead.v1.AnnounceEndpointRequest
-	(*AnnounceEndpointResponse)(nil),  // 46: fairlead.v1.AnnounceEndpointResponse
-	(*timestamppb.Timestamp)(nil),     // 47: google.protobuf.Timestamp
+	(*ExplainRequest)(nil),            // 45: fairlead.v1.ExplainRequest
+	(*ExplainArrival)(nil),            // 46: fairlead.v1.ExplainArrival
+	(*ExplainStep)(nil),               // 47: fairlead.v1.ExplainStep
+	(*ExplainResponse)(nil),           // 48: fairlead.v1.ExplainResponse
+	(*AnnounceEndpointRequest)(nil),   // 49: fairlead.v1.AnnounceEndpointRequest
+	(*AnnounceEndpointResponse)(nil),  // 50: fairlead.v1.AnnounceEndpointResponse
+	(*timestamppb.Timestamp)(nil),     // 51: google.protobuf.Timestamp
 }
 var file_fairlead_v1_agent_proto_depIdxs = []int32{
-	47, // 0: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	51, // 0: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	3,  // 1: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
 	2,  // 2: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
 	1,  // 3: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
 	5,  // 4: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
 	5,  // 5: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
-	47, // 6: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
-	47, // 7: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
+	51, // 6: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	51, // 7: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
 	6,  // 8: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
 	11, // 9: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
-	47, // 10: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
+	51, // 10: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
 	14, // 11: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
 	17, // 12: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
 	20, // 13: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
@@ -3526,43 +3988,47 @@ var file_fairlead_v1_agent_proto_depIdxs = []int32{
 	33, // 18: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
 	36, // 19: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
 	39, // 20: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
-	47, // 21: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
+	51, // 21: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
 	42, // 22: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
-	0,  // 23: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
-	7,  // 24: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
-	9,  // 25: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
-	12, // 26: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
-	15, // 27: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
-	18, // 28: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
-	21, // 29: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
-	25, // 30: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
-	28, // 31: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
-	31, // 32: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
-	34, // 33: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
-	37, // 34: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
-	40, // 35: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
-	43, // 36: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
-	45, // 37: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
-	4,  // 38: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
-	8,  // 39: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
-	10, // 40: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
-	13, // 41: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
-	16, // 42: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
-	19, // 43: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
-	22, // 44: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
-	26, // 45: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
-	29, // 46: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
-	32, // 47: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
-	35, // 48: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
-	38, // 49: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
-	41, // 50: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
-	44, // 51: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
-	46, // 52: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
-	38, // [38:53] is the sub-list for method output_type
-	23, // [23:38] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	46, // 23: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
+	47, // 24: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
+	0,  // 25: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
+	7,  // 26: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
+	9,  // 27: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
+	12, // 28: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
+	15, // 29: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
+	18, // 30: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
+	21, // 31: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
+	25, // 32: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
+	28, // 33: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
+	31, // 34: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
+	34, // 35: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
+	37, // 36: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
+	40, // 37: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
+	43, // 38: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
+	45, // 39: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
+	49, // 40: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
+	4,  // 41: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
+	8,  // 42: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
+	10, // 43: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
+	13, // 44: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
+	16, // 45: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
+	19, // 46: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
+	22, // 47: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
+	26, // 48: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
+	29, // 49: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
+	32, // 50: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
+	35, // 51: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
+	38, // 52: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
+	41, // 53: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
+	44, // 54: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
+	48, // 55: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
+	50, // 56: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
+	41, // [41:57] is the sub-list for method output_type
+	25, // [25:41] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_fairlead_v1_agent_proto_init() }
@@ -3576,7 +4042,7 @@ func file_fairlead_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fairlead_v1_agent_proto_rawDesc), len(file_fairlead_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	AgentService_ListCounters_FullMethodName      = "/fairlead.v1.AgentService/ListCounters"
 	AgentService_ListIPs_FullMethodName           = "/fairlead.v1.AgentService/ListIPs"
 	AgentService_ListJournal_FullMethodName       = "/fairlead.v1.AgentService/ListJournal"
+	AgentService_Explain_FullMethodName           = "/fairlead.v1.AgentService/Explain"
 	AgentService_AnnounceEndpoint_FullMethodName  = "/fairlead.v1.AgentService/AnnounceEndpoint"
 )
 
@@ -73,6 +74,9 @@ type AgentServiceClient interface {
 	ListIPs(ctx context.Context, in *ListIPsRequest, opts ...grpc.CallOption) (*ListIPsResponse, error)
 	// ListJournal lists every change that the agent made on the node and that an uninstall has to undo.
 	ListJournal(ctx context.Context, in *ListJournalRequest, opts ...grpc.CallOption) (*ListJournalResponse, error)
+	// Explain tells what would happen to a packet, step by step, by a run of the node's own programs that leaves no trace.
+	// Where the packet goes on to another node, that node's agent is asked for the rest.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 	// AnnounceEndpoint tells this node of an endpoint on another, before that endpoint's first packet. The response is
 	// sent when ipcache and policy maps hold it.
 	AnnounceEndpoint(ctx context.Context, in *AnnounceEndpointRequest, opts ...grpc.CallOption) (*AnnounceEndpointResponse, error)
@@ -244,6 +248,16 @@ func (c *agentServiceClient) ListJournal(ctx context.Context, in *ListJournalReq
 	return out, nil
 }
 
+func (c *agentServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, AgentService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentServiceClient) AnnounceEndpoint(ctx context.Context, in *AnnounceEndpointRequest, opts ...grpc.CallOption) (*AnnounceEndpointResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AnnounceEndpointResponse)
@@ -289,6 +303,9 @@ type AgentServiceServer interface {
 	ListIPs(context.Context, *ListIPsRequest) (*ListIPsResponse, error)
 	// ListJournal lists every change that the agent made on the node and that an uninstall has to undo.
 	ListJournal(context.Context, *ListJournalRequest) (*ListJournalResponse, error)
+	// Explain tells what would happen to a packet, step by step, by a run of the node's own programs that leaves no trace.
+	// Where the packet goes on to another node, that node's agent is asked for the rest.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	// AnnounceEndpoint tells this node of an endpoint on another, before that endpoint's first packet. The response is
 	// sent when ipcache and policy maps hold it.
 	AnnounceEndpoint(context.Context, *AnnounceEndpointRequest) (*AnnounceEndpointResponse, error)
@@ -343,6 +360,9 @@ func (UnimplementedAgentServiceServer) ListIPs(context.Context, *ListIPsRequest)
 }
 func (UnimplementedAgentServiceServer) ListJournal(context.Context, *ListJournalRequest) (*ListJournalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListJournal not implemented")
+}
+func (UnimplementedAgentServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedAgentServiceServer) AnnounceEndpoint(context.Context, *AnnounceEndpointRequest) (*AnnounceEndpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AnnounceEndpoint not implemented")
@@ -606,6 +626,24 @@ func _AgentService_ListJournal_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentService_AnnounceEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AnnounceEndpointRequest)
 	if err := dec(in); err != nil {
@@ -678,6 +716,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListJournal",
 			Handler:    _AgentService_ListJournal_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _AgentService_Explain_Handler,
 		},
 		{
 			MethodName: "AnnounceEndpoint",

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file fairlead/v1/agent.proto.
  */
 export const file_fairlead_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSJrCgpOb2RlSGVhbHRoEgwKBG5hbWUYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCglyZWFjaGFibGUYAyABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYBCABKAESDQoFZXJyb3IYBSABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCJ/CgdNYXBJbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRITCgttYXhfZW50cmllcxgEIAEoDRIPCgdlbnRyaWVzGAUgASgDEhQKDG1lbW9yeV9ieXRlcxgGIAEoBBIQCghwaW5fcGF0aBgHIAEoCSIRCg9MaXN0TWFwc1JlcXVlc3QiNgoQTGlzdE1hcHNSZXNwb25zZRIiCgRtYXBzGAEgAygLMhQuZmFpcmxlYWQudjEuTWFwSW5mbyK4AQoLUHJvZ3JhbUluZm8SDAoEbmFtZRgBIAEoCRIMCgR0eXBlGAIgASgJEgoKAmlkGAMgASgNEg4KBmF0dGFjaBgEIAMoCRIqCgZsb2FkZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXJ1bl9jb3VudBgGIAEoBBIcChRydW5fdGltZV9uYW5vc2Vjb25kcxgHIAEoBBIUCgxtZW1vcnlfYnl0ZXMYCCABKAQiFQoTTGlzdFByb2dyYW1zUmVxdWVzdCJCChRMaXN0UHJvZ3JhbXNSZXNwb25zZRIqCghwcm9ncmFtcxgBIAMoCzIYLmZhaXJsZWFkLnYxLlByb2dyYW1JbmZvIuoBCgxFbmRwb2ludEluZm8SCgoCaWQYASABKA0SEAoIaWRlbnRpdHkYAiABKA0SEQoJbmFtZXNwYWNlGAMgASgJEhAKCHBvZF9uYW1lGAQgASgJEhEKCWFkZHJlc3NlcxgFIAMoCRIRCglpbnRlcmZhY2UYBiABKAkSDQoFc3RhdGUYByABKAkSFgoOcG9saWN5X2luZ3Jlc3MYCCABKAgSFQoNcG9saWN5X2VncmVzcxgJIAEoCBIWCg5wb2xpY3lfZW50cmllcxgKIAEoDRIOCgZsYWJlbHMYCyADKAkSCwoDbWFjGAwgASgJIhYKFExpc3RFbmRwb2ludHNSZXF1ZXN0IkUKFUxpc3RFbmRwb2ludHNSZXNwb25zZRIsCgllbmRwb2ludHMYASADKAsyGS5mYWlybGVhZC52MS5FbmRwb2ludEluZm8iMAoMSWRlbnRpdHlJbmZvEhAKCGlkZW50aXR5GAEgASgNEg4KBmxhYmVscxgCIAMoCSIXChVMaXN0SWRlbnRpdGllc1JlcXVlc3QiRwoWTGlzdElkZW50aXRpZXNSZXNwb25zZRItCgppZGVudGl0aWVzGAEgAygLMhkuZmFpcmxlYWQudjEuSWRlbnRpdHlJbmZvIj4KDlNlcnZpY2VCYWNrZW5kEg8KB2FkZHJlc3MYASABKAkSDAoEcG9ydBgCIAEoDRINCgVzdGF0ZRgDIAEoCSKvAQoLU2VydmljZUluZm8SEQoJbmFtZXNwYWNlGAEgASgJEgwKBG5hbWUYAiABKAkSEQoJcG9ydF9uYW1lGAMgASgJEgwKBGtpbmQYBCABKAkSDwoHYWRkcmVzcxgFIAEoCRIMCgRwb3J0GAYgASgNEhAKCHByb3RvY29sGAcgASgNEi0KCGJhY2tlbmRzGAggAygLMhsuZmFpcmxlYWQudjEuU2VydmljZUJhY2tlbmQiFQoTTGlzdFNlcnZpY2VzUmVxdWVzdCJCChRMaXN0U2VydmljZXNSZXNwb25zZRIqCghzZXJ2aWNlcxgBIAMoCzIYLmZhaXJsZWFkLnYxLlNlcnZpY2VJbmZvIpABCgpQb2xpY3lJbmZvEgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSEAoIcmV2aXNpb24YBCABKAQSDQoFdmFsaWQYBSABKAgSEAoIcHJvYmxlbXMYBiADKAkSDwoHc2VsZWN0cxgHIAMoCRIPCgdlbnRyaWVzGAggASgEIhUKE0xpc3RQb2xpY2llc1JlcXVlc3QiQQoUTGlzdFBvbGljaWVzUmVzcG9uc2USKQoIcG9saWNpZXMYASADKAsyFy5mYWlybGVhZC52MS5Qb2xpY3lJbmZvIpIBCgpQb2xpY3lMaW5lEhEKCWRpcmVjdGlvbhgBIAEoCRIQCghpZGVudGl0eRgCIAEoDRIOCgZsYWJlbHMYAyADKAkSEAoIcHJvdG9jb2wYBCABKA0SDAoEcG9ydBgFIAEoDRITCgtwb3J0X3ByZWZpeBgGIAEoDRIMCgRkZW55GAcgASgIEgwKBHJ1bGUYCCABKAkiLAoYR2V0RW5kcG9pbnRQb2xpY3lSZXF1ZXN0EhAKCGVuZHBvaW50GAEgASgNIkMKGUdldEVuZHBvaW50UG9saWN5UmVzcG9uc2USJgoFbGluZXMYASADKAsyFy5mYWlybGVhZC52MS5Qb2xpY3lMaW5lIoECCg1Db25udHJhY2tJbmZvEg4KBnNvdXJjZRgBIAEoCRITCgtkZXN0aW5hdGlvbhgCIAEoCRIQCghwcm90b2NvbBgDIAEoDRIRCglkaXJlY3Rpb24YBCABKAkSDQoFZmxhZ3MYBSABKAkSFwoPc291cmNlX2lkZW50aXR5GAYgASgNEhMKC3BhY2tldHNfb3V0GAcgASgEEhIKCnBhY2tldHNfaW4YCCABKAQSEQoJYnl0ZXNfb3V0GAkgASgEEhAKCGJ5dGVzX2luGAogASgEEhcKD2V4cGlyZXNfc2Vjb25kcxgLIAEoDRIXCg90cmFuc2xhdGVkX2Zyb20YDCABKAkiJQoUTGlzdENvbm50cmFja1JlcXVlc3QSDQoFbGltaXQYASABKA0iWwoVTGlzdENvbm50cmFja1Jlc3BvbnNlEi8KC2Nvbm5lY3Rpb25zGAEgAygLMhouZmFpcmxlYWQudjEuQ29ubnRyYWNrSW5mbxIRCgl0cnVuY2F0ZWQYAiABKAgiXgoLQ291bnRlckluZm8SDgoGcmVhc29uGAEgASgNEgwKBG5hbWUYAiABKAkSEQoJZGlyZWN0aW9uGAMgASgJEg8KB3BhY2tldHMYBCABKAQSDQoFYnl0ZXMYBSABKAQiFQoTTGlzdENvdW50ZXJzUmVxdWVzdCJCChRMaXN0Q291bnRlcnNSZXNwb25zZRIqCghjb3VudGVycxgBIAMoCzIYLmZhaXJsZWFkLnYxLkNvdW50ZXJJbmZvIlIKBklQSW5mbxIOCgZwcmVmaXgYASABKAkSEAoIaWRlbnRpdHkYAiABKA0SFwoPdHVubmVsX2VuZHBvaW50GAMgASgJEg0KBW93bmVyGAQgASgJIhAKDkxpc3RJUHNSZXF1ZXN0IjMKD0xpc3RJUHNSZXNwb25zZRIgCgNpcHMYASADKAsyEy5mYWlybGVhZC52MS5JUEluZm8ilgEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRraW5kGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDgoGYmVmb3JlGAUgASgJEg0KBWFmdGVyGAYgASgJEgwKBHVuZG8YByABKAkiFAoSTGlzdEpvdXJuYWxSZXF1ZXN0IkEKE0xpc3RKb3VybmFsUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLkpvdXJuYWxFbnRyeSKcAQoXQW5ub3VuY2VFbmRwb2ludFJlcXVlc3QSEQoJbm9kZV9uYW1lGAEgASgJEhQKDG5vZGVfYWRkcmVzcxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSEAoIaWRlbnRpdHkYBCABKA0SDgoGbGFiZWxzGAUgAygJEhEKCW5hbWVzcGFjZRgGIAEoCRIQCghwb2RfbmFtZRgHIAEoCSIaChhBbm5vdW5jZUVuZHBvaW50UmVzcG9uc2UygQoKDEFnZW50U2VydmljZRJKCglHZXRTdGF0dXMSHS5mYWlybGVhZC52MS5HZXRTdGF0dXNSZXF1ZXN0Gh4uZmFpcmxlYWQudjEuR2V0U3RhdHVzUmVzcG9uc2USTwoKV2F0Y2hFZGdlcxIeLmZhaXJsZWFkLnYxLldhdGNoRWRnZXNSZXF1ZXN0Gh8uZmFpcmxlYWQudjEuV2F0Y2hFZGdlc1Jlc3BvbnNlMAESTwoKV2F0Y2hGbG93cxIeLmZhaXJsZWFkLnYxLldhdGNoRmxvd3NSZXF1ZXN0Gh8uZmFpcmxlYWQudjEuV2F0Y2hGbG93c1Jlc3BvbnNlMAESRwoITGlzdE1hcHMSHC5mYWlybGVhZC52MS5MaXN0TWFwc1JlcXVlc3QaHS5mYWlybGVhZC52MS5MaXN0TWFwc1Jlc3BvbnNlElMKDExpc3RQcm9ncmFtcxIgLmZhaXJsZWFkLnYxLkxpc3RQcm9ncmFtc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0UHJvZ3JhbXNSZXNwb25zZRJWCg1MaXN0RW5kcG9pbnRzEiEuZmFpcmxlYWQudjEuTGlzdEVuZHBvaW50c1JlcXVlc3QaIi5mYWlybGVhZC52MS5MaXN0RW5kcG9pbnRzUmVzcG9uc2USWQoOTGlzdElkZW50aXRpZXMSIi5mYWlybGVhZC52MS5MaXN0SWRlbnRpdGllc1JlcXVlc3QaIy5mYWlybGVhZC52MS5MaXN0SWRlbnRpdGllc1Jlc3BvbnNlElMKDExpc3RTZXJ2aWNlcxIgLmZhaXJsZWFkLnYxLkxpc3RTZXJ2aWNlc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0U2VydmljZXNSZXNwb25zZRJTCgxMaXN0UG9saWNpZXMSIC5mYWlybGVhZC52MS5MaXN0UG9saWNpZXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFBvbGljaWVzUmVzcG9uc2USYgoRR2V0RW5kcG9pbnRQb2xpY3kSJS5mYWlybGVhZC52MS5HZXRFbmRwb2ludFBvbGljeVJlcXVlc3QaJi5mYWlybGVhZC52MS5HZXRFbmRwb2ludFBvbGljeVJlc3BvbnNlElYKDUxpc3RDb25udHJhY2sSIS5mYWlybGVhZC52MS5MaXN0Q29ubnRyYWNrUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RDb25udHJhY2tSZXNwb25zZRJTCgxMaXN0Q291bnRlcnMSIC5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdENvdW50ZXJzUmVzcG9uc2USRAoHTGlzdElQcxIbLmZhaXJsZWFkLnYxLkxpc3RJUHNSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdElQc1Jlc3BvbnNlElAKC0xpc3RKb3VybmFsEh8uZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXF1ZXN0GiAuZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXNwb25zZRJfChBBbm5vdW5jZUVuZHBvaW50EiQuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlcXVlc3QaJS5mYWlybGVhZC52MS5Bbm5vdW5jZUVuZHBvaW50UmVzcG9uc2VCNFoyZmFpcmxlYWQuZGV2L25vZGUtYWdlbnQvYXBpL2ZhaXJsZWFkL3YxO2ZhaXJsZWFkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSJrCgpOb2RlSGVhbHRoEgwKBG5hbWUYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCglyZWFjaGFibGUYAyABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYBCABKAESDQoFZXJyb3IYBSABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCKgAQoHTWFwSW5mbxIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSCgoCaWQYAyABKA0SEwoLbWF4X2VudHJpZXMYBCABKA0SDwoHZW50cmllcxgFIAEoAxIUCgxtZW1vcnlfYnl0ZXMYBiABKAQSEAoIcGluX3BhdGgYByABKAkSEAoIcHJlc3N1cmUYCCABKAESDQoFZ3Jvd3MYCSABKAgiEQoPTGlzdE1hcHNSZXF1ZXN0IjYKEExpc3RNYXBzUmVzcG9uc2USIgoEbWFwcxgBIAMoCzIULmZhaXJsZWFkLnYxLk1hcEluZm8iuAEKC1Byb2dyYW1JbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRIOCgZhdHRhY2gYBCADKAkSKgoGbG9hZGVkGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglydW5fY291bnQYBiABKAQSHAoUcnVuX3RpbWVfbmFub3NlY29uZHMYByABKAQSFAoMbWVtb3J5X2J5dGVzGAggASgEIhUKE0xpc3RQcm9ncmFtc1JlcXVlc3QiQgoUTGlzdFByb2dyYW1zUmVzcG9uc2USKgoIcHJvZ3JhbXMYASADKAsyGC5mYWlybGVhZC52MS5Qcm9ncmFtSW5mbyLqAQoMRW5kcG9pbnRJbmZvEgoKAmlkGAEgASgNEhAKCGlkZW50aXR5GAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRIQCghwb2RfbmFtZRgEIAEoCRIRCglhZGRyZXNzZXMYBSADKAkSEQoJaW50ZXJmYWNlGAYgASgJEg0KBXN0YXRlGAcgASgJEhYKDnBvbGljeV9pbmdyZXNzGAggASgIEhUKDXBvbGljeV9lZ3Jlc3MYCSABKAgSFgoOcG9saWN5X2VudHJpZXMYCiABKA0SDgoGbGFiZWxzGAsgAygJEgsKA21hYxgMIAEoCSIWChRMaXN0RW5kcG9pbnRzUmVxdWVzdCJFChVMaXN0RW5kcG9pbnRzUmVzcG9uc2USLAoJZW5kcG9pbnRzGAEgAygLMhkuZmFpcmxlYWQudjEuRW5kcG9pbnRJbmZvIjAKDElkZW50aXR5SW5mbxIQCghpZGVudGl0eRgBIAEoDRIOCgZsYWJlbHMYAiADKAkiFwoVTGlzdElkZW50aXRpZXNSZXF1ZXN0IkcKFkxpc3RJZGVudGl0aWVzUmVzcG9uc2USLQoKaWRlbnRpdGllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLklkZW50aXR5SW5mbyI+Cg5TZXJ2aWNlQmFja2VuZBIPCgdhZGRyZXNzGAEgASgJEgwKBHBvcnQYAiABKA0SDQoFc3RhdGUYAyABKAkirwEKC1NlcnZpY2VJbmZvEhEKCW5hbWVzcGFjZRgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCXBvcnRfbmFtZRgDIAEoCRIMCgRraW5kGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSDAoEcG9ydBgGIAEoDRIQCghwcm90b2NvbBgHIAEoDRItCghiYWNrZW5kcxgIIAMoCzIbLmZhaXJsZWFkLnYxLlNlcnZpY2VCYWNrZW5kIhUKE0xpc3RTZXJ2aWNlc1JlcXVlc3QiQgoUTGlzdFNlcnZpY2VzUmVzcG9uc2USKgoIc2VydmljZXMYASADKAsyGC5mYWlybGVhZC52MS5TZXJ2aWNlSW5mbyKQAQoKUG9saWN5SW5mbxIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEhAKCHJldmlzaW9uGAQgASgEEg0KBXZhbGlkGAUgASgIEhAKCHByb2JsZW1zGAYgAygJEg8KB3NlbGVjdHMYByADKAkSDwoHZW50cmllcxgIIAEoBCIVChNMaXN0UG9saWNpZXNSZXF1ZXN0IkEKFExpc3RQb2xpY2llc1Jlc3BvbnNlEikKCHBvbGljaWVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5SW5mbyKSAQoKUG9saWN5TGluZRIRCglkaXJlY3Rpb24YASABKAkSEAoIaWRlbnRpdHkYAiABKA0SDgoGbGFiZWxzGAMgAygJEhAKCHByb3RvY29sGAQgASgNEgwKBHBvcnQYBSABKA0SEwoLcG9ydF9wcmVmaXgYBiABKA0SDAoEZGVueRgHIAEoCBIMCgRydWxlGAggASgJIiwKGEdldEVuZHBvaW50UG9saWN5UmVxdWVzdBIQCghlbmRwb2ludBgBIAEoDSJDChlHZXRFbmRwb2ludFBvbGljeVJlc3BvbnNlEiYKBWxpbmVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5TGluZSKBAgoNQ29ubnRyYWNrSW5mbxIOCgZzb3VyY2UYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSEAoIcHJvdG9jb2wYAyABKA0SEQoJZGlyZWN0aW9uGAQgASgJEg0KBWZsYWdzGAUgASgJEhcKD3NvdXJjZV9pZGVudGl0eRgGIAEoDRITCgtwYWNrZXRzX291dBgHIAEoBBISCgpwYWNrZXRzX2luGAggASgEEhEKCWJ5dGVzX291dBgJIAEoBBIQCghieXRlc19pbhgKIAEoBBIXCg9leHBpcmVzX3NlY29uZHMYCyABKA0SFwoPdHJhbnNsYXRlZF9mcm9tGAwgASgJIiUKFExpc3RDb25udHJhY2tSZXF1ZXN0Eg0KBWxpbWl0GAEgASgNIlsKFUxpc3RDb25udHJhY2tSZXNwb25zZRIvCgtjb25uZWN0aW9ucxgBIAMoCzIaLmZhaXJsZWFkLnYxLkNvbm50cmFja0luZm8SEQoJdHJ1bmNhdGVkGAIgASgIIl4KC0NvdW50ZXJJbmZvEg4KBnJlYXNvbhgBIAEoDRIMCgRuYW1lGAIgASgJEhEKCWRpcmVjdGlvbhgDIAEoCRIPCgdwYWNrZXRzGAQgASgEEg0KBWJ5dGVzGAUgASgEIhUKE0xpc3RDb3VudGVyc1JlcXVlc3QiQgoUTGlzdENvdW50ZXJzUmVzcG9uc2USKgoIY291bnRlcnMYASADKAsyGC5mYWlybGVhZC52MS5Db3VudGVySW5mbyJSCgZJUEluZm8SDgoGcHJlZml4GAEgASgJEhAKCGlkZW50aXR5GAIgASgNEhcKD3R1bm5lbF9lbmRwb2ludBgDIAEoCRINCgVvd25lchgEIAEoCSIQCg5MaXN0SVBzUmVxdWVzdCIzCg9MaXN0SVBzUmVzcG9uc2USIAoDaXBzGAEgAygLMhMuZmFpcmxlYWQudjEuSVBJbmZvIpYBCgxKb3VybmFsRW50cnkSEAoIc2VxdWVuY2UYASABKAQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEa2luZBgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEg4KBmJlZm9yZRgFIAEoCRINCgVhZnRlchgGIAEoCRIMCgR1bmRvGAcgASgJIhQKEkxpc3RKb3VybmFsUmVxdWVzdCJBChNMaXN0Sm91cm5hbFJlc3BvbnNlEioKB2VudHJpZXMYASADKAsyGS5mYWlybGVhZC52MS5Kb3VybmFsRW50cnkirQEKDkV4cGxhaW5SZXF1ZXN0EgwKBGZyb20YASABKAkSCgoCdG8YAiABKAkSDAoEcG9ydBgDIAEoDRIQCghwcm90b2NvbBgEIAEoCRITCgtzb3VyY2VfcG9ydBgFIAEoDRIKCgJsNxgGIAEoCRISCgpwZXJfcGFja2V0GAcgASgIEiwKB2Fycml2YWwYCCABKAsyGy5mYWlybGVhZC52MS5FeHBsYWluQXJyaXZhbCItCg5FeHBsYWluQXJyaXZhbBINCgVmcmFtZRgBIAEoDBIMCgRob3BzGAIgASgNIt0BCgtFeHBsYWluU3RlcBIMCgRub2RlGAEgASgJEgwKBGhvb2sYAiABKAkSDAoEa2luZBgDIAEoCRILCgNtYXAYBCABKAkSCwoDa2V5GAUgASgJEg0KBXZhbHVlGAYgASgJEgwKBHJ1bGUYByABKAkSDwoHcmV3cml0ZRgIIAEoCRIPCgd2ZXJkaWN0GAkgASgJEgwKBHRleHQYCiABKAkSEwoLZHJvcF9yZWFzb24YCyABKA0SGAoQZHJvcF9yZWFzb25fbmFtZRgMIAEoCRIOCgZzb3VyY2UYDSABKAkimgEKD0V4cGxhaW5SZXNwb25zZRIPCgd2ZXJkaWN0GAEgASgJEg8KB3N1bW1hcnkYAiABKAkSEwoLZHJvcF9yZWFzb24YAyABKA0SGAoQZHJvcF9yZWFzb25fbmFtZRgEIAEoCRInCgVzdGVwcxgFIAMoCzIYLmZhaXJsZWFkLnYxLkV4cGxhaW5TdGVwEg0KBW5vdGVzGAYgAygJIpwBChdBbm5vdW5jZUVuZHBvaW50UmVxdWVzdBIRCglub2RlX25hbWUYASABKAkSFAoMbm9kZV9hZGRyZXNzGAIgASgJEhEKCWFkZHJlc3NlcxgDIAMoCRIQCghpZGVudGl0eRgEIAEoDRIOCgZsYWJlbHMYBSADKAkSEQoJbmFtZXNwYWNlGAYgASgJEhAKCHBvZF9uYW1lGAcgASgJIhoKGEFubm91bmNlRW5kcG9pbnRSZXNwb25zZTLHCgoMQWdlbnRTZXJ2aWNlEkoKCUdldFN0YXR1cxIdLmZhaXJsZWFkLnYxLkdldFN0YXR1c1JlcXVlc3QaHi5mYWlybGVhZC52MS5HZXRTdGF0dXNSZXNwb25zZRJPCgpXYXRjaEVkZ2VzEh4uZmFpcmxlYWQudjEuV2F0Y2hFZGdlc1JlcXVlc3QaHy5mYWlybGVhZC52MS5XYXRjaEVkZ2VzUmVzcG9uc2UwARJPCgpXYXRjaEZsb3dzEh4uZmFpcmxlYWQudjEuV2F0Y2hGbG93c1JlcXVlc3QaHy5mYWlybGVhZC52MS5XYXRjaEZsb3dzUmVzcG9uc2UwARJHCghMaXN0TWFwcxIcLmZhaXJsZWFkLnYxLkxpc3RNYXBzUmVxdWVzdBodLmZhaXJsZWFkLnYxLkxpc3RNYXBzUmVzcG9uc2USUwoMTGlzdFByb2dyYW1zEiAuZmFpcmxlYWQudjEuTGlzdFByb2dyYW1zUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RQcm9ncmFtc1Jlc3BvbnNlElYKDUxpc3RFbmRwb2ludHMSIS5mYWlybGVhZC52MS5MaXN0RW5kcG9pbnRzUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RFbmRwb2ludHNSZXNwb25zZRJZCg5MaXN0SWRlbnRpdGllcxIiLmZhaXJsZWFkLnYxLkxpc3RJZGVudGl0aWVzUmVxdWVzdBojLmZhaXJsZWFkLnYxLkxpc3RJZGVudGl0aWVzUmVzcG9uc2USUwoMTGlzdFNlcnZpY2VzEiAuZmFpcmxlYWQudjEuTGlzdFNlcnZpY2VzUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RTZXJ2aWNlc1Jlc3BvbnNlElMKDExpc3RQb2xpY2llcxIgLmZhaXJsZWFkLnYxLkxpc3RQb2xpY2llc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0UG9saWNpZXNSZXNwb25zZRJiChFHZXRFbmRwb2ludFBvbGljeRIlLmZhaXJsZWFkLnYxLkdldEVuZHBvaW50UG9saWN5UmVxdWVzdBomLmZhaXJsZWFkLnYxLkdldEVuZHBvaW50UG9saWN5UmVzcG9uc2USVgoNTGlzdENvbm50cmFjaxIhLmZhaXJsZWFkLnYxLkxpc3RDb25udHJhY2tSZXF1ZXN0GiIuZmFpcmxlYWQudjEuTGlzdENvbm50cmFja1Jlc3BvbnNlElMKDExpc3RDb3VudGVycxIgLmZhaXJsZWFkLnYxLkxpc3RDb3VudGVyc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXNwb25zZRJECgdMaXN0SVBzEhsuZmFpcmxlYWQudjEuTGlzdElQc1JlcXVlc3QaHC5mYWlybGVhZC52MS5MaXN0SVBzUmVzcG9uc2USUAoLTGlzdEpvdXJuYWwSHy5mYWlybGVhZC52MS5MaXN0Sm91cm5hbFJlcXVlc3QaIC5mYWlybGVhZC52MS5MaXN0Sm91cm5hbFJlc3BvbnNlEkQKB0V4cGxhaW4SGy5mYWlybGVhZC52MS5FeHBsYWluUmVxdWVzdBocLmZhaXJsZWFkLnYxLkV4cGxhaW5SZXNwb25zZRJfChBBbm5vdW5jZUVuZHBvaW50EiQuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlcXVlc3QaJS5mYWlybGVhZC52MS5Bbm5vdW5jZUVuZHBvaW50UmVzcG9uc2VCNFoyZmFpcmxlYWQuZGV2L25vZGUtYWdlbnQvYXBpL2ZhaXJsZWFkL3YxO2ZhaXJsZWFkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message fairlead.v1.GetStatusRequest
@@ -592,6 +592,20 @@ export type MapInfo = Message<"fairlead.v1.MapInfo"> & {
    * @generated from field: string pin_path = 7;
    */
   pinPath: string;
+
+  /**
+   * How full it is, 0 to 1; -1 when not counted. Of a table that evicts by itself, too: then the oldest entries go.
+   *
+   * @generated from field: double pressure = 8;
+   */
+  pressure: number;
+
+  /**
+   * Whether it grows by itself when it fills up.
+   *
+   * @generated from field: bool grows = 9;
+   */
+  grows: boolean;
 };
 
 /**
@@ -1476,6 +1490,243 @@ export const ListJournalResponseSchema: GenMessage<ListJournalResponse> = /*@__P
   messageDesc(file_fairlead_v1_agent, 44);
 
 /**
+ * @generated from message fairlead.v1.ExplainRequest
+ */
+export type ExplainRequest = Message<"fairlead.v1.ExplainRequest"> & {
+  /**
+   * Sender: "namespace/pod" or the address of a pod; the question is passed on to the node that has it.
+   *
+   * @generated from field: string from = 1;
+   */
+  from: string;
+
+  /**
+   * Receiver: "namespace/pod", an address, or "service:namespace/name" (its ClusterIP, or what the name resolves to).
+   *
+   * @generated from field: string to = 2;
+   */
+  to: string;
+
+  /**
+   * @generated from field: uint32 port = 3;
+   */
+  port: number;
+
+  /**
+   * tcp (also where empty), udp, sctp or icmp (an echo request; there is no port then).
+   *
+   * @generated from field: string protocol = 4;
+   */
+  protocol: string;
+
+  /**
+   * 0: one that no connection of the sender has.
+   *
+   * @generated from field: uint32 source_port = 5;
+   */
+  sourcePort: number;
+
+  /**
+   * Asks the rules of layer 7 as well: "GET http://host/path" or "DNS name".
+   *
+   * @generated from field: string l7 = 6;
+   */
+  l7: string;
+
+  /**
+   * The sender's process is out of reach of the socket programs, so that services are translated per packet.
+   *
+   * @generated from field: bool per_packet = 7;
+   */
+  perPacket: boolean;
+
+  /**
+   * Only between agents: the packet as it arrives from another node. The fields above name the original question.
+   *
+   * @generated from field: fairlead.v1.ExplainArrival arrival = 8;
+   */
+  arrival?: ExplainArrival | undefined;
+};
+
+/**
+ * Describes the message fairlead.v1.ExplainRequest.
+ * Use `create(ExplainRequestSchema)` to create a new message.
+ */
+export const ExplainRequestSchema: GenMessage<ExplainRequest> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 45);
+
+/**
+ * @generated from message fairlead.v1.ExplainArrival
+ */
+export type ExplainArrival = Message<"fairlead.v1.ExplainArrival"> & {
+  /**
+   * Ethernet frame, in the tunnel's headers where there is a tunnel.
+   *
+   * @generated from field: bytes frame = 1;
+   */
+  frame: Uint8Array;
+
+  /**
+   * How many nodes have passed it on.
+   *
+   * @generated from field: uint32 hops = 2;
+   */
+  hops: number;
+};
+
+/**
+ * Describes the message fairlead.v1.ExplainArrival.
+ * Use `create(ExplainArrivalSchema)` to create a new message.
+ */
+export const ExplainArrivalSchema: GenMessage<ExplainArrival> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 46);
+
+/**
+ * @generated from message fairlead.v1.ExplainStep
+ */
+export type ExplainStep = Message<"fairlead.v1.ExplainStep"> & {
+  /**
+   * @generated from field: string node = 1;
+   */
+  node: string;
+
+  /**
+   * Program (from_pod, connect4, ...) or "routing table".
+   *
+   * @generated from field: string hook = 2;
+   */
+  hook: string;
+
+  /**
+   * service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation, route,
+   * redirect, proxy, l7, event or verdict.
+   *
+   * @generated from field: string kind = 3;
+   */
+  kind: string;
+
+  /**
+   * The map that was asked, with what it was asked and what it answered; empty for steps that ask none.
+   *
+   * @generated from field: string map = 4;
+   */
+  map: string;
+
+  /**
+   * @generated from field: string key = 5;
+   */
+  key: string;
+
+  /**
+   * @generated from field: string value = 6;
+   */
+  value: string;
+
+  /**
+   * "Kind namespace/name section" of the policy rule behind the answer.
+   *
+   * @generated from field: string rule = 7;
+   */
+  rule: string;
+
+  /**
+   * "destination 10.96.0.1:443 → 10.0.1.7:6443"
+   *
+   * @generated from field: string rewrite = 8;
+   */
+  rewrite: string;
+
+  /**
+   * forwarded, dropped, redirected, refused; empty where the packet goes on within the hook.
+   *
+   * @generated from field: string verdict = 9;
+   */
+  verdict: string;
+
+  /**
+   * The step as a sentence.
+   *
+   * @generated from field: string text = 10;
+   */
+  text: string;
+
+  /**
+   * Hubble's number and name of the reason, of a drop.
+   *
+   * @generated from field: uint32 drop_reason = 11;
+   */
+  dropReason: number;
+
+  /**
+   * @generated from field: string drop_reason_name = 12;
+   */
+  dropReasonName: string;
+
+  /**
+   * File and line of the program's source, of a drop.
+   *
+   * @generated from field: string source = 13;
+   */
+  source: string;
+};
+
+/**
+ * Describes the message fairlead.v1.ExplainStep.
+ * Use `create(ExplainStepSchema)` to create a new message.
+ */
+export const ExplainStepSchema: GenMessage<ExplainStep> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 47);
+
+/**
+ * @generated from message fairlead.v1.ExplainResponse
+ */
+export type ExplainResponse = Message<"fairlead.v1.ExplainResponse"> & {
+  /**
+   * delivered (to a pod), host (to the node itself), leaves (towards the outside), dropped, refused (the socket gets an
+   * error), proxy (an L7 rule decides, which was not asked) or unknown (see notes).
+   *
+   * @generated from field: string verdict = 1;
+   */
+  verdict: string;
+
+  /**
+   * The answer as a sentence.
+   *
+   * @generated from field: string summary = 2;
+   */
+  summary: string;
+
+  /**
+   * @generated from field: uint32 drop_reason = 3;
+   */
+  dropReason: number;
+
+  /**
+   * @generated from field: string drop_reason_name = 4;
+   */
+  dropReasonName: string;
+
+  /**
+   * @generated from field: repeated fairlead.v1.ExplainStep steps = 5;
+   */
+  steps: ExplainStep[];
+
+  /**
+   * What could not be tried, and why.
+   *
+   * @generated from field: repeated string notes = 6;
+   */
+  notes: string[];
+};
+
+/**
+ * Describes the message fairlead.v1.ExplainResponse.
+ * Use `create(ExplainResponseSchema)` to create a new message.
+ */
+export const ExplainResponseSchema: GenMessage<ExplainResponse> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 48);
+
+/**
  * @generated from message fairlead.v1.AnnounceEndpointRequest
  */
 export type AnnounceEndpointRequest = Message<"fairlead.v1.AnnounceEndpointRequest"> & {
@@ -1520,7 +1771,7 @@ export type AnnounceEndpointRequest = Message<"fairlead.v1.AnnounceEndpointReque
  * Use `create(AnnounceEndpointRequestSchema)` to create a new message.
  */
 export const AnnounceEndpointRequestSchema: GenMessage<AnnounceEndpointRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 45);
+  messageDesc(file_fairlead_v1_agent, 49);
 
 /**
  * @generated from message fairlead.v1.AnnounceEndpointResponse
@@ -1533,7 +1784,7 @@ export type AnnounceEndpointResponse = Message<"fairlead.v1.AnnounceEndpointResp
  * Use `create(AnnounceEndpointResponseSchema)` to create a new message.
  */
 export const AnnounceEndpointResponseSchema: GenMessage<AnnounceEndpointResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 46);
+  messageDesc(file_fairlead_v1_agent, 50);
 
 /**
  * AgentService answers for one node.
@@ -1681,6 +1932,17 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof ListJournalRequestSchema;
     output: typeof ListJournalResponseSchema;
+  },
+  /**
+   * Explain tells what would happen to a packet, step by step, by a run of the node's own programs that leaves no trace.
+   * Where the packet goes on to another node, that node's agent is asked for the rest.
+   *
+   * @generated from rpc fairlead.v1.AgentService.Explain
+   */
+  explain: {
+    methodKind: "unary";
+    input: typeof ExplainRequestSchema;
+    output: typeof ExplainResponseSchema;
   },
   /**
    * AnnounceEndpoint tells this node of an endpoint on another, before that endpoint's first packet. The response is
