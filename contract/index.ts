@@ -20,3 +20,6 @@ export * from './policies.ts';
 export * from './procedure.ts';
 export * from './terminals.ts';
 export * from './topology.ts';
+export * from './value-fields.ts';
+export * from './values.ts';
+export * from './values-import.ts';

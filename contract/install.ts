@@ -2,25 +2,7 @@ import { z } from 'zod/mini';
 import { clusterIdSchema } from './clusters.ts';
 import { failureSchema } from './failure.ts';
 import { reads, streams, writes } from './procedure.ts';
-
-/** The values of an installation, with the names that Cilium's chart has for them. */
-export const valuesSchema = z.object({
-  debug: z._default(z.boolean(), false),
-  cluster: z._default(z.object({ name: z._default(z.string(), 'default') }), { name: 'default' }),
-  routingMode: z._default(z.enum(['tunnel', 'native']), 'tunnel'),
-  tunnelProtocol: z._default(z.enum(['vxlan']), 'vxlan'),
-  autoDirectNodeRoutes: z._default(z.boolean(), false),
-  ipv4NativeRoutingCIDR: z._default(z.string(), ''),
-  kubeProxyReplacement: z._default(z.boolean(), true),
-  k8sServiceHost: z._default(z.string(), ''),
-  k8sServicePort: z._default(z.number(), 0),
-  enableIPv4Masquerade: z._default(z.boolean(), true),
-  ipam: z._default(z.object({ mode: z._default(z.enum(['kubernetes']), 'kubernetes') }), { mode: 'kubernetes' }),
-  policyEnforcementMode: z._default(z.enum(['default', 'always', 'never']), 'default'),
-  MTU: z._default(z.number(), 0),
-  devices: z._default(z.readonly(z.array(z.string())), []),
-});
-export type Values = Readonly<z.infer<typeof valuesSchema>>;
+import { valuesSchema } from './values.ts';
 
 export const installStepSchema = z.object({
   id: z.string(),
@@ -92,7 +74,24 @@ export const install = {
       suggested: valuesSchema,
       /** Why each suggestion, by field. */
       reasons: z.record(z.string(), z.string()),
+      /** Values for kinds of clusters; the one that was recognised is marked. */
+      profiles: z.readonly(
+        z.array(
+          z.object({
+            id: z.string(),
+            title: z.string(),
+            text: z.string(),
+            recognised: z.boolean(),
+            values: valuesSchema,
+          }),
+        ),
+      ),
     }),
+  ),
+  /** Holds values against the facts of the cluster: what is refused, each with its field in the code, and what to know. */
+  check: reads(
+    z.object({ cluster: clusterIdSchema, values: valuesSchema }),
+    z.object({ obstacles: z.readonly(z.array(failureSchema)), warnings: z.readonly(z.array(z.string())) }),
   ),
   /** Writes nothing. */
   plan: reads(

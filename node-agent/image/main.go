@@ -19,6 +19,9 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"strings"
+
+	agentconfig "fairlead.dev/node-agent/internal/config"
 )
 
 // directories that the DaemonSet mounts onto, and /tmp.
@@ -76,7 +79,9 @@ func build(binary, name, arch, out string) (string, error) {
 	})
 	entry := descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
 	entry["platform"] = map[string]string{"architecture": arch, "os": "linux"}
-	entry["annotations"] = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+	// The installer refuses values that this agent would refuse, before it has changed anything.
+	entry["annotations"] = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name,
+		"dev.fairlead.values": strings.Join(agentconfig.Keys(), ",")}
 	index := encode(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []any{entry}})
 
 	archive, err := tarOf([]file{

@@ -6,7 +6,7 @@ import type { InstallProgress } from '../../contract/install.ts';
 import type { PolicyId } from '../../contract/policies.ts';
 import { agentSilent, makeClusters, makeInventory, type Preset, presets } from './fixture-data.ts';
 import { createFlowSource, makeTalks, makeTopology, matchesFilter } from './fixture-flows.ts';
-import { defaultValues, makePlan, makeProgress } from './fixture-install.ts';
+import { checkFixture, defaultValues, makePlan, makeProfiles, makeProgress } from './fixture-install.ts';
 import { makePolicies } from './fixture-policies.ts';
 import { createFixtureTerminals } from './fixture-terminals.ts';
 import { fixtureSchema, validateText } from './fixture-validate.ts';
@@ -428,8 +428,10 @@ export function createFixtureConnection(name: string): Connection {
               kubeProxyReplacement: 'No kube-proxy runs in this cluster.',
               k8sServiceHost: 'Without kube-proxy the agent must know the API server’s own address.',
             },
+            profiles: makeProfiles(),
           }),
         ),
+      check: ({ values }) => soon(() => ok(checkFixture(values as typeof defaultValues)), 20),
       plan: ({ action, values }) =>
         soon(
           () =>

@@ -1,23 +1,13 @@
 import type { Inventory } from '../../contract/clusters.ts';
-import type { InstallProgress, InstallStep, Plan, Values } from '../../contract/install.ts';
+import type { InstallProgress, InstallStep, Plan } from '../../contract/install.ts';
+import { type Values, valuesSchema } from '../../contract/values.ts';
 
 /** Values as the contract's defaults have them. */
-export const defaultValues: Values = {
-  debug: false,
+export const defaultValues: Values = valuesSchema.parse({
   cluster: { name: 'galaxy' },
-  routingMode: 'tunnel',
-  tunnelProtocol: 'vxlan',
-  autoDirectNodeRoutes: false,
-  ipv4NativeRoutingCIDR: '',
-  kubeProxyReplacement: true,
   k8sServiceHost: '10.20.0.1',
   k8sServicePort: 6443,
-  enableIPv4Masquerade: true,
-  ipam: { mode: 'kubernetes' },
-  policyEnforcementMode: 'default',
-  MTU: 0,
-  devices: [],
-};
+});
 
 /** A plan with what an installation is made of. */
 export function makePlan(action: Plan['action'], values: Values, inventory: Inventory, withObstacle: boolean): Plan {
@@ -120,4 +110,40 @@ export function makeProgress(action: InstallProgress['action'], inventory: Inven
     };
   });
   return { action, state: tick >= titles.length ? 'done' : 'running', steps };
+}
+
+/** Profiles as the engine offers them. */
+export function makeProfiles() {
+  const kubeadm = {
+    id: 'kubeadm',
+    title: 'kubeadm',
+    text: 'podSubnet has to be set. kube-proxy may stay or be replaced.',
+  };
+  const lab = { id: 'lab', title: 'Bare lab', text: 'Machines on one link: native routing with a route per node.' };
+  return [
+    {
+      ...lab,
+      recognised: false,
+      values: { ...defaultValues, routingMode: 'native' as const, autoDirectNodeRoutes: true },
+    },
+    { ...kubeadm, recognised: true, values: defaultValues },
+  ];
+}
+
+/** What the engine would refuse, for one rule. */
+export function checkFixture(values: Values) {
+  const refused = values.installNoConntrackIptablesRules && !values.bpf.masquerade;
+  return {
+    obstacles: refused
+      ? [
+          {
+            code: 'install.value.installNoConntrackIptablesRules',
+            what: 'Pod traffic cannot skip the node’s connection tracking with these values.',
+            why: 'It would be needed for masquerading with netfilter (bpf.masquerade is off).',
+            fix: 'Set routingMode to native, and bpf.masquerade and kubeProxyReplacement to true; or switch it off.',
+          },
+        ]
+      : [],
+    warnings: values.l7Proxy ? [] : ['l7Proxy is off: policies with HTTP rules or names are refused on every node.'],
+  };
 }

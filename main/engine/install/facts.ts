@@ -13,6 +13,7 @@ export interface NodeFacts {
   readonly name: string;
   readonly address: string;
   readonly podCIDRs: readonly string[];
+  readonly podCIDRs6: readonly string[];
   readonly ready: boolean;
   readonly unschedulable: boolean;
   readonly os: string;
@@ -20,6 +21,12 @@ export interface NodeFacts {
   readonly runtime: string;
   /** Every name of every image that the kubelet lists. */
   readonly images: readonly string[];
+  /** Version of the kubelet, e.g. v1.34.4+k3s1. */
+  readonly version: string;
+  /** Name of the operating system. */
+  readonly image: string;
+  /** The machine as its cloud names it, e.g. aws:///eu-west-1a/i-0123; "" elsewhere. */
+  readonly providerID: string;
   /** Host alias of the SSH configuration. */
   readonly ssh: string | undefined;
 }
@@ -38,6 +45,7 @@ interface NodeObject extends KubeObject {
   readonly spec?: {
     readonly podCIDR?: string;
     readonly podCIDRs?: readonly string[];
+    readonly providerID?: string;
     readonly unschedulable?: boolean;
   };
   readonly status?: {
@@ -47,6 +55,8 @@ interface NodeObject extends KubeObject {
     readonly nodeInfo?: {
       readonly operatingSystem?: string;
       readonly kernelVersion?: string;
+      readonly kubeletVersion?: string;
+      readonly osImage?: string;
       readonly containerRuntimeVersion?: string;
     };
   };
@@ -73,11 +83,15 @@ async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promis
     name: node.metadata.name,
     address,
     podCIDRs: cidrs.filter((cidr) => cidr.includes('.')),
+    podCIDRs6: cidrs.filter((cidr) => cidr.includes(':')),
     ready: node.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True') ?? false,
     unschedulable: node.spec?.unschedulable ?? false,
     os: node.status?.nodeInfo?.operatingSystem ?? 'linux',
     kernel: node.status?.nodeInfo?.kernelVersion ?? '',
     runtime: node.status?.nodeInfo?.containerRuntimeVersion ?? '',
+    version: node.status?.nodeInfo?.kubeletVersion ?? '',
+    image: node.status?.nodeInfo?.osImage ?? '',
+    providerID: node.spec?.providerID ?? '',
     images: node.status?.images?.flatMap((image) => image.names ?? []) ?? [],
     ssh: await ssh?.aliasFor({ name: node.metadata.name, address }).catch(() => undefined),
   };
@@ -105,6 +119,7 @@ export async function readFacts(
   return ok({
     machines,
     podCIDRs: machines.flatMap((machine) => machine.podCIDRs),
+    podCIDRs6: machines.flatMap((machine) => machine.podCIDRs6),
     nodes: machines.length,
     apiEndpoint: host && port ? { host, port } : undefined,
     kubeProxy: daemonSets.value.some(

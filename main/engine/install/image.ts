@@ -12,6 +12,8 @@ export interface ImageArchive {
   readonly reference: string;
   /** Size of the archive in bytes. */
   readonly bytes: number;
+  /** Values that the agent in it knows; undefined when the archive does not say. */
+  readonly agentKeys?: readonly string[];
 }
 
 interface Descriptor {
@@ -84,7 +86,9 @@ export async function readImageArchive(path: string): Promise<Result<ImageArchiv
     const hex = manifest?.digest?.replace(/^sha256:/, '') ?? /([0-9a-f]{64})/.exec(docker[0]?.Config ?? '')?.[1] ?? '';
     if (!/^[0-9a-f]{64}$/.test(hex) || !name.includes('/'))
       return failed(unreadable(path, 'It names no image, or has no index.json.'));
+    const keys = annotated['dev.fairlead.values'];
     return ok({
+      ...(keys ? { agentKeys: keys.split(',') } : {}),
       path,
       name,
       digest: `sha256:${hex}`,

@@ -4,14 +4,15 @@ import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import type { Log } from '../log.ts';
 import { installStages, uninstallStages, type Workbench } from './apply.ts';
-import { installedImage, readFacts } from './facts.ts';
+import { type ClusterFacts, installedImage, readFacts } from './facts.ts';
 import { type ImageArchive, readImageArchive } from './image.ts';
 import { agentNamespace } from './names.ts';
 import { allObjects, cleanupOf } from './plan.ts';
+import { profiles } from './profiles.ts';
 import { type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
 import { makeSecrets } from './secrets.ts';
 import { runStages } from './steps.ts';
-import { suggestValues } from './values.ts';
+import { checkValues, suggestValues, type ValueFacts } from './values.ts';
 
 export interface InstallOptions {
   readonly connections: Connections;
@@ -36,6 +37,10 @@ const runningAlready: Failure = {
   fix: 'Wait for it to end, or stop it.',
 };
 
+function withKeys(facts: ClusterFacts, agentKeys: readonly string[] | undefined): ValueFacts {
+  return agentKeys ? { ...facts, agentKeys } : facts;
+}
+
 function stale(why: string): Failure {
   return {
     code: 'install.plan-stale',
@@ -54,6 +59,10 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     { readonly action: PreparedPlan['plan']['action']; readonly values: Values; readonly digest: string }
   >();
   const runs = new Map<string, Run>();
+  const lastFacts = new Map<
+    string,
+    { readonly facts: ClusterFacts; readonly agentKeys: readonly string[] | undefined }
+  >();
 
   const image = async (): Promise<ImageArchive | undefined> => {
     if (!options.image) return undefined;
@@ -129,7 +138,9 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       ]);
       if (!facts.ok) return facts;
       if (!values.ok) return values;
+      lastFacts.set(cluster, { facts: facts.value, agentKeys: archive?.agentKeys });
       const { values: suggested, reasons } = suggestValues(values.value ?? valuesSchema.parse({}), facts.value);
+      const recognised = profiles.find((profile) => profile.recognised(facts.value))?.id;
       return ok({
         // What an uninstall that broke off has left counts: it can be uninstalled on.
         installed: facts.value.installed !== undefined || facts.value.cleanup !== undefined,
@@ -138,7 +149,26 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
         image: archive?.reference ?? '',
         suggested,
         reasons,
+        profiles: profiles.map((profile) => ({
+          id: profile.id,
+          title: profile.title,
+          text: profile.text,
+          recognised: profile.id === recognised,
+          values: profile.values(suggested, facts.value),
+        })),
       });
+    },
+
+    async check({ cluster, values }) {
+      const known = lastFacts.get(cluster);
+      // The facts of the last look: this is asked with every key that is typed. A plan reads them anew.
+      if (known) return ok(checkValues(values, withKeys(known.facts, known.agentKeys)));
+      const connection = await connections.get(cluster);
+      if (!connection.ok) return connection;
+      const [facts, archive] = await Promise.all([readFacts(connection.value, connections.ssh(cluster)), image()]);
+      if (!facts.ok) return facts;
+      lastFacts.set(cluster, { facts: facts.value, agentKeys: archive?.agentKeys });
+      return ok(checkValues(values, withKeys(facts.value, archive?.agentKeys)));
     },
 
     async plan({ cluster, action, values }) {

@@ -1,5 +1,12 @@
 import { stringify } from 'yaml';
-import type { Values } from '../../../contract/index.ts';
+import {
+  changedValues,
+  consoleValues,
+  defaultValues,
+  type Values,
+  valueAt,
+  withValue,
+} from '../../../contract/index.ts';
 import { type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import { digestOf } from './diff.ts';
 import {
@@ -87,13 +94,13 @@ function hostPath(name: string, path: string, type = 'DirectoryOrCreate'): Body 
   return { name, hostPath: { path, type } };
 }
 
-const volumes: readonly Body[] = [
+const volumes = (values: Values): readonly Body[] => [
   { name: 'config', configMap: { name: configName } },
   { name: 'tls', secret: { secretName: serverSecret, optional: true, defaultMode: 0o400 } },
   hostPath('bpffs', '/sys/fs/bpf'),
   hostPath('cgroup', '/sys/fs/cgroup', 'Directory'),
-  hostPath('cni-bin', '/opt/cni/bin'),
-  hostPath('cni-net', '/etc/cni/net.d'),
+  hostPath('cni-bin', values.cni.binPath),
+  hostPath('cni-net', values.cni.confPath),
   hostPath('state', '/var/lib/fairlead'),
   hostPath('run', '/var/run/fairlead'),
   hostPath('hubble', '/var/run/cilium'),
@@ -111,7 +118,7 @@ function port(name: string, number: number): Body {
   return { name, containerPort: number, hostPort: number, protocol: 'TCP' };
 }
 
-function podSpec(image: string, args: readonly string[], container: Body): Body {
+function podSpec(values: Values, image: string, args: readonly string[], container: Body): Body {
   return {
     serviceAccountName: agentName,
     hostNetwork: true,
@@ -135,8 +142,17 @@ function podSpec(image: string, args: readonly string[], container: Body): Body 
         ...container,
       },
     ],
-    volumes,
+    volumes: volumes(values),
   };
+}
+
+/** The agent's configuration: what differs from its own defaults, without what only the console uses. */
+export function agentConfiguration(values: Values): string {
+  const own = consoleValues.reduce<Values>(
+    (all, path) => withValue(all, path, valueAt(defaultValues, path) ?? ''),
+    values,
+  );
+  return stringify(changedValues(own), { lineWidth: 0 });
 }
 
 /**
@@ -144,7 +160,7 @@ function podSpec(image: string, args: readonly string[], container: Body): Body 
  * same values and image give the same objects.
  */
 export function renderObjects(values: Values, image: string): readonly Rendered[] {
-  const config = stringify(values, { lineWidth: 0 });
+  const config = agentConfiguration(values);
   const subjects = [{ kind: 'ServiceAccount', name: agentName, namespace: agentNamespace }];
   const role = (kind: 'ClusterRole' | 'Role') => ({
     roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind, name: agentName },
@@ -168,8 +184,8 @@ export function renderObjects(values: Values, image: string): readonly Rendered[
         updateStrategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 2 } },
         template: {
           metadata: { labels, annotations: { [configDigestAnnotation]: digestOf(config).slice(0, 16) } },
-          spec: podSpec(image, ['agent'], {
-            ports: [port('hubble', 4244), port('metrics', 9962), port('health', 4240)],
+          spec: podSpec(values, image, ['agent'], {
+            ports: [port('hubble', 4244), port('metrics', values.prometheus.port), port('health', 4240)],
             startupProbe: probe('/livez', 1, 60),
             livenessProbe: probe('/livez', 10, 6),
           }),
@@ -180,14 +196,14 @@ export function renderObjects(values: Values, image: string): readonly Rendered[
 }
 
 /** The DaemonSet that replays every node's journal backwards; Ready on a node means that nothing is left there. */
-export function renderCleanup(image: string): Rendered {
+export function renderCleanup(values: Values, image: string): Rendered {
   const selector = { [agentLabel.key]: cleanupName };
   return rendered(resources.daemonSets, cleanupName, {
     spec: {
       selector: { matchLabels: selector },
       template: {
         metadata: { labels: { ...labels, ...selector } },
-        spec: podSpec(image, ['cleanup', '--stay'], {}),
+        spec: podSpec(values, image, ['cleanup', '--stay'], {}),
       },
     },
   });

@@ -111,7 +111,7 @@ describe('a plan', () => {
     const { plan } = await prepare('upgrade', { debug: true });
     const changed = plan.objects.filter((one) => one.action !== 'unchanged');
     expect(changed.map((one) => `${one.kind} ${one.action}`)).toEqual(['ConfigMap update', 'DaemonSet update']);
-    expect(changed[0]?.before).toContain('debug: false');
+    expect(changed[0]?.before).not.toContain('debug: true');
     expect(changed[0]?.after).toContain('debug: true');
   });
 
@@ -196,7 +196,7 @@ test('an uninstall deletes everything but the definitions, and says that they st
 
 test('an uninstall that broke off can be gone on with, and nothing is installed before', async () => {
   await install();
-  const { type, object } = renderCleanup(image.reference);
+  const { type, object } = renderCleanup(values, image.reference);
   await cluster.apply(type, object);
   await cluster.remove(resources.daemonSets, 'fairlead-agent', 'kube-system');
   const { plan } = await prepare('uninstall', {}, ['node1'], undefined);
@@ -220,7 +220,7 @@ test('an uninstall needs the right to make the DaemonSet that cleans up', async 
 });
 
 test('the cleanup DaemonSet is not taken for the agent', () => {
-  const cleanup = renderCleanup('x').object as unknown as { readonly spec: { readonly template: KubeObject } };
+  const cleanup = renderCleanup(values, 'x').object as unknown as { readonly spec: { readonly template: KubeObject } };
   const agent = renderObjects(values, 'x').at(-1)?.object as unknown as {
     readonly spec: { readonly selector: { readonly matchLabels: Record<string, string> } };
   };

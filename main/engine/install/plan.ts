@@ -51,8 +51,8 @@ export function allObjects(input: Pick<PlanInput, 'objects' | 'definitions' | 's
 }
 
 /** The DaemonSet that an uninstall makes and removes again; it runs the image that the nodes have. */
-export function cleanupOf({ facts, image }: Pick<PlanInput, 'facts' | 'image'>): Rendered {
-  return renderCleanup(installedImage(facts) ?? image?.reference ?? '');
+export function cleanupOf({ facts, image, values }: Pick<PlanInput, 'facts' | 'image' | 'values'>): Rendered {
+  return renderCleanup(values, installedImage(facts) ?? image?.reference ?? '');
 }
 
 function nodePlans(input: PlanInput): Plan['nodes'] {
@@ -190,7 +190,8 @@ export function makePlan(input: PlanInput): Plan {
       'Pods keep running but have no network until another one is installed.',
     );
   } else {
-    const checked = checkValues(values, facts);
+    const keys = input.image?.agentKeys;
+    const checked = checkValues(values, keys ? { ...facts, agentKeys: keys } : facts);
     if (facts.cleanup && !facts.installed)
       obstacles.push({
         code: 'install.uninstall-unfinished',

@@ -1,5 +1,6 @@
+import { parse } from 'yaml';
 import { failed, ok, type Result } from '../../../contract/failure.ts';
-import { type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
+import { importValues, type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
@@ -26,7 +27,10 @@ export async function readInstalledValues(connection: ReadOnlyConnection): Promi
   const found = await connection.get<ConfigMap>(resources.configMaps, configName, agentNamespace);
   if (!found.ok) return isNotFound(found.failure.code) ? ok(undefined) : found;
   try {
-    const parsed = valuesSchema.safeParse(JSON.parse(found.value.metadata.annotations?.[valuesAnnotation] ?? ''));
+    const given = found.value.metadata.annotations?.[valuesAnnotation];
+    // A configuration that somebody wrote by hand has no annotation; it speaks for itself.
+    if (given === undefined) return ok(importValues(parse(found.value.data?.['config.yaml'] ?? '')).values);
+    const parsed = valuesSchema.safeParse(JSON.parse(given));
     return ok(parsed.success ? parsed.data : undefined);
   } catch {
     return ok(undefined);
@@ -87,7 +91,7 @@ export async function preparePlan(
   const all = allObjects(parts);
   const live = await readLive(
     reader,
-    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image })] : all,
+    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image, values })] : all,
   );
   if (!live.ok) return live;
   const rights = await missingRights(askRights(connection), rightsFor(action, all));

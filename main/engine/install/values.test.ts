@@ -1,7 +1,19 @@
 import { describe, expect, test } from 'vitest';
-import { type Values, valuesSchema } from '../../../contract/index.ts';
-import { parsePrefix, prefixContains } from './addresses.ts';
+import {
+  changedValues,
+  defaultValues,
+  importValues,
+  type Values,
+  valueFields,
+  valueLeaves,
+  valuesJSONSchema,
+  valuesSchema,
+  withValue,
+} from '../../../contract/index.ts';
+import { parsePrefix, prefixContains, rangeContains } from './addresses.ts';
 import { withSetting } from './cli.ts';
+import { agentConfiguration } from './manifests.ts';
+import { durationOf } from './value-rules.ts';
 import { checkValues, suggestValues, type ValueFacts } from './values.ts';
 
 const plain: Values = valuesSchema.parse({ k8sServiceHost: '10.0.0.1', k8sServicePort: 6443 });
@@ -61,6 +73,167 @@ describe('checkValues', () => {
   test('what the operator has set is not overwritten', () => {
     expect(suggestValues(plain, facts).values.k8sServiceHost).toBe('10.0.0.1');
   });
+});
+
+describe('every combination that cannot work is refused by its field', () => {
+  const native = { routingMode: 'native', ipv4NativeRoutingCIDR: '10.77.0.0/16', autoDirectNodeRoutes: true } as const;
+  const set = (to: Readonly<Record<string, Parameters<typeof withValue>[2]>>, on: Values = plain) =>
+    Object.entries(to).reduce<Values>((all, [path, value]) => withValue(all, path, value), on);
+  const refused: readonly (readonly [string, Values, string, string])[] = [
+    ['no family at all', set({ 'ipv4.enabled': false }), 'ipv4.enabled', 'no addresses'],
+    ['IPv6 that no node has', set({ 'ipv6.enabled': true }), 'ipv6.enabled', '--cluster-cidr'],
+    [
+      'no connection tracking in a tunnel',
+      set({ installNoConntrackIptablesRules: true, 'bpf.masquerade': true }),
+      'installNoConntrackIptablesRules',
+      'tunnel',
+    ],
+    [
+      'no connection tracking with netfilter',
+      set({ ...native, installNoConntrackIptablesRules: true }),
+      'installNoConntrackIptablesRules',
+      'bpf.masquerade',
+    ],
+    ['exceptions without eBPF', set({ 'ipMasqAgent.enabled': true }), 'ipMasqAgent.enabled', 'bpf.masquerade'],
+    [
+      'an exception that is no range',
+      set({ 'ipMasqAgent.config.nonMasqueradeCIDRs': ['10/8'] }),
+      'ipMasqAgent.config.nonMasqueradeCIDRs',
+      '10/8',
+    ],
+    ['DSR in a tunnel', set({ 'loadBalancer.mode': 'dsr' }), 'loadBalancer.mode', 'native'],
+    [
+      'DSR by Geneve',
+      set({ ...native, 'loadBalancer.mode': 'dsr', 'loadBalancer.dsrDispatch': 'geneve' }),
+      'loadBalancer.dsrDispatch',
+      'Geneve',
+    ],
+    [
+      'an odd Maglev table',
+      set({ 'loadBalancer.algorithm': 'maglev', 'maglev.tableSize': 1000 }),
+      'maglev.tableSize',
+      'prime',
+    ],
+    ['a reversed port range', set({ 'nodePort.range': '32767,30000' }), 'nodePort.range', 'comma'],
+    [
+      'a lease shorter than its renewal',
+      set({ 'l2announcements.enabled': true, 'l2announcements.leaseDuration': '3s' }),
+      'l2announcements.leaseDuration',
+      '3s',
+    ],
+    [
+      'a relay without flows',
+      set({ 'hubble.enabled': false, 'hubble.relay.enabled': true }),
+      'hubble.relay.enabled',
+      'hubble.enabled',
+    ],
+    ['a ring of any size', set({ 'hubble.eventBufferCapacity': 4096 }), 'hubble.eventBufferCapacity', 'power of two'],
+    ['metrics on the port of Hubble', set({ 'prometheus.port': 4244 }), 'prometheus.port', 'Hubble'],
+    ['a CNI directory out of the tree', set({ 'cni.binPath': '/opt/../etc' }), 'cni.binPath', 'absolute'],
+  ];
+  test.each(refused)('%s', (_name, values, field, word) => {
+    const { obstacles } = checkValues(values, { ...facts, podCIDRs6: [] });
+    const found = obstacles.filter((one) => one.code === `install.value.${field}`);
+    expect(found.length, JSON.stringify(obstacles)).toBeGreaterThan(0);
+    expect(found.map((one) => `${one.what} ${one.why} ${one.fix}`).join()).toContain(word);
+  });
+
+  test('what needs each other is taken together', () => {
+    const values = set({
+      ...native,
+      'bpf.masquerade': true,
+      installNoConntrackIptablesRules: true,
+      'ipMasqAgent.enabled': true,
+      'loadBalancer.mode': 'dsr',
+      'loadBalancer.algorithm': 'maglev',
+    });
+    expect(checkValues(values, facts).obstacles).toEqual([]);
+  });
+
+  test('a value that the carried agent does not know is refused before anything is changed', () => {
+    const values = set({ 'bandwidthManager.enabled': true });
+    const agentKeys = ['k8sServiceHost', 'k8sServicePort'];
+    expect(checkValues(values, { ...facts, agentKeys }).obstacles[0]?.what).toContain('bandwidthManager.enabled');
+    expect(checkValues(values, { ...facts, agentKeys: [...agentKeys, 'bandwidthManager.enabled'] }).obstacles).toEqual(
+      [],
+    );
+  });
+});
+
+test('every value is explained, once, and the JSON Schema says the same', () => {
+  expect(valueFields.map((field) => field.path).sort()).toEqual(
+    valueLeaves(defaultValues)
+      .map(([path]) => path)
+      .sort(),
+  );
+  const schema = valuesJSONSchema() as { properties: Record<string, { properties?: Record<string, unknown> }> };
+  expect(schema.properties.bpf?.properties?.masquerade).toMatchObject({ type: 'boolean', title: 'Masquerade in eBPF' });
+  expect(schema.properties.routingMode).toMatchObject({ enum: ['tunnel', 'native'], default: 'tunnel' });
+  for (const field of valueFields) expect(field.text.length, field.path).toBeGreaterThan(8);
+});
+
+test('the agent is told only what differs from its defaults, and nothing that is the console’s', () => {
+  expect(agentConfiguration(defaultValues)).toBe('{}\n');
+  const values = [
+    ['bpf.masquerade', true],
+    ['cni.binPath', '/opt/k3s/bin'],
+    ['cni.exclusive', true],
+  ].reduce<Values>((all, [path, value]) => withValue(all, path as string, value as boolean), defaultValues);
+  expect(agentConfiguration(values)).toBe('bpf:\n  masquerade: true\ncni:\n  exclusive: true\n');
+});
+
+describe('a values file of Cilium', () => {
+  const file = {
+    tunnel: 'disabled',
+    kubeProxyReplacement: 'strict',
+    k8sServicePort: '6443',
+    nativeRoutingCIDR: '10.0.0.0/8',
+    ipam: { mode: 'cluster-pool' },
+    operator: { replicas: 2 },
+    bpf: { masquerade: true },
+    encryption: { enabled: true },
+    policyCIDRMatchMode: 'nodes',
+    hubble: { relay: { enabled: true }, ui: { enabled: true } },
+    wrong: 1,
+  };
+  const read = importValues(file);
+
+  test('is taken over with its synonyms and types', () => {
+    expect(changedValues(read.values)).toEqual({
+      routingMode: 'native',
+      k8sServicePort: 6443,
+      ipv4NativeRoutingCIDR: '10.0.0.0/8',
+      bpf: { masquerade: true },
+      policyCIDRMatchMode: ['nodes'],
+      hubble: { relay: { enabled: true } },
+    });
+  });
+
+  test('what has no equivalent is listed with the reason, and what is not possible as well', () => {
+    const why = new Map(read.ignored.map((one) => [one.path, one.why]));
+    expect([...why.keys()].sort()).toEqual(['encryption.enabled', 'hubble.ui.enabled', 'operator.replicas', 'wrong']);
+    expect(why.get('operator.replicas')).toContain('no operator');
+    expect(read.problems).toEqual([{ path: 'ipam.mode', why: 'It must be one of kubernetes.' }]);
+  });
+
+  test('what was exported reads back the same, and nonsense is a problem, not an exception', () => {
+    expect(importValues(changedValues(read.values))).toMatchObject({ values: read.values, ignored: [], problems: [] });
+    for (const nonsense of [[], 'text', 5]) expect(importValues(nonsense).problems.length).toBe(1);
+    expect(importValues(null).values).toEqual(defaultValues);
+  });
+});
+
+test('durations', () => {
+  expect(['15s', '500ms', '2m30s', '1h'].map(durationOf)).toEqual([15_000, 500, 150_000, 3_600_000]);
+  for (const bad of ['', '15', 's', '15 s', '-5s']) expect(durationOf(bad)).toBeUndefined();
+});
+
+test('ranges of both families', () => {
+  expect(rangeContains('fd00::/8', 'fd00:77:1::/64')).toBe(true);
+  expect(rangeContains('fd00:77::/32', 'fd00:78::/64')).toBe(false);
+  expect(rangeContains('fd00::/64', 'fd00::/8')).toBe(false);
+  expect(rangeContains('10.0.0.0/8', 'fd00::/8')).toBe(false);
+  expect(rangeContains('10.0.0.0/8', '10.1.0.0/16')).toBe(true);
 });
 
 test('prefixes', () => {

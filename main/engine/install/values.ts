@@ -1,5 +1,6 @@
 import type { Failure, Values } from '../../../contract/index.ts';
 import { parsePrefix, prefixContains } from './addresses.ts';
+import { refusing, warning } from './value-rules.ts';
 
 /** The facts of a cluster that decide whether values fit it. */
 export interface ValueFacts {
@@ -8,6 +9,10 @@ export interface ValueFacts {
   readonly apiEndpoint: { readonly host: string; readonly port: number } | undefined;
   readonly kubeProxy: boolean;
   readonly nodes: number;
+  /** IPv6 pod CIDRs of the nodes; undefined when nobody has looked. */
+  readonly podCIDRs6?: readonly string[];
+  /** Values that the carried agent knows; undefined when its archive does not say. */
+  readonly agentKeys?: readonly string[];
 }
 
 function refuse(field: string, what: string, why: string, fix: string): Failure {
@@ -137,6 +142,14 @@ export function checkValues(
     warnings.push('policyEnforcementMode is never: policies are not enforced at all.');
   if (values.policyEnforcementMode === 'always')
     warnings.push('policyEnforcementMode is always: pods without a policy are cut off, including CoreDNS.');
+  for (const rule of refusing) {
+    const found = rule(values, facts);
+    if (found) obstacles.push(refuse(...found));
+  }
+  for (const rule of warning) {
+    const found = rule(values, facts);
+    if (found) warnings.push(found);
+  }
   return { obstacles, warnings };
 }
 

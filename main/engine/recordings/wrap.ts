@@ -206,6 +206,8 @@ export function wrapImplementation(
     install: {
       status: async (input, context) =>
         isRecording(input.cluster) ? failed(readOnly) : await install.status(input, context),
+      check: async (input, context) =>
+        isRecording(input.cluster) ? failed(readOnly) : await install.check(input, context),
       plan: async (input, context) =>
         isRecording(input.cluster) ? failed(readOnly) : await install.plan(input, context),
       apply: async (input, context) =>

@@ -1,6 +1,7 @@
 import { useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
-import type { InstallProgress, Plan, Values } from '../../../contract/install.ts';
+import type { InstallProgress, Plan } from '../../../contract/install.ts';
+import type { Values } from '../../../contract/values.ts';
 import { useBlocked, useClusters } from '../../app/clusters.tsx';
 import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
@@ -99,7 +100,10 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
           />
         ) : step.at === 'values' ? (
           <InstallValues
+            cluster={id}
             values={values}
+            installed={known.values}
+            profiles={known.profiles}
             suggested={known.suggested}
             reasons={known.reasons}
             onChange={setEdited}

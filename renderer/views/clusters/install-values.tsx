@@ -1,15 +1,38 @@
-import { Button, NumberInput, SegmentedControl, Select, Switch, TagsInput, Textarea, TextInput } from '@mantine/core';
-import { type ReactNode, useState } from 'react';
-import { parse, stringify } from 'yaml';
+import { Button, FileButton, SegmentedControl, Select, Switch, TextInput } from '@mantine/core';
+import { lazy, Suspense, useEffect, useState } from 'react';
+import { parseDocument, stringify } from 'yaml';
 import type { Failure } from '../../../contract/failure.ts';
-import { type Values, valuesSchema } from '../../../contract/install.ts';
-import { Copy, FailureCard, ReasonedButton, Spacer } from '../../ui/pieces.tsx';
+import type { PolicyProblem } from '../../../contract/policies.ts';
+import { valueFields, valuesJSONSchema } from '../../../contract/value-fields.ts';
+import { changedValues, type Values } from '../../../contract/values.ts';
+import { type ImportedValues, importValues } from '../../../contract/values-import.ts';
+import { useProcedure } from '../../app/streams.ts';
+import type { Schema } from '../../ui/code/yaml-path.ts';
+import { download } from '../../ui/download.ts';
+import { plural } from '../../ui/format.ts';
+import { Banner, Copy, FailureCard, ReasonedButton, SkeletonRows, Spacer } from '../../ui/pieces.tsx';
 import styles from './clusters.module.css';
+import { refusedPath, ValueForm } from './value-form.tsx';
+
+const YamlEditor = lazy(async () => ({ default: (await import('../../ui/code/yaml-editor.tsx')).YamlEditor }));
+
+/** Values for one kind of cluster, as the engine offers them. */
+export interface ValueProfile {
+  readonly id: string;
+  readonly title: string;
+  readonly text: string;
+  readonly recognised: boolean;
+  readonly values: Values;
+}
 
 interface InstallValuesProps {
+  readonly cluster: string;
   readonly values: Values;
+  /** What is installed now; undefined for a new installation. */
+  readonly installed: Values | undefined;
   readonly suggested: Values;
   readonly reasons: Readonly<Record<string, string>>;
+  readonly profiles: readonly ValueProfile[];
   readonly onChange: (values: Values) => void;
   readonly onCancel: () => void;
   readonly onPlan: () => void;
@@ -17,207 +40,204 @@ interface InstallValuesProps {
   readonly failure: Failure | undefined;
 }
 
-/** Why the values cannot be right together; undefined when they can. The engine checks again. */
-export function valuesProblem(values: Values): string | undefined {
-  if (values.routingMode === 'native' && !values.ipv4NativeRoutingCIDR) {
-    return 'Native routing needs the CIDR in which packets keep their addresses.';
-  }
-  if (values.kubeProxyReplacement && (values.k8sServiceHost === '') !== (values.k8sServicePort === 0)) {
-    return 'The API server needs both host and port, or neither.';
-  }
-  return undefined;
+/** What a file or a text of values says, with what cannot be taken over. */
+export function readValuesText(text: string): ImportedValues & { readonly syntax: string | undefined } {
+  const document = parseDocument(text);
+  const [error] = document.errors;
+  if (error) return { ...importValues({}), syntax: error.message };
+  return { ...importValues(document.toJS() ?? {}), syntax: undefined };
 }
 
-/** The values of an installation in groups, each explained, or as YAML with the names of Cilium's chart. */
-export function InstallValues(props: InstallValuesProps) {
-  const { values, suggested, reasons, onChange, onCancel, onPlan, planning, failure } = props;
-  const [yaml, setYaml] = useState<string | undefined>(undefined);
-  const [yamlProblem, setYamlProblem] = useState<string | undefined>(undefined);
-  const set = (to: Partial<Values>) => onChange({ ...values, ...to });
-  const native = values.routingMode === 'native';
-  const note = (field: keyof Values & string) => {
-    const differs = JSON.stringify(values[field]) !== JSON.stringify(suggested[field]);
-    const reason = reasons[field];
-    if (!reason && !differs) return null;
+function problemsOf(text: string): readonly PolicyProblem[] {
+  const read = readValuesText(text);
+  const lines = text.split('\n');
+  const at = (path: string) => {
+    const key = path.split('.').at(-1) ?? '';
     return (
-      <div className={styles.reason}>
-        {reason ? `Suggested: ${String(suggested[field])}. ${reason} ` : ''}
-        {differs ? (
-          <Button variant="subtle" size="compact-xs" onClick={() => set({ [field]: suggested[field] })}>
-            Use {String(suggested[field]) || 'none'}
-          </Button>
-        ) : null}
-      </div>
+      Math.max(
+        0,
+        lines.findIndex((line) => new RegExp(`^\\s*"?${key.replace(/\W/g, '.')}"?\\s*:`).test(line)),
+      ) + 1
     );
   };
+  const one = (severity: PolicyProblem['severity'], path: string, what: string, why: string): PolicyProblem => {
+    const line = at(path);
+    const end = (lines[line - 1]?.length ?? 0) + 1;
+    return { severity, code: 'values', path, line, column: 1, endLine: line, endColumn: end, what, why, fix: '' };
+  };
+  return [
+    ...(read.syntax ? [one('error', '', 'This is not valid YAML.', read.syntax)] : []),
+    ...read.problems.map(({ path, why }) => one('error', path, `${path} cannot have this value.`, why)),
+    ...read.ignored.map(({ path, why }) => one('warning', path, `${path} has no equivalent.`, why)),
+  ];
+}
+
+/** The values of an installation: a form in groups, or YAML with the names of Cilium's chart; both show one thing. */
+export function InstallValues(props: InstallValuesProps) {
+  const { values, installed, suggested, reasons, profiles, onChange, onCancel, onPlan, planning, failure } = props;
+  const [yaml, setYaml] = useState<string | undefined>(undefined);
+  const [advanced, setAdvanced] = useState(false);
+  const [find, setFind] = useState('');
+  const [imported, setImported] = useState<ImportedValues | undefined>(undefined);
+  const [schema] = useState(() => valuesJSONSchema());
+  const settled = useSettled(values, 250);
+  const check = useProcedure(`check ${props.cluster} ${JSON.stringify(settled)}`, (client, signal) =>
+    client.install.check({ cluster: props.cluster, values: settled }, { signal }),
+  );
+  const [checked, setChecked] = useState(check.value);
+  useEffect(() => {
+    if (check.value) setChecked(check.value);
+  }, [check.value]);
+  const obstacles = checked?.obstacles ?? [];
+  const textProblems = yaml === undefined ? [] : problemsOf(yaml);
   const changeYaml = (text: string) => {
     setYaml(text);
-    try {
-      const read = valuesSchema.safeParse(parse(text) ?? {});
-      setYamlProblem(
-        read.success
-          ? undefined
-          : read.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),
-      );
-      if (read.success) onChange(read.data);
-    } catch (error) {
-      setYamlProblem(error instanceof Error ? error.message : String(error));
-    }
+    const read = readValuesText(text);
+    if (!read.syntax && read.problems.length === 0) onChange(read.values);
   };
-  const problem = yamlProblem ?? valuesProblem(values);
+  const readFile = async (file: File | null) => {
+    if (!file) return;
+    const read = readValuesText(await file.text());
+    setImported(
+      read.syntax ? { ...read, problems: [{ path: file.name, why: `It is not valid YAML: ${read.syntax}` }] } : read,
+    );
+    if (read.syntax) return;
+    onChange(read.values);
+    if (yaml !== undefined) setYaml(stringify(changedValues(read.values)));
+  };
+  const wrong = textProblems.find((problem) => problem.severity === 'error');
+  const refusal = obstacles[0];
+  const problem = wrong?.what ?? (refusal ? `${refusal.what} ${refusal.fix}` : undefined);
+  const differing = installed ? differingPaths(installed, values) : [];
+  const others = obstacles.filter((one) => !valueFields.some((field) => field.path === refusedPath(one)));
   return (
     <div className={styles.box}>
       <div className={styles.boxHead}>
         <h2>Values</h2>
         <Spacer />
+        <FileButton accept=".yaml,.yml,.json" onChange={(file) => void readFile(file)}>
+          {(button) => (
+            <Button variant="default" size="compact-sm" {...button}>
+              Import a values file…
+            </Button>
+          )}
+        </FileButton>
+        <Button
+          variant="default"
+          size="compact-sm"
+          onClick={() => download('fairlead-values.yaml', stringify(changedValues(values)), 'text/yaml')}
+        >
+          Export
+        </Button>
+        <Button
+          variant="subtle"
+          size="compact-sm"
+          onClick={() =>
+            download('fairlead-values.schema.json', JSON.stringify(schema, undefined, 2), 'application/schema+json')
+          }
+        >
+          JSON Schema
+        </Button>
         <SegmentedControl
           aria-label="Edit as"
           value={yaml === undefined ? 'form' : 'yaml'}
-          onChange={(value) => {
-            setYaml(value === 'yaml' ? stringify(values) : undefined);
-            setYamlProblem(undefined);
-          }}
+          onChange={(value) => setYaml(value === 'yaml' ? stringify(changedValues(values)) : undefined)}
           data={[
             { value: 'form', label: 'Form' },
             { value: 'yaml', label: 'YAML' },
           ]}
         />
       </div>
-      {yaml !== undefined ? (
+      {imported ? <ImportReport imported={imported} onClose={() => setImported(undefined)} /> : null}
+      {installed ? (
+        <Banner tone="info">
+          {differing.length === 0
+            ? 'These are the values that are installed; change what is to change, the rest is kept.'
+            : `Changed: ${differing.join(', ')}. Everything else is kept.`}
+        </Banner>
+      ) : null}
+      {yaml === undefined ? (
+        <>
+          <div className={styles.valueBar}>
+            <Select
+              aria-label="Profile"
+              placeholder="Profile…"
+              value={null}
+              data={profiles.map((one) => ({
+                value: one.id,
+                label: one.recognised ? `${one.title} (this cluster)` : one.title,
+              }))}
+              onChange={(id) => {
+                const chosen = profiles.find((one) => one.id === id);
+                if (chosen) onChange(chosen.values);
+              }}
+            />
+            <TextInput
+              aria-label="Find a value"
+              placeholder="Find a value, e.g. masquerade"
+              value={find}
+              onChange={(event) => setFind(event.currentTarget.value)}
+            />
+            <Switch
+              label={`All ${valueFields.length} values`}
+              checked={advanced}
+              onChange={(event) => setAdvanced(event.currentTarget.checked)}
+            />
+            <Spacer />
+            <span className="muted">{profiles.find((one) => one.recognised)?.text}</span>
+          </div>
+          <ValueForm
+            values={values}
+            suggested={suggested}
+            reasons={reasons}
+            obstacles={obstacles}
+            advanced={advanced}
+            find={find}
+            onChange={onChange}
+          />
+        </>
+      ) : (
         <div className={styles.boxBody}>
           <div style={{ display: 'flex', justifyContent: 'space-between' }}>
             <p className="muted">
-              Names are those of Cilium’s chart: an existing values file can be pasted; what is unknown here is ignored.
+              Only what differs from the defaults. Names are those of Cilium’s chart: an existing values file can be
+              pasted; what has no equivalent is marked.
             </p>
             <Copy text={yaml} label="Copy the values" />
           </div>
-          <Textarea
-            aria-label="Values as YAML"
-            mt={8}
-            autosize
-            minRows={18}
-            value={yaml}
-            spellCheck={false}
-            error={yamlProblem}
-            onChange={(event) => changeYaml(event.currentTarget.value)}
-            styles={{ input: { fontFamily: 'var(--font-mono)' } }}
-          />
-        </div>
-      ) : (
-        <>
-          <Group title="Cluster" text="How the cluster is named and where its API server is.">
-            <TextInput
-              label="Cluster name"
-              description="Part of every identity."
-              value={values.cluster.name}
-              onChange={(event) => set({ cluster: { name: event.currentTarget.value } })}
-            />
-            <NumberInput
-              label="MTU"
-              description="0: found out from the device."
-              value={values.MTU}
-              min={0}
-              max={65535}
-              onChange={(value) => set({ MTU: Number(value) || 0 })}
-            />
-            <div>
-              <TextInput
-                label="API server host"
-                description="Needed when no kube-proxy translates the service."
-                value={values.k8sServiceHost}
-                onChange={(event) => set({ k8sServiceHost: event.currentTarget.value })}
+          <div className={styles.valueEditor}>
+            <Suspense fallback={<SkeletonRows rows={12} label="Loading the editor" />}>
+              <YamlEditor
+                label="Values as YAML"
+                text={yaml}
+                onChange={changeYaml}
+                problems={textProblems}
+                schema={schema as Schema}
               />
-              {note('k8sServiceHost')}
-            </div>
-            <NumberInput
-              label="API server port"
-              description="0: as in the cluster."
-              value={values.k8sServicePort}
-              min={0}
-              max={65535}
-              onChange={(value) => set({ k8sServicePort: Number(value) || 0 })}
-            />
-          </Group>
-          <Group title="Routing" text="How packets travel between nodes.">
-            <div>
-              <Select
-                label="Mode"
-                description="Tunnel works everywhere; native is faster where nodes can route pod addresses."
-                value={values.routingMode}
-                data={[
-                  { value: 'tunnel', label: 'Tunnel (VXLAN)' },
-                  { value: 'native', label: 'Native' },
-                ]}
-                onChange={(value) => value && set({ routingMode: value as Values['routingMode'] })}
-              />
-              {note('routingMode')}
-            </div>
-            <Switch
-              label="Direct node routes"
-              description="The agent adds a route to every node’s pods; all nodes must share one layer 2 network."
-              checked={values.autoDirectNodeRoutes}
-              disabled={!native}
-              onChange={(event) => set({ autoDirectNodeRoutes: event.currentTarget.checked })}
-            />
-            <div>
-              <TextInput
-                label="Native routing CIDR"
-                description={native ? 'Inside it packets keep their addresses.' : 'Only for native routing.'}
-                placeholder="10.42.0.0/16"
-                disabled={!native}
-                value={values.ipv4NativeRoutingCIDR}
-                onChange={(event) => set({ ipv4NativeRoutingCIDR: event.currentTarget.value })}
-              />
-              {note('ipv4NativeRoutingCIDR')}
-            </div>
-            <TagsInput
-              size="xs"
-              label="Devices"
-              description="Network devices of the nodes; empty: found out."
-              value={[...values.devices]}
-              onChange={(devices) => set({ devices })}
-            />
-          </Group>
-          <Group title="Services" text="ClusterIP and NodePort.">
-            <div>
-              <Switch
-                label="Replace kube-proxy"
-                description="Services are translated in eBPF when a connection begins."
-                checked={values.kubeProxyReplacement}
-                onChange={(event) => set({ kubeProxyReplacement: event.currentTarget.checked })}
-              />
-              {note('kubeProxyReplacement')}
-            </div>
-            <Switch
-              label="Masquerade"
-              description="What leaves the cluster gets the node’s address."
-              checked={values.enableIPv4Masquerade}
-              onChange={(event) => set({ enableIPv4Masquerade: event.currentTarget.checked })}
-            />
-          </Group>
-          <Group title="Policy and logs" text="What is enforced, and how much is told.">
-            <Select
-              label="Enforcement"
-              description="default: pods that a policy selects. always: all pods. never: none."
-              value={values.policyEnforcementMode}
-              data={['default', 'always', 'never']}
-              onChange={(value) => value && set({ policyEnforcementMode: value as Values['policyEnforcementMode'] })}
-            />
-            <Switch
-              label="Debug log"
-              description="Much more output; only to find a fault."
-              checked={values.debug}
-              onChange={(event) => set({ debug: event.currentTarget.checked })}
-            />
-          </Group>
-        </>
-      )}
-      <div className={styles.boxBody} style={{ borderTop: '1px solid var(--line)' }}>
-        {failure ? (
-          <div style={{ marginBottom: 10 }}>
-            <FailureCard failure={failure} />
+            </Suspense>
           </div>
-        ) : null}
+          {textProblems.length > 0 ? (
+            <ul className={styles.problems} aria-label="Problems of the values">
+              {textProblems.map((one) => (
+                <li key={`${one.path} ${one.what}`}>
+                  {one.what} <span className="muted">{one.why}</span>
+                </li>
+              ))}
+            </ul>
+          ) : null}
+        </div>
+      )}
+      {(checked?.warnings ?? []).map((warning) => (
+        <Banner key={warning} tone="warn">
+          {warning}
+        </Banner>
+      ))}
+      <div className={styles.boxBody} style={{ borderTop: '1px solid var(--line)', display: 'grid', gap: 10 }}>
+        {(yaml === undefined ? others : obstacles).map((one) => (
+          <FailureCard key={`${one.code} ${one.what}`} failure={one} />
+        ))}
+        {check.failure ? <FailureCard failure={check.failure} onRetry={check.retry} /> : null}
+        {failure ? <FailureCard failure={failure} /> : null}
         <div className={styles.footer}>
           {problem ? (
             <span style={{ color: 'var(--bad)' }}>{problem}</span>
@@ -236,22 +256,51 @@ export function InstallValues(props: InstallValuesProps) {
   );
 }
 
-function Group({
-  title,
-  text,
-  children,
-}: {
-  readonly title: string;
-  readonly text: string;
-  readonly children: ReactNode;
-}) {
+/** The value as it was a moment ago, when it has not changed since. */
+function useSettled<T>(value: T, milliseconds: number): T {
+  const [settled, setSettled] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), milliseconds);
+    return () => clearTimeout(timer);
+  }, [value, milliseconds]);
+  return settled;
+}
+
+function differingPaths(before: Values, after: Values): readonly string[] {
+  const text = (values: Values, path: string) => JSON.stringify(path.split('.').reduce(step, values as unknown));
+  return valueFields.map((field) => field.path).filter((path) => text(before, path) !== text(after, path));
+}
+
+function step(at: unknown, key: string): unknown {
+  return typeof at === 'object' && at !== null ? (at as Readonly<Record<string, unknown>>)[key] : undefined;
+}
+
+function ImportReport({ imported, onClose }: { readonly imported: ImportedValues; readonly onClose: () => void }) {
+  const { taken, ignored, problems } = imported;
   return (
-    <section className={styles.group}>
-      <div className={styles.groupText}>
-        <h3>{title}</h3>
-        <p>{text}</p>
+    <div className={styles.boxBody} style={{ borderBottom: '1px solid var(--line)' }} role="status">
+      <div style={{ display: 'flex', gap: 10, alignItems: 'center' }}>
+        <b>
+          {plural(taken.length, 'value')} taken over, {ignored.length} without an equivalent
+          {problems.length > 0 ? `, ${problems.length} not possible` : ''}
+        </b>
+        <Spacer />
+        <Button variant="subtle" size="compact-xs" onClick={onClose}>
+          Close
+        </Button>
       </div>
-      <div className={styles.fields}>{children}</div>
-    </section>
+      <ul className={styles.problems}>
+        {problems.map((one) => (
+          <li key={one.path} style={{ color: 'var(--bad)' }}>
+            <b className="mono">{one.path}</b> {one.why}
+          </li>
+        ))}
+        {ignored.map((one) => (
+          <li key={one.path}>
+            <b className="mono">{one.path}</b> <span className="mono muted">{one.value.slice(0, 60)}</span> {one.why}
+          </li>
+        ))}
+      </ul>
+    </div>
   );
 }
