@@ -30,10 +30,16 @@ func (c *converter) convertPorts(s *sectionElement, e *element) bool {
 			c.warn("allows-nothing", at+".ports", "is empty", "An element of toPorts without ports matches no port.",
 				"Add ports; for all ports remove toPorts.")
 		}
+		l7 := c.checkL7(at, p, s)
 		for j := range p.Ports {
-			e.ports = append(e.ports, c.convertPort(item(at+".ports", j), &p.Ports[j])...)
+			for _, m := range c.convertPort(item(at+".ports", j), &p.Ports[j]) {
+				// SCTP, which ANY includes, is no protocol of a proxy.
+				if l7 == nil || m.protocol != ProtocolSCTP {
+					m.l7 = l7
+					e.ports = append(e.ports, m)
+				}
+			}
 		}
-		c.checkL7(at, p, s)
 	}
 	for i, icmp := range s.icmps {
 		at := item(s.path+".icmps", i)
@@ -182,57 +188,4 @@ func (c *converter) convertICMP(path string, f spec.ICMPField) (portMatch, bool)
 		number = uint64(named)
 	}
 	return portMatch{protocol: protocol, first: uint16(number), last: uint16(number)}, true
-}
-
-// checkL7 reports what is wrong with the application-layer part, and that it cannot be enforced.
-func (c *converter) checkL7(path string, p *spec.PortRule, s *sectionElement) {
-	if p.Rules != nil && len(p.Rules.HTTP)+len(p.Rules.DNS) > 0 {
-		http, dns := len(p.Rules.HTTP) > 0, len(p.Rules.DNS) > 0
-		if http && dns {
-			c.fail("two-l7-sorts", path+".rules", "has http and dns together", "A port speaks one of them.",
-				"Make one element of toPorts for each.")
-		}
-		if dns && s.direction == Ingress {
-			c.fail("dns-on-ingress", path+".rules.dns", "is not possible on ingress", "DNS rules look at what a pod asks.",
-				"Move it to egress.")
-		}
-		for i, f := range p.Rules.DNS {
-			if (f.MatchName == "") == (f.MatchPattern == "") {
-				c.fail("invalid-fqdn", item(path+".rules.dns", i), "has not exactly one of matchName and matchPattern",
-					"It does not say which names are meant.", "Write one of them.")
-			}
-		}
-		if dns && len(p.Ports) == 0 {
-			c.fail("dns-without-port", path+".ports", "is empty beside DNS rules", "Port 53 has to be named.", "Add port \"53\".")
-		}
-		for i, port := range p.Ports {
-			at := item(path+".ports", i)
-			if http && port.Protocol != "TCP" {
-				c.fail("l7-protocol", at+".protocol", "must be TCP beside http rules", "HTTP is spoken over TCP; a missing protocol means ANY.",
-					"Write `protocol: TCP`.")
-			}
-			if port.Port == "0" {
-				c.fail("l7-port", at+".port", "must not be 0 beside application rules", "Not every port speaks that protocol.", "Name the port.")
-			}
-			if dns && port.EndPort != 0 {
-				c.fail("l7-port", at+".endPort", "is not possible beside DNS rules", "DNS rules take single ports.", "Remove it.")
-			}
-		}
-		c.unsupported(path+".rules", "a rule on HTTP or DNS content", "Remove `rules`; the ports are still governed.")
-	}
-	if p.TerminatingTLS != nil {
-		c.unsupported(path+".terminatingTLS", "TLS interception", "Remove it.")
-	}
-	if p.OriginatingTLS != nil {
-		c.unsupported(path+".originatingTLS", "TLS interception", "Remove it.")
-	}
-	if len(p.ServerNames) > 0 {
-		c.unsupported(path+".serverNames", "a rule on TLS server names", "Remove it.")
-	}
-	if p.Listener != nil {
-		if s.direction == Ingress {
-			c.fail("listener-on-ingress", path+".listener", "is not possible on ingress", "Listeners take outgoing traffic.", "Remove it.")
-		}
-		c.unsupported(path+".listener", "handing traffic to an Envoy listener", "Remove it.")
-	}
 }

@@ -223,14 +223,10 @@ func (c *converter) convertPeers(s *sectionElement, e *element) bool {
 	if len(s.services) > 0 {
 		c.unsupported(s.member("Services"), "selecting services", "Select the service's pods with toEndpoints.")
 	}
-	if len(s.fqdns) > 0 {
-		for i, f := range s.fqdns {
-			if (f.MatchName == "") == (f.MatchPattern == "") {
-				c.fail("invalid-fqdn", item(s.member("FQDNs"), i), "has not exactly one of matchName and matchPattern",
-					"It does not say which names are meant.", "Write one of them.")
-			}
+	for i, f := range s.fqdns {
+		if name, ok := c.convertName(item(s.member("FQDNs"), i), f); ok {
+			e.peers = append(e.peers, peer{kind: peerName, name: name})
 		}
-		c.unsupported(s.member("FQDNs"), "selecting peers by DNS name", "Write their addresses as toCIDR.")
 	}
 	if !present {
 		e.anyPeer = true

@@ -123,6 +123,8 @@ type RuleID uint32
 type Entry struct {
 	Key
 	Deny bool
+	// Proxy is who has to look into the traffic that the line lets pass.
+	Proxy ProxyKind
 	// Rule is the deciding rule: of several that decide alike, the first by name.
 	Rule RuleID
 }

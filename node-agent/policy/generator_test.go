@@ -107,6 +107,16 @@ func (w *world) ports() []spec.PortRule {
 			}
 			rule.Ports = append(rule.Ports, p)
 		}
+		if w.often(30) {
+			// What HTTP rules need.
+			for i := range rule.Ports {
+				rule.Ports[i].Protocol = "TCP"
+				if rule.Ports[i].Port == "0" {
+					rule.Ports[i].Port = "80"
+				}
+			}
+			rule.Rules = &spec.L7Rules{HTTP: []spec.HTTPRule{{Method: pick(w, "GET", "POST"), Path: pick(w, "/a", "/b.*")}}}
+		}
 		out = append(out, rule)
 	}
 	return out
@@ -149,13 +159,19 @@ func (w *world) ciliumRule() *spec.Rule {
 	}
 	for range w.IntN(3) {
 		e := spec.EgressRule{ToPorts: w.ports()}
-		switch w.IntN(5) {
+		switch w.IntN(6) {
 		case 0, 1:
 			e.ToEndpoints = w.someSelectors()
 		case 2:
 			e.ToEntities = w.entities()
 		case 3:
 			e.ToCIDRSet = w.cidrSet()
+		case 4:
+			e.ToFQDNs = []spec.FQDNSelector{pick(w, spec.FQDNSelector{MatchName: "www.example.org"}, spec.FQDNSelector{MatchPattern: "*.example.org"})}
+		}
+		if w.often(10) {
+			e.ToPorts = append(e.ToPorts, spec.PortRule{Ports: []spec.PortProtocol{{Port: "53", Protocol: pick(w, "UDP", "ANY")}},
+				Rules: &spec.L7Rules{DNS: []spec.FQDNSelector{{MatchPattern: "*"}}}})
 		}
 		r.Egress = append(r.Egress, e)
 	}
@@ -289,6 +305,13 @@ func (w *world) identities() []Identity {
 		if prefix := netip.MustParsePrefix(p); prefix.Bits() > 0 {
 			out = append(out, Identity{ID: IdentityLocalMin + NumericIdentity(i), Labels: LabelsForCIDR(prefix)})
 		}
+	}
+	for i, names := range [][]string{{"*.example.org"}, {"*.example.org", "www.example.org"}} {
+		labels := LabelsForCIDR(netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", 10+i)))
+		for _, name := range names {
+			labels = append(labels, LabelForName(name))
+		}
+		out = append(out, Identity{ID: IdentityLocalMin + NumericIdentity(100+i), Labels: NewLabels(labels...)})
 	}
 	return out
 }

@@ -94,3 +94,6 @@ func LabelsForCIDR(prefix netip.Prefix) Labels {
 		Label{Source: SourceReserved, Key: "world"},
 	)
 }
+
+// LabelForName gives the label of addresses that a name of a toFQDNs rule was resolved to; text is NameRule.Text.
+func LabelForName(text string) Label { return Label{Source: SourceFQDN, Key: text} }

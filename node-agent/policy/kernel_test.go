@@ -38,6 +38,7 @@ func (k *kernelLines) put(e Entry) {
 	if e.Deny {
 		value[4] = 1
 	}
+	value[5], value[6] = uint8(prefix), uint8(e.Proxy)
 	if err := k.m.Update(packKey(e.Key, prefix), value, ebpf.UpdateNoExist); err != nil {
 		k.t.Fatalf("writing %+v: %v", e, err)
 	}
@@ -45,26 +46,26 @@ func (k *kernelLines) put(e Entry) {
 
 // judge is bpf/lib/policy.h, with the kernel's own longest prefix match.
 func (k *kernelLines) judge(enforced bool, q Key) (bool, RuleID) {
-	find := func(peer NumericIdentity) (deny bool, rule RuleID, found bool) {
+	find := func(peer NumericIdentity) (deny, proxy bool, prefix uint8, rule RuleID, found bool) {
 		q.Peer = peer
 		value := make([]byte, 8)
 		err := k.m.Lookup(packKey(q, 96), &value)
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return false, 0, false
+			return false, false, 0, 0, false
 		}
 		if err != nil {
 			k.t.Fatalf("looking up %+v: %v", q, err)
 		}
-		return value[4] == 1, RuleID(binary.NativeEndian.Uint32(value)), true
+		return value[4] == 1, value[6] != 0, value[5], RuleID(binary.NativeEndian.Uint32(value)), true
 	}
-	peerDeny, peerRule, peer := find(q.Peer)
-	anyDeny, anyRule, anybody := find(AnyPeer)
+	peerDeny, peerProxy, _, peerRule, peer := find(q.Peer)
+	anyDeny, anyProxy, anyPrefix, anyRule, anybody := find(AnyPeer)
 	switch {
 	case peer && peerDeny:
 		return false, peerRule
 	case anybody && anyDeny:
 		return false, anyRule
-	case peer:
+	case peer && !(peerProxy && anybody && !anyProxy && anyPrefix > 72):
 		return true, peerRule
 	case anybody:
 		return true, anyRule

@@ -13,7 +13,9 @@ const (
 	SourceK8s      = "k8s"
 	SourceReserved = "reserved"
 	SourceCIDR     = "cidr"
-	// SourceAny in a selector matches labels of every source but reserved and cidr; no label carries it. (That a pod's
+	// SourceFQDN labels addresses that a DNS name was resolved to; the key is the policy's name or pattern.
+	SourceFQDN = "fqdn"
+	// SourceAny in a selector matches labels of every source but reserved, cidr and fqdn; no label carries it. (That a pod's
 	// label `host` is never confused with the entity reserved:host depends on this exception.)
 	SourceAny = "any"
 )

@@ -176,6 +176,8 @@ func (p peer) text() string {
 		}
 	case peerCluster:
 		return "anything in the cluster"
+	case peerName:
+		return "what DNS says " + p.name.Text + " is"
 	default:
 		return "any pod"
 	}
@@ -198,8 +200,16 @@ func (e element) portsText() string {
 			e.ports[i+2] == (portMatch{protocol: ProtocolSCTP, first: m.first, last: m.last}) {
 			name = "TCP, UDP or SCTP"
 			i += 2
+		} else if m.l7 != nil && m.name == "" && m.protocol == ProtocolTCP && i+1 < len(e.ports) &&
+			e.ports[i+1] == (portMatch{protocol: ProtocolUDP, first: m.first, last: m.last, l7: m.l7}) {
+			name = "TCP or UDP"
+			i++
 		}
-		out = append(out, m.text(name))
+		text := m.text(name)
+		if m.l7 != nil {
+			text += " (only " + strings.ToUpper(m.l7.kind.String()) + ": " + strings.Join(m.l7.texts(), "; ") + ")"
+		}
+		out = append(out, text)
 	}
 	return strings.Join(out, ", ")
 }

@@ -97,6 +97,8 @@ func (r RuleRef) String() string {
 // IsBuiltin tells whether no policy object stands behind the rule.
 func (r RuleRef) IsBuiltin() bool { return r.Section == SectionBuiltin }
 
+func (r RuleRef) isDefaultAllow() bool { return r.IsBuiltin() && r.Policy.Name == BuiltinDefaultAllow }
+
 func compareRefs(a, b RefKey) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }

@@ -41,13 +41,14 @@ type line struct {
 	bits     uint8
 	port     uint16
 	deny     bool
+	proxy    ProxyKind
 	rule     RuleID
 }
 
 func (l line) entry(direction Direction, peer NumericIdentity) Entry {
 	return Entry{
 		Key:  Key{Direction: direction, Peer: peer, Protocol: l.protocol, Port: l.port, PortPrefix: l.bits},
-		Deny: l.deny, Rule: l.rule,
+		Deny: l.deny, Proxy: l.proxy, Rule: l.rule,
 	}
 }
 
@@ -55,24 +56,46 @@ func compareLines(a, b line) int {
 	return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.bits, b.bits), cmp.Compare(a.port, b.port))
 }
 
-// resolve turns the elements that name a peer into lines: of several rules for one line a deny wins, then the first by
-// name; and an allow that a broader deny covers is left out, because the kernel's longest match would prefer it.
+// claim is what one element says about one line.
+type claim struct {
+	element *liveElement
+	proxy   ProxyKind
+}
+
+// beats: a deny wins, then what needs no proxy, then the first by name.
+func (a claim) beats(b claim) bool {
+	if a.element.deny != b.element.deny {
+		return a.element.deny
+	}
+	if a.proxy != b.proxy && (a.proxy == ProxyNone || b.proxy == ProxyNone) {
+		return a.proxy == ProxyNone
+	}
+	if a.proxy != b.proxy {
+		return a.proxy < b.proxy
+	}
+	return compareRules(a.element.ref, b.element.ref) < 0
+}
+
+// resolve turns the elements that name a peer into lines: of several rules for one line a deny wins, then one that asks for
+// no proxy, then the first by name. A line that a broader one of the same peer makes void is left out, because the kernel's
+// longest match would prefer it: an allow under a broader deny, and an allow by proxy under a broader plain allow. That
+// nobody asked for default deny is no such allow: it says nothing about what the rules for the port ask for.
 func resolve(elements []*liveElement, subjectPorts, peerPorts NamedPorts) []line {
 	type place struct {
 		protocol, bits uint8
 		port           uint16
 	}
-	best := make(map[place]*liveElement)
+	best := make(map[place]claim)
 	for _, e := range elements {
 		names := subjectPorts
 		if e.direction == Egress {
 			names = peerPorts
 		}
+		proxy := ProxyNone
 		add := func(protocol uint8, port uint16, bits uint8) {
-			at := place{protocol: protocol, bits: bits, port: port}
-			if old := best[at]; old == nil || (e.deny && !old.deny) ||
-				(e.deny == old.deny && compareRules(e.ref, old.ref) < 0) {
-				best[at] = e
+			at, fresh := place{protocol: protocol, bits: bits, port: port}, claim{e, proxy}
+			if old, taken := best[at]; !taken || fresh.beats(old) {
+				best[at] = fresh
 			}
 		}
 		if e.anyPort {
@@ -80,26 +103,30 @@ func resolve(elements []*liveElement, subjectPorts, peerPorts NamedPorts) []line
 			continue
 		}
 		for _, m := range e.ports {
+			proxy = m.proxy()
 			m.each(names, add)
 		}
 	}
-	denied := func(at place) bool {
-		if e := best[place{}]; e != nil && e.deny && at != (place{}) {
+	// broader tells whether any broader line fulfils a condition.
+	broader := func(at place, condition func(claim) bool) bool {
+		if c, ok := best[place{}]; ok && at != (place{}) && condition(c) {
 			return true
 		}
 		for bits := uint8(0); bits < at.bits; bits++ {
-			if e := best[place{protocol: at.protocol, bits: bits, port: prefixOf(at.port, bits)}]; e != nil && e.deny {
+			if c, ok := best[place{protocol: at.protocol, bits: bits, port: prefixOf(at.port, bits)}]; ok && condition(c) {
 				return true
 			}
 		}
 		return false
 	}
+	denies := func(c claim) bool { return c.element.deny }
+	opens := func(c claim) bool { return !c.element.deny && c.proxy == ProxyNone && !c.element.ref.isDefaultAllow() }
 	out := make([]line, 0, len(best))
-	for at, e := range best {
-		if !e.deny && denied(at) {
+	for at, c := range best {
+		if !c.element.deny && (broader(at, denies) || c.proxy != ProxyNone && broader(at, opens)) {
 			continue
 		}
-		out = append(out, line{protocol: at.protocol, bits: at.bits, port: at.port, deny: e.deny, rule: e.id})
+		out = append(out, line{protocol: at.protocol, bits: at.bits, port: at.port, deny: c.element.deny, proxy: c.proxy, rule: c.element.id})
 	}
 	slices.SortFunc(out, compareLines)
 	return out

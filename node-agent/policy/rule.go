@@ -47,6 +47,8 @@ const (
 	peerPods
 	// peerEverybody is any known identity; for elements that can only be resolved per peer (named ports on egress).
 	peerEverybody
+	// peerName: an address that a DNS name of the rule was resolved to.
+	peerName
 )
 
 type peer struct {
@@ -55,6 +57,7 @@ type peer struct {
 	prefix   netip.Prefix
 	except   []netip.Prefix
 	reserved []string
+	name     NameRule
 }
 
 // key identifies what the peer selects: equal keys select alike.
@@ -75,6 +78,8 @@ func (p peer) key() string {
 		return "cluster"
 	case peerPods:
 		return "pods"
+	case peerName:
+		return "n" + p.name.Text
 	default:
 		return "everybody"
 	}
@@ -95,6 +100,8 @@ func (p peer) matches(labels Labels) bool {
 		return slices.ContainsFunc(clusterEntities, labels.HasReserved) || hasKey(labels, LabelCluster)
 	case peerPods:
 		return hasKey(labels, LabelNamespace)
+	case peerName:
+		return slices.Contains(labels, LabelForName(p.name.Text))
 	default:
 		return true
 	}
@@ -171,6 +178,8 @@ func (p peer) indexTokens() []string {
 			out[i] = name + "="
 		}
 		return out
+	case peerName:
+		return []string{p.name.Text + "="}
 	default:
 		return nil
 	}
@@ -183,6 +192,8 @@ type portMatch struct {
 	first, last uint16
 	// name, lower case, is looked up in the subject's ports (ingress) or in the peer's (egress).
 	name string
+	// l7 is what is asked of the application layer; nil: nothing.
+	l7 *rulesL7
 }
 
 func (m portMatch) matches(protocol uint8, port uint16, names NamedPorts) bool {

@@ -76,7 +76,7 @@ func (r requirement) appliesTo(l Label) bool {
 		return false
 	}
 	if r.source == SourceAny {
-		return l.Source != SourceReserved && l.Source != SourceCIDR
+		return l.Source != SourceReserved && l.Source != SourceCIDR && l.Source != SourceFQDN
 	}
 	return l.Source == r.source
 }

@@ -28,6 +28,16 @@ type Decision struct {
 	Policies []Ref `json:"policies"`
 	// MatchType is Hubble's policy_match_type of the deciding match; MatchNone where no rule matched.
 	MatchType uint8 `json:"matchType"`
+	// L7 is set where the traffic passes only as far as the application layer's rules allow; nil: without condition.
+	L7 *ConditionL7 `json:"l7,omitempty"`
+}
+
+// ConditionL7 is what the proxy asks for.
+type ConditionL7 struct {
+	// Kind is http or dns.
+	Kind string `json:"kind"`
+	// Rules are alternatives, e.g. `POST /v1/request-landing`.
+	Rules []string `json:"rules"`
 }
 
 // Question is the part of a packet that policy looks at, from one side.
@@ -104,7 +114,26 @@ type decidingMatch struct {
 	// peer: the match names the peer; specificity: 0 any protocol, 1 + bits of the port otherwise.
 	peer        bool
 	specificity int
+	// l7 is nil for a match without condition.
+	l7 []*rulesL7
 }
+
+// before tells whether the kernel goes by a and not b: by what needs no proxy, then by the line that names the peer, then by
+// the longer one. A line for anybody and any port does not keep a peer's own line from the proxy, which then lets all pass.
+func (a decidingMatch) before(b decidingMatch) bool {
+	if aProxy, bProxy := a.l7 != nil, b.l7 != nil; aProxy != bProxy {
+		if aProxy {
+			return a.peer && b.wide()
+		}
+		return !b.peer || !a.wide()
+	}
+	if a.peer != b.peer {
+		return a.peer
+	}
+	return a.specificity > b.specificity
+}
+
+func (a decidingMatch) wide() bool { return !a.peer && a.specificity == 0 }
 
 func (e *element) decides(q Question) (decidingMatch, bool) {
 	names := q.SubjectPorts
@@ -115,17 +144,28 @@ func (e *element) decides(q Question) (decidingMatch, bool) {
 		return decidingMatch{}, false
 	}
 	m := decidingMatch{peer: !e.anyPeer}
+	found := false
 	for _, port := range e.ports {
 		if !port.matches(q.Protocol, q.Port, names) {
 			continue
 		}
+		one := decidingMatch{peer: !e.anyPeer || port.name != "" && q.Direction == Egress}
+		if port.l7 != nil {
+			one.l7 = []*rulesL7{port.l7}
+		}
 		port.each(names, func(protocol uint8, first uint16, bits uint8) {
 			if protocol == q.Protocol && prefixOf(q.Port, bits) == first {
-				m.specificity = max(m.specificity, 1+int(bits))
+				one.specificity = max(one.specificity, 1+int(bits))
 			}
 		})
-		if port.name != "" && q.Direction == Egress {
-			m.peer = true
+		switch {
+		case !found || one.before(m):
+			if m.l7 != nil && one.l7 != nil {
+				one.l7 = append(one.l7, m.l7...)
+			}
+			m, found = one, true
+		case m.l7 != nil && one.l7 != nil:
+			m.l7 = append(m.l7, one.l7...)
 		}
 	}
 	return m, true
@@ -136,9 +176,12 @@ func decision(allowed bool, reason Reason, matches []decidingMatch) Decision {
 	var best decidingMatch
 	for i, m := range matches {
 		d.Rules = append(d.Rules, m.ref)
-		if i == 0 || (m.peer && !best.peer) || (m.peer == best.peer && m.specificity > best.specificity) {
+		if i == 0 || m.before(best) {
 			best = m
 		}
+	}
+	if len(matches) > 0 && !slices.ContainsFunc(matches, func(m decidingMatch) bool { return m.l7 == nil }) {
+		d.L7 = conditionOf(matches)
 	}
 	if len(matches) > 0 {
 		key := Key{}
@@ -153,6 +196,19 @@ func decision(allowed bool, reason Reason, matches []decidingMatch) Decision {
 	slices.SortFunc(d.Rules, compareRules)
 	d.Rules = slices.CompactFunc(d.Rules, func(a, b RuleRef) bool { return a.key() == b.key() })
 	return d
+}
+
+func conditionOf(matches []decidingMatch) *ConditionL7 {
+	out := &ConditionL7{Rules: []string{}}
+	for _, m := range matches {
+		for _, rules := range m.l7 {
+			out.Kind = rules.kind.String()
+			out.Rules = append(out.Rules, rules.texts()...)
+		}
+	}
+	slices.Sort(out.Rules)
+	out.Rules = slices.Compact(out.Rules)
+	return out
 }
 
 // Verdict decides on traffic between an endpoint of this node and a peer from the rules themselves, not from the kernel's
@@ -177,7 +233,8 @@ func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIde
 
 // LookupKernel does what the BPF program (bpf/lib/policy.h) does with an endpoint's lines: the longest match with the peer's
 // identity, the longest match with AnyPeer, and of the two a deny wins. entry is the deciding line, the zero Entry where none
-// matched; of two lines that say the same, the one that names the peer decides.
+// matched; of two lines that allow, the one that names the peer decides, unless only the other one needs no proxy and names a
+// protocol.
 func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer NumericIdentity, protocol uint8, port uint16) (allowed bool, entry Entry) {
 	exact, exactOK := longestPrefix(entries, direction, peer, protocol, port)
 	wild, wildOK := longestPrefix(entries, direction, AnyPeer, protocol, port)
@@ -186,7 +243,7 @@ func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer N
 		return false, exact
 	case wildOK && wild.Deny:
 		return false, wild
-	case exactOK:
+	case exactOK && (exact.Proxy == ProxyNone || !wildOK || wild.Proxy != ProxyNone || wild.Protocol == ProtocolAny):
 		return true, exact
 	case wildOK:
 		return true, wild

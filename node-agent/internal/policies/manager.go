@@ -171,7 +171,9 @@ func (m *Manager) write(ctx context.Context, adds []datapath.PolicyEntry, flags 
 }
 
 func lineOf(endpoint datapath.EndpointID, e policy.Entry) datapath.PolicyEntry {
-	return datapath.PolicyEntry{PolicyKey: keyOf(endpoint, e.Key), PolicyValue: datapath.PolicyValue{Deny: e.Deny, Rule: uint32(e.Rule)}}
+	// What a proxy has to look into is closed while there is no proxy.
+	deny := e.Deny || e.Proxy != policy.ProxyNone
+	return datapath.PolicyEntry{PolicyKey: keyOf(endpoint, e.Key), PolicyValue: datapath.PolicyValue{Deny: deny, Rule: uint32(e.Rule)}}
 }
 
 func keyOf(endpoint datapath.EndpointID, k policy.Key) datapath.PolicyKey {

@@ -98,6 +98,8 @@ export interface Decision {
   readonly policies: readonly PolicyRef[];
   /** Hubble's policy_match_type. */
   readonly matchType: number;
+  /** Traffic passes only as far as one of these rules on its content allows; absent: without condition. */
+  readonly l7?: { readonly kind: 'http' | 'dns'; readonly rules: readonly string[] };
 }
 
 export interface ConnectionVerdict {
