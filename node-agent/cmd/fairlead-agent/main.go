@@ -17,7 +17,9 @@ import (
 	"fairlead.dev/node-agent/internal/cni"
 	"fairlead.dev/node-agent/internal/commandline"
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/facts"
 	"fairlead.dev/node-agent/internal/preflight"
+	"fairlead.dev/node-agent/internal/probe"
 	"fairlead.dev/node-agent/internal/version"
 )
 
@@ -39,7 +41,8 @@ func main() {
 func root() *cobra.Command {
 	command := &cobra.Command{Use: "fairlead-agent", Short: "The network of one Kubernetes node", SilenceUsage: true, SilenceErrors: true}
 	command.AddCommand(commandline.Commands()...)
-	command.AddCommand(agentCommand(), cniCommand(), installCommand(), cleanupCommand(), relayCommand(), preflightCommand(), versionCommand())
+	command.AddCommand(agentCommand(), cniCommand(), installCommand(), cleanupCommand(), relayCommand(), preflightCommand(), factsCommand(), versionCommand())
+	command.AddCommand(probe.Command())
 	return command
 }
 
@@ -121,11 +124,29 @@ func cleanupCommand() *cobra.Command {
 
 func preflightCommand() *cobra.Command {
 	var output string
+	var only []string
 	command := &cobra.Command{Use: "preflight", Short: "Check whether this node can run the agent", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return preflight.Print(c.OutOrStdout(), preflight.Run(c.Context(), preflight.Checks()), output == "json")
+			checks, err := preflight.Only(preflight.Checks(), only)
+			if err != nil {
+				return err
+			}
+			return preflight.Print(c.OutOrStdout(), preflight.Run(c.Context(), checks), output == "json")
 		}}
+	command.Flags().StringSliceVar(&only, "check", nil, "only these checks")
 	command.Flags().StringVarP(&output, "output", "o", "", "json, or a table")
+	return command
+}
+
+func factsCommand() *cobra.Command {
+	var configuration string
+	command := &cobra.Command{Use: "facts", Short: "Print what this node is like as JSON: interfaces, cards, netfilter's rules", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			encoder := json.NewEncoder(c.OutOrStdout())
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(facts.Read(configuration))
+		}}
+	command.Flags().StringVar(&configuration, "config", "/etc/fairlead/config.yaml", "the agent's configuration")
 	return command
 }
 

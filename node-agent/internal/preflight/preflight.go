@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -40,6 +41,22 @@ type Result struct {
 	ID    string `json:"id"`
 	Title string `json:"title"`
 	Outcome
+}
+
+// Only keeps the checks with these ids; all without any. An id that there is not is an error.
+func Only(checks []Check, ids []string) ([]Check, error) {
+	if len(ids) == 0 {
+		return checks, nil
+	}
+	var out []Check
+	for _, id := range ids {
+		found := slices.IndexFunc(checks, func(c Check) bool { return c.ID == id })
+		if found < 0 {
+			return nil, fmt.Errorf("there is no check %q", id)
+		}
+		out = append(out, checks[found])
+	}
+	return out, nil
 }
 
 // Run runs all checks in order.
@@ -96,6 +113,7 @@ func Checks() []Check {
 		{"other-cni", "Other network", func(context.Context) Outcome { return otherNetworks() }},
 		{"ports", "Ports", func(context.Context) Outcome { return ports() }},
 	}
+	checks = append(checks, networkChecks()...)
 	for _, f := range datapath.Features(context.Background(), nil) {
 		checks = append(checks, Check{"feature-" + f.Name, "Kernel feature " + f.Name, func(context.Context) Outcome { return feature(f) }})
 	}
@@ -178,7 +196,7 @@ func ports() Outcome {
 		return Outcome{Status: "skip", Found: "the agent runs and has them", Expected: "free"}
 	}
 	var taken []string
-	for _, port := range []int{4240, 4244, 9962} {
+	for _, port := range []int{4240, 4244, 4245, 9962} {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
 			taken = append(taken, strconv.Itoa(port)+"/tcp")
@@ -186,13 +204,16 @@ func ports() Outcome {
 		}
 		l.Close()
 	}
-	if l, err := net.ListenPacket("udp", ":8472"); err != nil {
-		taken = append(taken, "8472/udp")
-	} else {
+	for _, port := range []int{8472, 6081} {
+		l, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
+		if err != nil {
+			taken = append(taken, strconv.Itoa(port)+"/udp")
+			continue
+		}
 		l.Close()
 	}
 	if len(taken) > 0 {
-		return Outcome{Status: "fail", Found: strings.Join(taken, ", ") + " taken", Expected: "4240, 4244, 9962, 8472/udp free", Fix: "stop what listens there (ss -lntup)"}
+		return Outcome{Status: "fail", Found: strings.Join(taken, ", ") + " taken", Expected: "4240, 4244, 4245, 9962, 8472/udp and 6081/udp free", Fix: "stop what listens there (ss -lntup)"}
 	}
 	return Outcome{Status: "pass", Found: "free", Expected: "free"}
 }
