@@ -6,16 +6,20 @@ import (
 )
 
 // largeCluster has 1,000 policies and 5,000 identities; 100 endpoints of 50 sorts run on the node.
-func largeCluster(b *testing.B) *Engine {
+func largeCluster(b testing.TB) *Engine {
+	return clusterOf(b, 1000, 5000)
+}
+
+func clusterOf(b testing.TB, policies, identities int) *Engine {
 	b.Helper()
 	e := NewEngine()
-	for i := range 5000 {
+	for i := range identities {
 		e.AddIdentity(IdentityUserMin+NumericIdentity(i), serviceLabels(i))
 	}
 	for i := range 100 {
 		e.AddSubject(SubjectID(i+1), serviceLabels(i%50), nil)
 	}
-	for i := range 1000 {
+	for i := range policies {
 		if _, err := e.Upsert(servicePolicy(b, i, "80")); err != nil {
 			b.Fatal(err)
 		}
@@ -29,7 +33,7 @@ func serviceLabels(i int) Labels {
 }
 
 // servicePolicy admits a tier of the namespace and one other service, and every fifth all pods of another namespace.
-func servicePolicy(b *testing.B, i int, port string) Policy {
+func servicePolicy(b testing.TB, i int, port string) Policy {
 	peers := fmt.Sprintf(`{"matchLabels":{"tier":"t%d"}},{"matchLabels":{"app":"app%d","k8s:io.kubernetes.pod.namespace":"ns%d"}}`, i%10, i+1, (i+1)%20)
 	if i%5 == 0 {
 		peers += fmt.Sprintf(`,{"matchLabels":{"k8s:io.kubernetes.pod.namespace":"ns%d"}}`, (i+7)%20)

@@ -70,7 +70,7 @@ var (
 	labelPrefix = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 )
 
-var knownSources = []string{SourceK8s, SourceAny, SourceReserved, SourceCIDR}
+var knownSources = []string{SourceK8s, SourceAny, SourceReserved, SourceCIDR, SourceNode}
 
 func (c *converter) parseKey(path, key, defaultSource string, prefixes bool) (source, name string, ok bool) {
 	source, name = defaultSource, key
@@ -98,7 +98,7 @@ func (c *converter) parseKey(path, key, defaultSource string, prefixes bool) (so
 			"A key is a word of up to 63 letters, digits, `-`, `_`, `.`, with a domain and `/` before it if need be.")
 		return "", "", false
 	}
-	if source != SourceReserved && !RelevantPodLabel(name) && !isPolicyLabel(name) {
+	if source != SourceReserved && source != SourceNode && !RelevantPodLabel(name) && !isPolicyLabel(name) {
 		c.warn("irrelevant-label", path, fmt.Sprintf("%q takes no part in the identity of pods", name),
 			"Labels that differ from pod to pod or that the system writes are left out of identities, so this requirement sees no such label.",
 			"Use a label that says what the pod is, such as app.")
@@ -240,11 +240,79 @@ func (c *converter) cidrRule(path string, r *spec.CIDRRule) (peer, bool) {
 			"It does not say which addresses are meant.", "Keep one of them.")
 		return peer{}, false
 	}
-	if r.CIDR == "" {
-		c.unsupported(path, "a reference to a CiliumCIDRGroup", "Write the addresses as cidr.")
-		return peer{}, false
-	}
 	return c.cidrPeer(path, r.CIDR, r.Except)
+}
+
+// groupReference reads the form of a CIDR rule that names a CiliumCIDRGroup.
+func (c *converter) groupReference(path string, r *spec.CIDRRule) (reference, bool) {
+	out, ok := reference{group: r.CIDRGroupRef}, true
+	if r.CIDRGroupSelector != nil {
+		selector, fine := c.objectSelector(path+".cidrGroupSelector", r.CIDRGroupSelector)
+		out.groups, ok = &selector, fine
+	} else if !isObjectName(r.CIDRGroupRef) {
+		c.fail("invalid-name", path+".cidrGroupRef", fmt.Sprintf("%q cannot be the name of an object", r.CIDRGroupRef),
+			"No CiliumCIDRGroup can have it, so nobody would be selected.", "Write the name of a CiliumCIDRGroup.")
+		ok = false
+	}
+	for i, text := range r.Except {
+		hole, fine := c.parseCIDR(item(path+".except", i), text, false)
+		out.except, ok = append(out.except, hole), ok && fine
+	}
+	out.except = sortPrefixes(out.except)
+	return out, ok
+}
+
+var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
+
+func isObjectName(s string) bool { return len(s) <= 253 && objectName.MatchString(s) }
+
+// objectSelector reads a selector of API objects, which know no sources of labels.
+func (c *converter) objectSelector(path string, s *spec.LabelSelector) (labelSelector, bool) {
+	before := len(c.problems)
+	requirements := c.parseSelector(path, s, SourceNode, false)
+	for i := range requirements {
+		requirements[i].source = SourceK8s
+	}
+	ok := !HasErrors(c.problems[before:])
+	if ok {
+		c.warnContradiction(path, requirements)
+	}
+	return newLabelSelector(requirements), ok
+}
+
+// nodeSelector reads a selector of nodes, for peers and for the nodes that a policy governs.
+func (c *converter) nodeSelector(path string, s *spec.LabelSelector) (labelSelector, bool) {
+	before := len(c.problems)
+	requirements := c.parseSelector(path, s, SourceNode, true)
+	for i, r := range requirements {
+		// All labels of a node count, those of kubernetes.io too; where they come from is no question.
+		if r.source == SourceK8s || r.source == SourceAny {
+			requirements[i].source = SourceNode
+		}
+	}
+	ok := !HasErrors(c.problems[before:])
+	c.problems = slices.DeleteFunc(c.problems, func(p Problem) bool { return p.Code == "irrelevant-label" && strings.HasPrefix(p.Path, path) })
+	if ok {
+		c.warnContradiction(path, requirements)
+	}
+	return newLabelSelector(requirements), ok
+}
+
+// serviceReference reads one element of toServices.
+func (c *converter) serviceReference(path string, s *spec.ServiceSelector) (reference, bool) {
+	switch {
+	case (s.K8sService == nil) == (s.K8sServiceSelector == nil):
+		c.fail("service-choice", path, "has not exactly one of k8sService and k8sServiceSelector",
+			"It does not say which services are meant.", "Keep one of them.")
+		return reference{}, false
+	case s.K8sService != nil && s.K8sService.ServiceName == "":
+		c.fail("missing-field", path+".k8sService.serviceName", "is missing", "It is not said which service is meant.", "Add the service's name.")
+		return reference{}, false
+	case s.K8sService != nil:
+		return reference{service: &ServiceName{Namespace: s.K8sService.Namespace, Name: s.K8sService.ServiceName}}, true
+	}
+	selector, ok := c.objectSelector(path+".k8sServiceSelector.selector", &s.K8sServiceSelector.Selector)
+	return reference{services: &selector, namespace: s.K8sServiceSelector.Namespace}, ok
 }
 
 func (c *converter) cidrPeer(path, cidr string, except []string) (peer, bool) {

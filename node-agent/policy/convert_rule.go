@@ -88,7 +88,8 @@ func (c *converter) convertRule(path string, index int, source *spec.Rule) {
 		c.fail("node-selector-in-namespace", path+".nodeSelector", "is not possible in a CiliumNetworkPolicy",
 			"Nodes are in no namespace.", "Use a CiliumClusterwideNetworkPolicy.")
 	case source.NodeSelector != nil:
-		c.unsupported(path+".nodeSelector", "a policy for nodes (host firewall)", "Govern the pods with endpointSelector.")
+		r.node = true
+		r.subject, _ = c.nodeSelector(path+".nodeSelector", source.NodeSelector)
 	default:
 		r.subject = c.subjectSelector(path+".endpointSelector", source.EndpointSelector)
 	}
@@ -156,7 +157,7 @@ func (c *converter) convertElement(s *sectionElement, r *rule) {
 				strings.TrimPrefix(s.member("Entities"), s.path+".")+": [all]`.")
 		return
 	}
-	if !e.anyPeer && len(e.peers) == 0 && !HasErrors(c.problems) {
+	if !e.anyPeer && len(e.peers)+len(e.references) == 0 && !HasErrors(c.problems) {
 		c.warn("allows-nothing", s.path, "matches nobody",
 			"A list of peers that is there but empty selects nobody.", "Add a peer, or remove the list to mean anybody.")
 	}
@@ -207,21 +208,30 @@ func (c *converter) convertPeers(s *sectionElement, e *element) bool {
 		}
 	}
 	for i := range s.cidrSet {
-		if p, ok := c.cidrRule(item(s.member("CIDRSet"), i), &s.cidrSet[i]); ok {
+		at, source := item(s.member("CIDRSet"), i), &s.cidrSet[i]
+		if source.CIDR == "" && (source.CIDRGroupRef != "") != (source.CIDRGroupSelector != nil) {
+			if r, ok := c.groupReference(at, source); ok {
+				e.references = append(e.references, r)
+			}
+		} else if p, ok := c.cidrRule(at, source); ok {
 			e.peers = append(e.peers, p)
 		}
 	}
 	for i, entity := range s.entities {
 		c.convertEntity(item(s.member("Entities"), i), entity, e)
 	}
-	if len(s.nodes) > 0 {
-		c.unsupported(s.member("Nodes"), "selecting nodes by label", "Use the entities host and remote-node.")
+	for i := range s.nodes {
+		if selector, ok := c.nodeSelector(item(s.member("Nodes"), i), &s.nodes[i]); ok {
+			e.peers = append(e.peers, peer{kind: peerNodes, selector: selector})
+		}
 	}
 	if len(s.groups) > 0 {
 		c.unsupported(s.member("Groups"), "selecting cloud machines by group", "Write their addresses as CIDR.")
 	}
-	if len(s.services) > 0 {
-		c.unsupported(s.member("Services"), "selecting services", "Select the service's pods with toEndpoints.")
+	for i := range s.services {
+		if r, ok := c.serviceReference(item(s.member("Services"), i), &s.services[i]); ok {
+			e.references = append(e.references, r)
+		}
 	}
 	for i, f := range s.fqdns {
 		if name, ok := c.convertName(item(s.member("FQDNs"), i), f); ok {
@@ -232,8 +242,9 @@ func (c *converter) convertPeers(s *sectionElement, e *element) bool {
 		e.anyPeer = true
 	}
 	if e.anyPeer {
-		e.peers = nil
+		e.peers, e.references = nil, nil
 	}
+	e.own = len(e.peers)
 	return present
 }
 

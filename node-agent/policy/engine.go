@@ -22,8 +22,15 @@ type Engine struct {
 	rules      map[RuleID]*ruleNumber
 	prefixes   map[netip.Prefix]int
 	sequence   uint32
-	localhost  *liveElement
-	openAll    [2]*liveElement
+	work       Work
+	// references are the groups and services that policies may name.
+	references References
+	// index finds identities by their labels.
+	index     tokenIndex
+	ranges    cidrIndex
+	ruleIndex ruleIndex
+	localhost *liveElement
+	openAll   [2]*liveElement
 }
 
 type identityState struct {
@@ -55,6 +62,8 @@ type liveElement struct {
 	selector *cachedSelector
 	// perPeer: the lines depend on the peer's named ports.
 	perPeer bool
+	// part says which part of the source element this is.
+	part string
 }
 
 type ruleKey struct {
@@ -81,9 +90,13 @@ func NewEngine() *Engine {
 		ruleIDs:    make(map[ruleKey]*ruleNumber),
 		rules:      make(map[RuleID]*ruleNumber),
 		prefixes:   make(map[netip.Prefix]int),
+		references: NewReferences(nil, nil),
+		index:      make(tokenIndex),
+		ruleIndex:  newRuleIndex(),
 	}
 	for _, identity := range ReservedIdentities() {
 		e.identities[identity.ID] = &identityState{labels: identity.Labels}
+		e.index.add(identity.ID, identity.Labels)
 	}
 	e.localhost = e.builtin(BuiltinAllowLocalhost, Ingress)
 	e.openAll = [2]*liveElement{e.builtin(BuiltinDefaultAllow, Ingress), e.builtin(BuiltinDefaultAllow, Egress)}
@@ -155,6 +168,7 @@ func (e *Engine) Upsert(p Policy) ([]Change, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	p = p.Resolve(e.references)
 	tx := e.begin()
 	old := e.policies[p.Ref.Key()]
 	// The new edition is wired first, so that selectors and rule numbers that both editions use live on.
@@ -205,22 +219,60 @@ func (e *Engine) Delete(ref Ref) []Change {
 func (e *Engine) wireRule(tx *transaction, ref Ref, r *rule) *liveRule {
 	live := &liveRule{rule: r, profiles: make(map[*profile]struct{})}
 	for i := range r.elements {
-		source := &r.elements[i]
-		for _, part := range splitNamedPorts(source) {
-			le := e.newElement(part, r.ref(ref, source), live)
-			le.perPeer = part.direction == Egress && slices.ContainsFunc(part.ports, func(m portMatch) bool { return m.name != "" })
-			if !part.anyPeer {
-				le.selector = e.selectors.acquire(le, e.identities)
-			}
-			live.elements = append(live.elements, le)
+		for _, p := range partsOf(&r.elements[i], i) {
+			live.elements = append(live.elements, e.wirePart(ref, live, &r.elements[i], p))
 		}
 	}
+	e.ruleIndex.add(live)
 	for _, p := range e.profiles {
-		if r.subject.matches(p.labels) {
+		e.work.SubjectsTried++
+		if r.governs(p.labels) {
 			tx.attach(p, live)
 		}
 	}
 	return live
+}
+
+func (e *Engine) wirePart(ref Ref, live *liveRule, source *element, p elementPart) *liveElement {
+	le := e.newElement(p.element, live.ref(ref, source), live)
+	le.part = p.key
+	le.perPeer = p.element.direction == Egress && slices.ContainsFunc(p.element.ports, func(m portMatch) bool { return m.name != "" })
+	if !p.element.anyPeer {
+		le.selector = e.selectors.acquire(le, e)
+	}
+	return le
+}
+
+// elementPart is what is wired on its own of an element.
+type elementPart struct {
+	element *element
+	key     string
+}
+
+// partsOf splits an element where its parts come and go separately: by what its references stand for, and by named ports.
+func partsOf(source *element, index int) []elementPart {
+	var out []elementPart
+	for i, e := range splitNamedPorts(source) {
+		if len(e.references) == 0 {
+			out = append(out, elementPart{e, part(index, i > 0, "")})
+			continue
+		}
+		own := *e
+		own.peers = e.peers[:e.own]
+		out = append(out, elementPart{&own, part(index, i > 0, "")})
+		seen := make(map[string]struct{})
+		for j := e.own; j < len(e.peers); j++ {
+			key := e.peers[j].key()
+			if _, twice := seen[key]; twice {
+				continue
+			}
+			seen[key] = struct{}{}
+			one := *e
+			one.peers = e.peers[j : j+1]
+			out = append(out, elementPart{&one, part(index, i > 0, key)})
+		}
+	}
+	return out
 }
 
 // splitNamedPorts: "anybody, on the port that the peer calls http" is one line per peer, not one line for all.
@@ -253,18 +305,12 @@ func (e *Engine) unwirePolicy(tx *transaction, old *livePolicy) {
 		for p := range live.profiles {
 			tx.detach(p, live)
 		}
+		e.ruleIndex.remove(live)
 		for _, le := range live.elements {
-			if le.selector != nil {
-				e.selectors.release(le, le.selector)
-			}
-			e.releaseRule(le.ref)
+			e.unwireElement(le)
 		}
 	}
-	for _, prefix := range old.policy.Prefixes() {
-		if e.prefixes[prefix]--; e.prefixes[prefix] == 0 {
-			delete(e.prefixes, prefix)
-		}
-	}
+	e.releasePrefixes(old.policy)
 }
 
 // AddIdentity makes a peer known, or changes its labels.
@@ -284,10 +330,14 @@ func (e *Engine) AddIdentity(id NumericIdentity, labels Labels) []Change {
 		state = &identityState{}
 		e.identities[id] = state
 	} else {
-		before = e.selectors.matching(state.labels)
+		before = e.selectors.matching(state.labels, &e.work)
 	}
+	e.index.remove(id, state.labels)
+	e.ranges.remove(id, state.labels)
+	e.index.add(id, labels)
+	e.ranges.add(id, labels)
 	state.labels = labels
-	after := e.selectors.matching(labels)
+	after := e.selectors.matching(labels, &e.work)
 	for s := range before {
 		if _, stays := after[s]; !stays {
 			tx.leave(s, id)
@@ -335,9 +385,11 @@ func (e *Engine) RemoveIdentity(id NumericIdentity) []Change {
 		return nil
 	}
 	tx := e.begin()
-	for s := range e.selectors.matching(state.labels) {
+	for s := range e.selectors.matching(state.labels, &e.work) {
 		tx.leave(s, id)
 	}
+	e.index.remove(id, state.labels)
+	e.ranges.remove(id, state.labels)
 	delete(e.identities, id)
 	return tx.commit()
 }

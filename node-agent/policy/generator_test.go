@@ -101,7 +101,7 @@ func (w *world) ports() []spec.PortRule {
 	for range w.IntN(3) {
 		var rule spec.PortRule
 		for range w.IntN(3) {
-			p := spec.PortProtocol{Port: pick(w, "80", "443", "8080", "53", "0", "web", "dns"), Protocol: pick(w, "TCP", "UDP", "ANY", "")}
+			p := spec.PortProtocol{Port: pick(w, "80", "443", "8080", "53", "0", "web", "dns"), Protocol: pick(w, "TCP", "UDP", "ANY", "", "SCTP")}
 			if w.often(30) {
 				p.Port, p.EndPort = pick(w, "1", "80", "8000"), pick[int32](w, 8000, 8080, 8100, 65535)
 			}
@@ -123,12 +123,55 @@ func (w *world) ports() []spec.PortRule {
 }
 
 func (w *world) icmps() []spec.ICMPRule {
-	return []spec.ICMPRule{{Fields: []spec.ICMPField{{Type: spec.IntOrString{Int: pick[int32](w, 0, 8)}}}}}
+	return []spec.ICMPRule{{Fields: []spec.ICMPField{pick(w, spec.ICMPField{Type: spec.IntOrString{Int: pick[int32](w, 0, 8)}},
+		spec.ICMPField{Family: "IPv6", Type: spec.IntOrString{IsString: true, Str: "EchoRequest"}})}}}
 }
 
 func (w *world) cidrSet() []spec.CIDRRule {
-	return []spec.CIDRRule{pick(w, spec.CIDRRule{CIDR: "10.0.0.0/8", Except: []string{"10.1.0.0/16"}},
+	return []spec.CIDRRule{pick(w, spec.CIDRRule{CIDRGroupRef: pick(w, "g0", "g1")},
+		spec.CIDRRule{CIDRGroupRef: "g0", Except: []string{"10.1.0.0/16"}},
+		spec.CIDRRule{CIDRGroupSelector: &spec.LabelSelector{MatchLabels: map[string]string{"trust": pick(w, "high", "low")}}},
+		spec.CIDRRule{CIDR: "::/0", Except: []string{"fd00::/8"}},
+		spec.CIDRRule{CIDR: "10.0.0.0/8", Except: []string{"10.1.0.0/16"}},
 		spec.CIDRRule{CIDR: "0.0.0.0/0", Except: []string{"10.0.0.0/8"}}, spec.CIDRRule{CIDR: "10.1.0.0/16"})}
+}
+
+func (w *world) services() []spec.ServiceSelector {
+	return []spec.ServiceSelector{pick(w,
+		spec.ServiceSelector{K8sService: &spec.K8sServiceName{ServiceName: pick(w, "s0", "s1"), Namespace: pick(w, "red", "blue", "")}},
+		spec.ServiceSelector{K8sServiceSelector: &spec.K8sServiceSelector{Namespace: pick(w, "red", ""),
+			Selector: spec.LabelSelector{MatchLabels: map[string]string{"trust": pick(w, "high", "low")}}}})}
+}
+
+func (w *world) nodes() []spec.LabelSelector {
+	return []spec.LabelSelector{pick(w, spec.LabelSelector{}, spec.LabelSelector{MatchLabels: map[string]string{"zone": pick(w, "a", "b")}},
+		spec.LabelSelector{MatchExpressions: []spec.LabelSelectorRequirement{{Key: "node:zone", Operator: "NotIn", Values: []string{"a"}}}})}
+}
+
+// group and service are the objects that policies refer to.
+func (w *world) group() CIDRGroup {
+	g := CIDRGroup{Name: pick(w, "g0", "g1", "g2"), Labels: map[string]string{"trust": pick(w, "high", "low")}}
+	for _, text := range testPrefixes {
+		if w.often(40) {
+			g.Prefixes = append(g.Prefixes, netip.MustParsePrefix(text))
+		}
+	}
+	return g
+}
+
+func (w *world) service() ServicePeers {
+	s := ServicePeers{ServiceName: ServiceName{Namespace: pick(w, "red", "blue"), Name: pick(w, "s0", "s1")},
+		Labels: map[string]string{"trust": pick(w, "high", "low")}}
+	if w.often(50) {
+		s.Selector = map[string]string{"app": pick(w, "a", "b", "c")}
+	} else {
+		s.Addresses = []netip.Addr{netip.MustParseAddr(pick(w, "192.0.2.1", "198.51.100.7"))}
+	}
+	return s
+}
+
+func (w *world) nodeLabels(entities ...string) Labels {
+	return NodeLabels(map[string]string{"zone": pick(w, "a", "b"), "host": ""}, []netip.Addr{netip.MustParseAddr("10.1.2.7")}, entities...)
 }
 
 func (w *world) entities() []spec.Entity {
@@ -136,13 +179,18 @@ func (w *world) entities() []spec.Entity {
 		spec.EntityNone, spec.EntityKubeAPIServer)}
 }
 
-func (w *world) ciliumRule() *spec.Rule {
+func (w *world) ciliumRule(clusterwide bool) *spec.Rule {
 	selector := w.selector(true)
 	delete(selector.MatchLabels, "k8s:io.kubernetes.pod.namespace")
 	r := &spec.Rule{EndpointSelector: &selector}
+	if clusterwide && w.often(25) {
+		r.EndpointSelector, r.NodeSelector = nil, &w.nodes()[0]
+	}
 	for range w.IntN(3) {
 		e := spec.IngressRule{ToPorts: w.ports()}
-		switch w.IntN(6) {
+		switch w.IntN(7) {
+		case 5:
+			e.FromNodes = w.nodes()
 		case 0, 1:
 			e.FromEndpoints = w.someSelectors()
 		case 2:
@@ -159,7 +207,11 @@ func (w *world) ciliumRule() *spec.Rule {
 	}
 	for range w.IntN(3) {
 		e := spec.EgressRule{ToPorts: w.ports()}
-		switch w.IntN(6) {
+		switch w.IntN(8) {
+		case 6:
+			e.ToServices = w.services()
+		case 5:
+			e.ToNodes = w.nodes()
 		case 0, 1:
 			e.ToEndpoints = w.someSelectors()
 		case 2:
@@ -190,8 +242,13 @@ func (w *world) ciliumRule() *spec.Rule {
 		for _, p := range w.ports() {
 			e.ToPorts = append(e.ToPorts, spec.PortDenyRule{Ports: p.Ports})
 		}
-		if w.often(60) {
+		switch w.IntN(6) {
+		case 0, 1, 2:
 			e.ToEndpoints = w.someSelectors()
+		case 3:
+			e.ToCIDRSet = w.cidrSet()
+		case 4:
+			e.ToServices = w.services()
 		}
 		r.EgressDeny = append(r.EgressDeny, e)
 	}
@@ -234,7 +291,7 @@ func (w *world) kubernetesRule() spec.NetworkPolicy {
 		for range w.IntN(3) {
 			p := spec.NetworkPolicyPort{}
 			if w.often(50) {
-				p.Protocol = new(pick(w, "TCP", "UDP"))
+				p.Protocol = new(pick(w, "TCP", "UDP", "SCTP"))
 			}
 			switch w.IntN(3) {
 			case 0:
@@ -265,6 +322,7 @@ func (w *world) kubernetesRule() spec.NetworkPolicy {
 func (w *world) policy(number int) Policy {
 	for {
 		kind := pick(w, KindCiliumNetworkPolicy, KindCiliumNetworkPolicy, KindCiliumClusterwidePolicy, KindKubernetesNetworkPolicy)
+		clusterwide := kind == KindCiliumClusterwidePolicy
 		metadata := map[string]any{"name": fmt.Sprintf("p%d", number)}
 		if kind != KindCiliumClusterwidePolicy {
 			metadata["namespace"] = pick(w, "red", "blue")
@@ -274,9 +332,9 @@ func (w *world) policy(number int) Policy {
 		case kind == KindKubernetesNetworkPolicy:
 			document["spec"] = w.kubernetesRule()
 		case w.often(20):
-			document["specs"] = []*spec.Rule{w.ciliumRule(), w.ciliumRule()}
+			document["specs"] = []*spec.Rule{w.ciliumRule(clusterwide), w.ciliumRule(clusterwide)}
 		default:
-			document["spec"] = w.ciliumRule()
+			document["spec"] = w.ciliumRule(clusterwide)
 		}
 		text, err := json.Marshal(document)
 		if err != nil {
@@ -313,5 +371,16 @@ func (w *world) identities() []Identity {
 		}
 		out = append(out, Identity{ID: IdentityLocalMin + NumericIdentity(100+i), Labels: NewLabels(labels...)})
 	}
+	for i := range 2 {
+		out = append(out, Identity{ID: IdentityNodeMin + NumericIdentity(i), Labels: w.nodeLabels("remote-node")})
+	}
 	return out
+}
+
+// subject gives the labels of a pod, or of the node itself.
+func (w *world) subject() Labels {
+	if w.often(20) {
+		return w.nodeLabels("host")
+	}
+	return w.podLabels()
 }

@@ -30,6 +30,11 @@ const (
 	IdentityLocalMin NumericIdentity = 1 << 24
 	// IdentityLocalMax is the last one of that scope.
 	IdentityLocalMax NumericIdentity = 2<<24 - 1
+	// IdentityNodeMin is the first identity of other nodes, where each has one of its own; node-local too, and never on the
+	// wire: the tunnel carries IdentityHost in the sender's place.
+	IdentityNodeMin NumericIdentity = 2 << 24
+	// IdentityNodeMax is the last one of that scope.
+	IdentityNodeMax NumericIdentity = 3<<24 - 1
 )
 
 // AnyPeer in Key.Peer matches every identity.
@@ -62,6 +67,11 @@ func (id NumericIdentity) IsReserved() bool { return id < IdentityUserMin }
 
 // IsLocal tells whether id means something on this node only (CIDR identities).
 func (id NumericIdentity) IsLocal() bool { return id >= IdentityLocalMin && id <= IdentityLocalMax }
+
+// IsNode tells whether id stands for another node of the cluster.
+func (id NumericIdentity) IsNode() bool {
+	return id == IdentityRemoteNode || id == IdentityKubeAPIServer || (id >= IdentityNodeMin && id <= IdentityNodeMax)
+}
 
 // ReservedIdentities lists the well-known identities with their labels, in ascending order, without unknown. NewEngine
 // knows them from the start; AddIdentity replaces the labels of one (a node that is also the API server's gives identity

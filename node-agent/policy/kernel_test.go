@@ -89,7 +89,7 @@ func TestRealKernelAgreesWithRules(t *testing.T) {
 			e.AddIdentity(identity.ID, identity.Labels)
 			e.SetIdentityPorts(identity.ID, w.namedPorts())
 		}
-		e.AddSubject(1, w.podLabels(), w.namedPorts())
+		e.AddSubject(1, w.subject(), w.namedPorts())
 		for i := range 1 + w.IntN(6) {
 			if _, err := e.Upsert(w.policy(i)); err != nil {
 				t.Fatal(err)

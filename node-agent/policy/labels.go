@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +16,8 @@ const (
 	SourceCIDR     = "cidr"
 	// SourceFQDN labels addresses that a DNS name was resolved to; the key is the policy's name or pattern.
 	SourceFQDN = "fqdn"
+	// SourceNode is of the labels of nodes, on the identities of nodes.
+	SourceNode = "node"
 	// SourceAny in a selector matches labels of every source but reserved, cidr and fqdn; no label carries it. (That a pod's
 	// label `host` is never confused with the entity reserved:host depends on this exception.)
 	SourceAny = "any"
@@ -71,6 +74,23 @@ func NewLabels(labels ...Label) Labels {
 	out := slices.Clone(labels)
 	slices.SortFunc(out, compareLabels)
 	return slices.Compact(out)
+}
+
+// NodeLabels gives the labels of a node's identity: entity is host for the own node and remote-node for others (kube-apiserver
+// beside it where the API server runs there), addresses are given where CIDR rules are to match nodes.
+func NodeLabels(labels map[string]string, addresses []netip.Addr, entities ...string) Labels {
+	out := make([]Label, 0, len(labels)+len(addresses)+len(entities))
+	for _, entity := range entities {
+		out = append(out, Label{Source: SourceReserved, Key: entity})
+	}
+	for key, value := range labels {
+		out = append(out, Label{Source: SourceNode, Key: key, Value: value})
+	}
+	for _, a := range addresses {
+		a = a.Unmap()
+		out = append(out, Label{Source: SourceCIDR, Key: netip.PrefixFrom(a, a.BitLen()).String()})
+	}
+	return NewLabels(out...)
 }
 
 // ParseLabels reads a list of source:key=value.

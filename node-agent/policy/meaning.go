@@ -12,7 +12,11 @@ func (p Policy) Meaning() []string {
 	out := []string{}
 	for i := range p.rules {
 		r := &p.rules[i]
-		out = append(out, "Governs "+r.subject.podText()+".")
+		if r.node {
+			out = append(out, "Governs "+r.subject.nodeText()+" (host firewall).")
+		} else {
+			out = append(out, "Governs "+r.subject.podText()+".")
+		}
 		for _, direction := range []Direction{Ingress, Egress} {
 			if r.active[direction] {
 				out = append(out, r.directionText(direction)...)
@@ -28,7 +32,10 @@ func (p Policy) SelectorText() string {
 	var out []string
 	for _, r := range p.rules {
 		text, _, _ := r.subject.text()
-		if text == "" {
+		switch {
+		case r.node:
+			text = r.subject.nodeText()
+		case text == "":
 			text = "all pods"
 		}
 		if !slices.Contains(out, text) {
@@ -117,6 +124,14 @@ func (r requirement) text() string {
 	}
 }
 
+func (s labelSelector) nodeText() string {
+	labels, _, _ := s.text()
+	if labels == "" {
+		return "all nodes"
+	}
+	return "nodes with " + labels
+}
+
 func (s labelSelector) podText() string {
 	labels, namespaces, everywhere := s.text()
 	out := "all pods"
@@ -133,12 +148,19 @@ func (e element) peersText() string {
 	if e.anyPeer {
 		return "anybody"
 	}
-	if len(e.peers) == 0 {
+	if e.own+len(e.references) == 0 && len(e.peers) == 0 {
 		return "nobody"
 	}
 	var out []string
-	for _, p := range e.peers {
+	own := e.peers
+	if len(e.references) > 0 {
+		own = e.peers[:e.own]
+	}
+	for _, p := range own {
 		out = append(out, p.text())
+	}
+	for _, r := range e.references {
+		out = append(out, r.text())
 	}
 	return strings.Join(out, " or ")
 }
@@ -174,6 +196,8 @@ func (p peer) text() string {
 		default:
 			return "the entity " + p.reserved[0]
 		}
+	case peerNodes:
+		return p.selector.nodeText()
 	case peerCluster:
 		return "anything in the cluster"
 	case peerName:

@@ -183,14 +183,14 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Selects tells whether any rule of the policy governs a pod with these labels.
+// Selects tells whether any rule of the policy governs an endpoint with these labels: a pod, or a node by NodeLabels.
 func (p Policy) Selects(labels Labels) bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.subject.matches(labels) })
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.governs(labels) })
 }
 
 // governs tells whether any rule of the policy that governs such a pod takes part in a direction.
 func (p Policy) governs(labels Labels, direction Direction) bool {
-	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.active[direction] && r.subject.matches(labels) })
+	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.active[direction] && r.governs(labels) })
 }
 
 // Directions tells in which directions the policy takes part, and in which of them it switches default deny on.
@@ -202,4 +202,39 @@ func (p Policy) Directions() (ingress, egress, denyIngress, denyEgress bool) {
 		denyEgress = denyEgress || r.defaultDeny[Egress]
 	}
 	return ingress, egress, denyIngress, denyEgress
+}
+
+// Settings that a policy may need.
+const (
+	// RequiresHostFirewall: the policy governs nodes.
+	RequiresHostFirewall = "hostFirewall.enabled"
+	// RequiresNodeSelectorLabels: the policy names nodes by their labels.
+	RequiresNodeSelectorLabels = "nodeSelectorLabels"
+)
+
+// Requires lists the settings of the agents without which the policy cannot be enforced.
+func (p Policy) Requires() []string {
+	out := []string{}
+	if slices.ContainsFunc(p.rules, func(r rule) bool { return r.node }) {
+		out = append(out, RequiresHostFirewall)
+	}
+	names := func(e element) bool {
+		return slices.ContainsFunc(e.peers, func(p peer) bool { return p.kind == peerNodes })
+	}
+	if slices.ContainsFunc(p.rules, func(r rule) bool { return slices.ContainsFunc(r.elements, names) }) {
+		out = append(out, RequiresNodeSelectorLabels)
+	}
+	return out
+}
+
+// Lacking gives the policy as it is where a setting that it requires is off: invalid, and it says why.
+func (p Policy) Lacking(setting string) Policy {
+	what, fix := "names nodes by their labels, and "+setting+" is off", "Set "+setting+": true, or use the entities host and remote-node."
+	if setting == RequiresHostFirewall {
+		what, fix = "governs nodes, and "+setting+" is off", "Set "+setting+": true in the agents' configuration."
+	}
+	problem := Problem{Severity: SeverityError, Code: "setting-off", Path: "spec", What: what,
+		Why: "A policy is enforced as a whole or not at all, so the whole policy is not enforced.", Fix: fix}
+	p.Problems, p.rules = append([]Problem{problem}, p.Problems...), nil
+	return p
 }

@@ -196,12 +196,8 @@ func (e *Engine) newProfile(key string, labels Labels, ports NamedPorts) *profil
 	}
 	e.profiles[key] = p
 	tx := e.begin()
-	for _, live := range e.policies {
-		for _, r := range live.rules {
-			if r.subject.matches(labels) {
-				tx.attach(p, r)
-			}
-		}
+	for _, r := range e.ruleIndex.governing(labels, &e.work) {
+		tx.attach(p, r)
 	}
 	tx.commit()
 	return p

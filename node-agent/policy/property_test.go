@@ -137,7 +137,11 @@ func TestKernelLinesAgreeWithRules(t *testing.T) {
 			e.SetIdentityPorts(identity.ID, w.namedPorts())
 		}
 		for i := range 2 {
-			e.AddSubject(SubjectID(i), w.podLabels(), w.namedPorts())
+			e.AddSubject(SubjectID(i), w.subject(), w.namedPorts())
+		}
+		for range 3 {
+			e.SetCIDRGroup(w.group())
+			e.SetService(w.service())
 		}
 		for i := range 1 + w.IntN(6) {
 			if _, err := e.Upsert(w.policy(i)); err != nil {
@@ -173,8 +177,23 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 			ports  NamedPorts
 		}
 		subjects := map[SubjectID]subject{}
+		groups, services := map[string]CIDRGroup{}, map[ServiceName]ServicePeers{}
 		for range 60 {
-			switch w.IntN(8) {
+			switch w.IntN(11) {
+			case 8:
+				g := w.group()
+				m.apply(t, e.SetCIDRGroup(g))
+				groups[g.Name] = g
+			case 9:
+				s := w.service()
+				m.apply(t, e.SetService(s))
+				services[s.ServiceName] = s
+			case 10:
+				g, s := w.group(), w.service()
+				m.apply(t, e.RemoveCIDRGroup(g.Name))
+				m.apply(t, e.RemoveService(s.ServiceName))
+				delete(groups, g.Name)
+				delete(services, s.ServiceName)
 			case 0, 1:
 				p := w.policy(w.IntN(6))
 				changes, err := e.Upsert(p)
@@ -208,7 +227,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				}
 			case 6:
 				id := SubjectID(w.IntN(4))
-				s := subject{w.podLabels(), w.namedPorts()}
+				s := subject{w.subject(), w.namedPorts()}
 				m.apply(t, e.AddSubject(id, s.labels, s.ports))
 				subjects[id] = s
 			case 7:
@@ -234,6 +253,12 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for _, g := range groups {
+			fresh.SetCIDRGroup(g)
+		}
+		for _, s := range services {
+			fresh.SetService(s)
+		}
 		for id, labels := range present {
 			fresh.AddIdentity(id, labels)
 			fresh.SetIdentityPorts(id, ports[id])
@@ -253,6 +278,12 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		}
 		if got, want := len(e.selectors.byKey), len(fresh.selectors.byKey); got != want {
 			t.Errorf("%d selectors are cached, %d are in use", got, want)
+		}
+		if got, want := len(e.index), len(fresh.index); got != want || len(e.ranges) != len(fresh.ranges) {
+			t.Errorf("%d tokens and %d ranges are indexed, %d and %d are in use", got, len(e.ranges), want, len(fresh.ranges))
+		}
+		if got, want := len(e.ruleIndex.byToken)+len(e.ruleIndex.scan), len(fresh.ruleIndex.byToken)+len(fresh.ruleIndex.scan); got != want {
+			t.Errorf("%d rules are indexed, %d are in use", got, want)
 		}
 		if got, want := len(e.rules), len(fresh.rules); got != want {
 			t.Errorf("%d rules are numbered, %d are in use", got, want)

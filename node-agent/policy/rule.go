@@ -13,6 +13,8 @@ type rule struct {
 	index   int
 	path    string
 	subject labelSelector
+	// node: the rule governs nodes, by their labels, and no pods.
+	node bool
 	// active tells per direction whether the rule takes part; defaultDeny whether it asks for default deny there.
 	active, defaultDeny [2]bool
 	elements            []element
@@ -27,6 +29,9 @@ type element struct {
 	// anyPeer: everybody. Otherwise the peers are alternatives, and none of them is nobody.
 	anyPeer bool
 	peers   []peer
+	// references stand for further peers; the first own peers are the element's, the others come of references.
+	references []reference
+	own        int
 	// anyPort: every protocol and port. Otherwise the ports are alternatives, and none of them is nothing.
 	anyPort bool
 	ports   []portMatch
@@ -45,6 +50,8 @@ const (
 	peerCluster
 	// peerPods: any pod of the cluster.
 	peerPods
+	// peerNodes: a node, this one or another, whose labels match the selector.
+	peerNodes
 	// peerEverybody is any known identity; for elements that can only be resolved per peer (named ports on egress).
 	peerEverybody
 	// peerName: an address that a DNS name of the rule was resolved to.
@@ -80,10 +87,15 @@ func (p peer) key() string {
 		return "pods"
 	case peerName:
 		return "n" + p.name.Text
+	case peerNodes:
+		return "m" + p.selector.key
 	default:
 		return "everybody"
 	}
 }
+
+// nodeEntities are the labels of identities that are nodes.
+var nodeEntities = []string{"host", "remote-node"}
 
 var clusterEntities = []string{"host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver"}
 
@@ -102,6 +114,8 @@ func (p peer) matches(labels Labels) bool {
 		return hasKey(labels, LabelNamespace)
 	case peerName:
 		return slices.Contains(labels, LabelForName(p.name.Text))
+	case peerNodes:
+		return slices.ContainsFunc(nodeEntities, labels.HasReserved) && p.selector.matches(labels)
 	default:
 		return true
 	}
@@ -171,7 +185,11 @@ func (p peer) indexTokens() []string {
 	case peerLabels:
 		return p.selector.indexTokens()
 	case peerCIDR:
-		return []string{"world=", "world-ipv4=", "world-ipv6="}
+		tokens := []string{p.prefix.String() + "="}
+		if p.prefix.Bits() == 0 {
+			tokens = append(tokens, "world=", "world-ipv4=", "world-ipv6=")
+		}
+		return tokens
 	case peerReserved:
 		out := make([]string, len(p.reserved))
 		for i, name := range p.reserved {
@@ -180,6 +198,8 @@ func (p peer) indexTokens() []string {
 		return out
 	case peerName:
 		return []string{p.name.Text + "="}
+	case peerNodes:
+		return []string{"host=", "remote-node="}
 	default:
 		return nil
 	}
@@ -245,6 +265,11 @@ func portPrefixes(first, last uint16) []portPrefix {
 		low += size
 	}
 	return out
+}
+
+// governs tells whether the rule is about an endpoint with these labels: pods, or the node itself for a rule on nodes.
+func (r *rule) governs(labels Labels) bool {
+	return r.node == labels.HasReserved("host") && r.subject.matches(labels)
 }
 
 func (e element) matchesPeer(labels Labels, known bool) bool {

@@ -112,19 +112,23 @@ func (s labelSelector) matches(labels Labels) bool {
 	return true
 }
 
-// indexTokens: see peer.indexTokens. The namespace is chosen only where nothing narrower is required.
+// scopedTokens bounds how many tokens a selector is filed under for the sake of its namespaces.
+const scopedTokens = 16
+
+// indexTokens: see peer.indexTokens. The namespace is chosen only where nothing narrower is required, and goes with what is.
 func (s labelSelector) indexTokens() []string {
-	var chosen *requirement
+	var chosen, namespaces *requirement
+	wide := true
 	for i, r := range s.requirements {
 		if r.operator != opIn {
 			continue
 		}
-		wide := r.key == LabelNamespace || r.key == LabelCluster || strings.HasPrefix(r.key, LabelNamespaceLabelPrefix)
-		if chosen == nil || !wide {
-			chosen = &s.requirements[i]
+		if r.key == LabelNamespace && r.source == SourceK8s {
+			namespaces = &s.requirements[i]
 		}
-		if !wide {
-			break
+		isWide := r.key == LabelNamespace || r.key == LabelCluster || strings.HasPrefix(r.key, LabelNamespaceLabelPrefix)
+		if chosen == nil || (wide && !isWide) {
+			chosen, wide = &s.requirements[i], isWide
 		}
 	}
 	if chosen == nil {
@@ -132,8 +136,17 @@ func (s labelSelector) indexTokens() []string {
 	}
 	// Not nil even where no value is possible: such a selector matches nobody.
 	out := make([]string, 0, len(chosen.values))
+	scoped := namespaces != nil && !wide && (chosen.source == SourceK8s || chosen.source == SourceAny) &&
+		len(namespaces.values)*len(chosen.values) <= scopedTokens
 	for _, v := range chosen.values {
-		out = append(out, chosen.key+"="+v)
+		token := chosen.key + "=" + v
+		if !scoped {
+			out = append(out, token)
+			continue
+		}
+		for _, namespace := range namespaces.values {
+			out = append(out, scopedToken(namespace, token))
+		}
 	}
 	return out
 }
@@ -169,12 +182,12 @@ func newSelectorCache() *selectorCache {
 }
 
 // acquire finds or makes the selector of the element's peers, and registers the element as its user.
-func (c *selectorCache) acquire(e *liveElement, identities map[NumericIdentity]*identityState) *cachedSelector {
-	key := e.peersKey()
+func (c *selectorCache) acquire(le *liveElement, e *Engine) *cachedSelector {
+	key := le.peersKey()
 	s := c.byKey[key]
 	if s == nil {
-		s = &cachedSelector{key: key, peers: e.peers, ids: make(map[NumericIdentity]struct{}), users: make(map[*liveElement]struct{})}
-		s.tokens = unionTokens(e.peers)
+		s = &cachedSelector{key: key, peers: le.peers, ids: make(map[NumericIdentity]struct{}), users: make(map[*liveElement]struct{})}
+		s.tokens = unionTokens(le.peers)
 		c.byKey[key] = s
 		if s.tokens == nil {
 			c.scan[s] = struct{}{}
@@ -187,16 +200,86 @@ func (c *selectorCache) acquire(e *liveElement, identities map[NumericIdentity]*
 			}
 			set[s] = struct{}{}
 		}
-		if len(s.peers) > 0 {
-			for id, state := range identities {
-				if s.matches(state.labels) {
-					s.ids[id] = struct{}{}
-				}
+		e.findMembers(s)
+	}
+	s.users[le] = struct{}{}
+	return s
+}
+
+// findMembers fills a new selector with the identities that it matches, asking only those that it may match.
+func (e *Engine) findMembers(s *cachedSelector) {
+	try := func(id NumericIdentity) {
+		e.work.IdentitiesTried++
+		if state := e.identities[id]; state != nil && s.matches(state.labels) {
+			s.ids[id] = struct{}{}
+		}
+	}
+	for _, p := range s.peers {
+		tokens := p.indexTokens()
+		switch p.kind {
+		case peerLabels:
+			var narrowed bool
+			if tokens, narrowed = e.index.narrowest(p.selector); !narrowed {
+				tokens = nil
+			}
+		case peerCIDR:
+			e.ranges.inside(p.prefix, try)
+		}
+		if tokens == nil {
+			for id := range e.identities {
+				try(id)
+			}
+		}
+		for _, t := range tokens {
+			for _, id := range e.index[t] {
+				try(id)
 			}
 		}
 	}
-	s.users[e] = struct{}{}
-	return s
+}
+
+// tokenIndex finds identities that have a label by "key=value"; the lists are sorted.
+type tokenIndex map[string][]NumericIdentity
+
+func (x tokenIndex) add(id NumericIdentity, labels Labels) {
+	for _, l := range labels {
+		token := l.Key + "=" + l.Value
+		if at, found := slices.BinarySearch(x[token], id); !found {
+			x[token] = slices.Insert(x[token], at, id)
+		}
+	}
+}
+
+func (x tokenIndex) remove(id NumericIdentity, labels Labels) {
+	for _, l := range labels {
+		token := l.Key + "=" + l.Value
+		at, found := slices.BinarySearch(x[token], id)
+		if !found {
+			continue
+		}
+		if x[token] = slices.Delete(x[token], at, at+1); len(x[token]) == 0 {
+			delete(x, token)
+		}
+	}
+}
+
+// narrowest gives the tokens of the requirement that the fewest identities meet; false where any identity may match.
+func (x tokenIndex) narrowest(s labelSelector) (best []string, narrowed bool) {
+	fewest := 0
+	for _, r := range s.requirements {
+		if r.operator != opIn {
+			continue
+		}
+		tokens, n := make([]string, 0, len(r.values)), 0
+		for _, v := range r.values {
+			token := r.key + "=" + v
+			tokens, n = append(tokens, token), n+len(x[token])
+		}
+		if !narrowed || n < fewest {
+			best, fewest, narrowed = tokens, n, true
+		}
+	}
+	return best, narrowed
 }
 
 func unionTokens(peers []peer) []string {
@@ -229,9 +312,10 @@ func (c *selectorCache) release(e *liveElement, s *cachedSelector) {
 }
 
 // matching gives the set of selectors that match the labels.
-func (c *selectorCache) matching(labels Labels) map[*cachedSelector]struct{} {
+func (c *selectorCache) matching(labels Labels, work *Work) map[*cachedSelector]struct{} {
 	out := make(map[*cachedSelector]struct{})
 	try := func(s *cachedSelector) {
+		work.SelectorsTried++
 		if _, found := out[s]; !found && s.matches(labels) {
 			out[s] = struct{}{}
 		}
@@ -239,10 +323,10 @@ func (c *selectorCache) matching(labels Labels) map[*cachedSelector]struct{} {
 	for s := range c.scan {
 		try(s)
 	}
-	for _, l := range labels {
-		for s := range c.byToken[l.Key+"="+l.Value] {
+	labels.tokens(func(t string) {
+		for s := range c.byToken[t] {
 			try(s)
 		}
-	}
+	})
 	return out
 }

@@ -71,13 +71,27 @@ func (tx *transaction) attach(p *profile, r *liveRule) {
 	r.profiles[p] = struct{}{}
 	tx.count(p, r, 1)
 	for _, e := range r.elements {
-		if e.selector == nil {
-			tx.add(p, e, AnyPeer)
-			continue
-		}
-		for id := range e.selector.ids {
-			tx.add(p, e, id)
-		}
+		tx.addElement(p, e)
+	}
+}
+
+func (tx *transaction) addElement(p *profile, e *liveElement) {
+	if e.selector == nil {
+		tx.add(p, e, AnyPeer)
+		return
+	}
+	for id := range e.selector.ids {
+		tx.add(p, e, id)
+	}
+}
+
+func (tx *transaction) removeElement(p *profile, e *liveElement) {
+	if e.selector == nil {
+		tx.remove(p, e, AnyPeer)
+		return
+	}
+	for id := range e.selector.ids {
+		tx.remove(p, e, id)
 	}
 }
 
@@ -88,13 +102,7 @@ func (tx *transaction) detach(p *profile, r *liveRule) {
 	delete(r.profiles, p)
 	tx.count(p, r, -1)
 	for _, e := range r.elements {
-		if e.selector == nil {
-			tx.remove(p, e, AnyPeer)
-			continue
-		}
-		for id := range e.selector.ids {
-			tx.remove(p, e, id)
-		}
+		tx.removeElement(p, e)
 	}
 }
 
@@ -181,6 +189,7 @@ func (tx *transaction) commitDirection(p *profile, d Direction, peers map[Numeri
 	known := make(map[pair]lineChange)
 	var discarded []*peerSet
 	for id, elements := range peers {
+		tx.engine.work.PeersResolved++
 		before := state.peers[id]
 		after := tx.set(p, state, id, elements)
 		step, ok := known[pair{before, after}]

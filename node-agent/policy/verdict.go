@@ -66,7 +66,7 @@ func Decide(policies []Policy, q Question) Decision {
 		}
 		for i := range p.rules {
 			r := &p.rules[i]
-			if !r.subject.matches(q.Subject) {
+			if !r.governs(q.Subject) {
 				continue
 			}
 			active = active || r.active[q.Direction]
