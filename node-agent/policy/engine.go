@@ -25,6 +25,8 @@ type Engine struct {
 	work       Work
 	// references are the groups and services that policies may name.
 	references References
+	// referring are the policies that name any.
+	referring map[RefKey]struct{}
 	// index finds identities by their labels.
 	index     tokenIndex
 	ranges    cidrIndex
@@ -91,6 +93,7 @@ func NewEngine() *Engine {
 		rules:      make(map[RuleID]*ruleNumber),
 		prefixes:   make(map[netip.Prefix]int),
 		references: NewReferences(nil, nil),
+		referring:  make(map[RefKey]struct{}),
 		index:      make(tokenIndex),
 		ruleIndex:  newRuleIndex(),
 	}
@@ -183,6 +186,11 @@ func (e *Engine) Upsert(p Policy) ([]Change, error) {
 		e.unwirePolicy(tx, old)
 	}
 	e.policies[p.Ref.Key()] = live
+	if p.hasReferences() {
+		e.referring[p.Ref.Key()] = struct{}{}
+	} else {
+		delete(e.referring, p.Ref.Key())
+	}
 	return tx.commit(), nil
 }
 
@@ -213,6 +221,7 @@ func (e *Engine) Delete(ref Ref) []Change {
 	tx := e.begin()
 	e.unwirePolicy(tx, old)
 	delete(e.policies, ref.Key())
+	delete(e.referring, ref.Key())
 	return tx.commit()
 }
 

@@ -56,8 +56,8 @@ func (e *Engine) referencePrefixes(expand func(reference) []peer) []netip.Prefix
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	var out []netip.Prefix
-	for _, live := range e.policies {
-		for _, r := range live.rules {
+	for key := range e.referring {
+		for _, r := range e.policies[key].rules {
 			for _, element := range r.rule.elements {
 				for _, ref := range element.references {
 					for _, p := range expand(ref) {
@@ -118,7 +118,8 @@ func (e *Engine) RemoveService(name ServiceName) []Change {
 // refresh wires the parts of policies anew that come of references for which concerned is true.
 func (e *Engine) refresh(concerned func(reference) bool) []Change {
 	tx := e.begin()
-	for _, live := range e.policies {
+	for key := range e.referring {
+		live := e.policies[key]
 		if !live.policy.anyReference(concerned) {
 			continue
 		}

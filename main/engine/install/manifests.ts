@@ -57,7 +57,7 @@ export const agentRules: readonly Body[] = [
   { apiGroups: ['networking.k8s.io'], resources: ['networkpolicies'], verbs: look },
   {
     apiGroups: ['cilium.io'],
-    resources: ['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies'],
+    resources: ['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies', 'ciliumcidrgroups'],
     verbs: look,
   },
   {

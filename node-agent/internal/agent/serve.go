@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -124,6 +125,14 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 	p.Announcer = &nodes.Announcer{Port: hubblePort(a.config.Hubble.ListenAddress), Log: a.log, Credentials: func(node string) credentials.TransportCredentials {
 		return a.tls.Client(peer.ServerName(node, a.config.Cluster.Name))
 	}}
+	policyManager.UseNodes(policies.NodeOptions{Self: a.NodeName, SelectorLabels: a.config.NodeSelectorLabels,
+		CIDR: slices.Contains(a.config.PolicyCIDRMatchMode, "nodes")})
+	pinned, err := dp.IPs()
+	if err == nil {
+		err = policyManager.Restore(filepath.Join(state, "ranges.json"), pinned)
+	}
+	a.note("identities of before the restart", err)
+	p.Nodes.Identity = policyManager.NodeIdentity
 	p.Nodes.OnChange = func(other datapath.Node, deleted bool) {
 		defer p.Prober.Soon()
 		if deleted {
@@ -218,7 +227,7 @@ func (a *agent) start(name string, err error) {
 func (a *agent) waitForDefinitions(ctx context.Context) error {
 	for {
 		var missing []string
-		for _, name := range []string{"ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "ciliumendpoints", "ciliumidentities", "ciliumnodes"} {
+		for _, name := range []string{"ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "ciliumendpoints", "ciliumidentities", "ciliumnodes", "ciliumcidrgroups"} {
 			if err := a.client.Served(ctx, kubernetes.Resource{Group: endpointResource.Group, Name: name}); err != nil {
 				missing = append(missing, name+": "+err.Error())
 			}

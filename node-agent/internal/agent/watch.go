@@ -50,6 +50,9 @@ type watcher struct {
 	cnps       *kubernetes.Informer[*ciliumv2.CiliumNetworkPolicy]
 	ccnps      *kubernetes.Informer[*ciliumv2.CiliumClusterwideNetworkPolicy]
 	all        []watched
+	apiServer  apiServerAddresses
+	// policyServices is what policies see of services.
+	policyServices policyServices
 }
 
 func (w *watcher) note(what string, err error) {
@@ -84,9 +87,11 @@ func (w *watcher) informers(c *kubernetes.Client) {
 	svcs := kubernetes.NewInformer(c, core("services"), "", &corev1.Service{}, &corev1.ServiceList{}, func(s *corev1.Service) { s.Annotations = nil },
 		kubernetes.Handler[*corev1.Service]{
 			Changed: func(_, s *corev1.Service) {
+				w.serviceChanged(s)
 				w.note("service", w.parts.Services.SetService(w.ctx, services.Key{Namespace: s.Namespace, Name: s.Name}, s))
 			},
 			Deleted: func(s *corev1.Service) {
+				w.serviceDeleted(s)
 				w.note("service", w.parts.Services.SetService(w.ctx, services.Key{Namespace: s.Namespace, Name: s.Name}, nil))
 			}})
 	slices := kubernetes.NewInformer(c, kubernetes.Resource{Group: discoveryv1.SchemeGroupVersion, Name: "endpointslices"}, "", &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}, trimSlice,
@@ -94,10 +99,10 @@ func (w *watcher) informers(c *kubernetes.Client) {
 			Changed: func(old, s *discoveryv1.EndpointSlice) { w.slice(old, s, false) },
 			Deleted: func(s *discoveryv1.EndpointSlice) { w.slice(s, s, true) }})
 	nodesOfKubernetes := kubernetes.NewInformer(c, nodeResource, "", &corev1.Node{}, &corev1.NodeList{}, func(n *corev1.Node) {
-		n.Annotations, n.Labels, n.Status.Images, n.Status.Conditions, n.Status.VolumesAttached, n.Status.VolumesInUse = nil, nil, nil, nil, nil, nil
+		n.Annotations, n.Status.Images, n.Status.Conditions, n.Status.VolumesAttached, n.Status.VolumesInUse = nil, nil, nil, nil, nil
 	}, kubernetes.Handler[*corev1.Node]{
-		Changed: func(_, n *corev1.Node) { w.note("node", w.parts.Nodes.SetAddresses(w.ctx, n.Name, nodes.Addresses(n))) },
-		Deleted: func(n *corev1.Node) { w.note("node", w.parts.Nodes.SetAddresses(w.ctx, n.Name, nil)) }})
+		Changed: func(_, n *corev1.Node) { w.node(n) },
+		Deleted: func(n *corev1.Node) { w.nodeDeleted(n) }})
 	cns := kubernetes.NewInformer(c, ciliumNodes, "", &ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{}, nil, kubernetes.Handler[*ciliumv2.CiliumNode]{
 		Changed: func(_, n *ciliumv2.CiliumNode) {
 			if node, ok := nodes.FromCilium(n); ok {
@@ -154,7 +159,13 @@ func (w *watcher) informers(c *kubernetes.Client) {
 			w.upsert(parsed)
 		},
 		Deleted: func(p *networkingv1.NetworkPolicy) { w.withdraw(refOf(policy.KindKubernetesNetworkPolicy, p)) }})
-	w.all = []watched{w.pods, w.namespaces, svcs, slices, nodesOfKubernetes, cns, w.ids, w.ceps, w.cnps, w.ccnps, nps}
+	groups := kubernetes.NewInformer(c, cilium("ciliumcidrgroups"), "", &ciliumv2.CiliumCIDRGroup{}, &ciliumv2.CiliumCIDRGroupList{}, nil, kubernetes.Handler[*ciliumv2.CiliumCIDRGroup]{
+		Changed: func(_, g *ciliumv2.CiliumCIDRGroup) { w.group(g) },
+		Deleted: func(g *ciliumv2.CiliumCIDRGroup) {
+			w.note("CIDR group", w.parts.Policies.RemoveCIDRGroup(w.ctx, g.Name))
+			w.policyMoved()
+		}})
+	w.all = []watched{groups, w.pods, w.namespaces, svcs, slices, nodesOfKubernetes, cns, w.ids, w.ceps, w.cnps, w.ccnps, nps}
 }
 
 // edited tells whether the specification may differ. The generation alone does not say it: an object that was deleted
@@ -170,6 +181,11 @@ func refOf(kind policy.Kind, o kubernetes.Object) policy.Ref {
 func (w *watcher) upsert(p policy.Policy) {
 	w.note("policy "+p.Ref.String(), w.parts.Policies.Upsert(w.ctx, p))
 	w.log.Info("policy", "policy", p.Ref.String(), "valid", p.Valid(), "problems", len(p.Problems))
+	w.policyMoved()
+}
+
+// policyMoved wakes the one who writes policies' conditions.
+func (w *watcher) policyMoved() {
 	select {
 	case w.policyChanged <- struct{}{}:
 	default:
@@ -203,38 +219,10 @@ func trimSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// slice also keeps the API server's own addresses under their identity.
+// slice also keeps the API server's own addresses under their identity, and what toServices stands for.
 func (w *watcher) slice(old, s *discoveryv1.EndpointSlice, deleted bool) {
 	w.note("endpoint slice", w.parts.Services.SetSlice(w.ctx, s, deleted))
-	if s.Namespace != "default" || s.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
-		return
-	}
-	addresses := func(s *discoveryv1.EndpointSlice) (out []netip.Prefix) {
-		if s == nil {
-			return nil
-		}
-		for _, e := range s.Endpoints {
-			for _, text := range e.Addresses {
-				if a, err := netip.ParseAddr(text); err == nil {
-					out = append(out, netip.PrefixFrom(a, a.BitLen()))
-				}
-			}
-		}
-		return out
-	}
-	now := addresses(s)
-	if deleted {
-		now = nil
-	}
-	for _, p := range addresses(old) {
-		if !slices.Contains(now, p) {
-			w.note("API server's address", w.parts.Cache.Delete(w.ctx, ipcache.SourceKubernetesAPI, p, nil))
-		}
-	}
-	for _, p := range now {
-		w.note("API server's address", w.parts.Cache.Upsert(w.ctx, ipcache.SourceKubernetesAPI,
-			ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: p, Identity: uint32(policy.IdentityKubeAPIServer)}}))
-	}
+	w.sliceForPolicy(old, s, deleted)
 }
 
 func endpointPrefixes(e *ciliumv2.CiliumEndpoint) (out []netip.Prefix, node netip.Addr) {

@@ -15,24 +15,31 @@ import (
 
 // Config is the content of config.yaml. A zero field means the default.
 type Config struct {
-	Debug                 bool       `json:"debug,omitempty"`
-	Cluster               Cluster    `json:"cluster,omitempty"`
-	RoutingMode           string     `json:"routingMode,omitempty"`
-	TunnelProtocol        string     `json:"tunnelProtocol,omitempty"`
-	AutoDirectNodeRoutes  bool       `json:"autoDirectNodeRoutes,omitempty"`
-	IPv4NativeRoutingCIDR string     `json:"ipv4NativeRoutingCIDR,omitempty"`
-	KubeProxyReplacement  *bool      `json:"kubeProxyReplacement,omitempty"`
-	KubernetesHost        string     `json:"k8sServiceHost,omitempty"`
-	KubernetesPort        int        `json:"k8sServicePort,omitempty"`
-	EnableIPv4Masquerade  *bool      `json:"enableIPv4Masquerade,omitempty"`
-	BPF                   BPF        `json:"bpf,omitempty"`
-	IPAM                  IPAM       `json:"ipam,omitempty"`
-	PolicyEnforcementMode string     `json:"policyEnforcementMode,omitempty"`
-	MTU                   int        `json:"MTU,omitempty"`
-	Devices               []string   `json:"devices,omitempty"`
-	Hubble                Hubble     `json:"hubble,omitempty"`
-	Prometheus            Prometheus `json:"prometheus,omitempty"`
-	CNI                   CNI        `json:"cni,omitempty"`
+	Debug                 bool    `json:"debug,omitempty"`
+	Cluster               Cluster `json:"cluster,omitempty"`
+	RoutingMode           string  `json:"routingMode,omitempty"`
+	TunnelProtocol        string  `json:"tunnelProtocol,omitempty"`
+	AutoDirectNodeRoutes  bool    `json:"autoDirectNodeRoutes,omitempty"`
+	IPv4NativeRoutingCIDR string  `json:"ipv4NativeRoutingCIDR,omitempty"`
+	KubeProxyReplacement  *bool   `json:"kubeProxyReplacement,omitempty"`
+	KubernetesHost        string  `json:"k8sServiceHost,omitempty"`
+	KubernetesPort        int     `json:"k8sServicePort,omitempty"`
+	EnableIPv4Masquerade  *bool   `json:"enableIPv4Masquerade,omitempty"`
+	BPF                   BPF     `json:"bpf,omitempty"`
+	IPAM                  IPAM    `json:"ipam,omitempty"`
+	PolicyEnforcementMode string  `json:"policyEnforcementMode,omitempty"`
+	// PolicyCIDRMatchMode lists what CIDR rules match beside the world: nodes.
+	PolicyCIDRMatchMode []string `json:"policyCIDRMatchMode,omitempty"`
+	// PolicyAuditMode reports what policy would drop and lets it pass.
+	PolicyAuditMode bool `json:"policyAuditMode,omitempty"`
+	// NodeSelectorLabels lets fromNodes and toNodes select nodes by their labels.
+	NodeSelectorLabels bool         `json:"nodeSelectorLabels,omitempty"`
+	HostFirewall       HostFirewall `json:"hostFirewall,omitempty"`
+	MTU                int          `json:"MTU,omitempty"`
+	Devices            []string     `json:"devices,omitempty"`
+	Hubble             Hubble       `json:"hubble,omitempty"`
+	Prometheus         Prometheus   `json:"prometheus,omitempty"`
+	CNI                CNI          `json:"cni,omitempty"`
 }
 
 // Cluster names the cluster.
@@ -55,6 +62,13 @@ type BPF struct {
 // IPAM says where pods' addresses come from.
 type IPAM struct {
 	Mode string `json:"mode,omitempty"`
+}
+
+// HostFirewall says whether policies may govern nodes.
+type HostFirewall struct {
+	Enabled bool `json:"enabled,omitempty"`
+	// AuditMode reports what the nodes' policies would drop and lets it pass: to try one out without locking anybody out.
+	AuditMode bool `json:"auditMode,omitempty"`
 }
 
 // Hubble is the flow server.
@@ -173,6 +187,9 @@ func (c *Config) check() error {
 	oneOf("ipam.mode", c.IPAM.Mode, "kubernetes")
 	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
 	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
+	for i, mode := range c.PolicyCIDRMatchMode {
+		oneOf(fmt.Sprintf("policyCIDRMatchMode[%d]", i), mode, "nodes")
+	}
 	native := c.RoutingMode == "native"
 	if native && c.IPv4NativeRoutingCIDR == "" {
 		refuse("ipv4NativeRoutingCIDR", "Native routing needs a range that is routed as it is.",

@@ -55,8 +55,11 @@ type Config struct {
 	MonitorAggregationInterval time.Duration
 }
 
-// EndpointID is local to a node: 1..65535. It keys the endpoint's policy.
+// EndpointID is local to a node: 1..65534 for pods, and HostEndpoint. It keys the endpoint's policy.
 type EndpointID uint16
+
+// HostEndpoint is the node itself, where policies govern it (host firewall).
+const HostEndpoint EndpointID = 65535
 
 // Endpoint is one pod's attachment on this node.
 type Endpoint struct {

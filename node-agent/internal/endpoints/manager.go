@@ -214,16 +214,16 @@ func (m *Manager) Has(id policy.NumericIdentity) bool {
 
 // freeID gives the next number in turn; called with mu held.
 func (m *Manager) freeID() (datapath.EndpointID, error) {
-	for range 65535 {
+	for range datapath.HostEndpoint {
 		id := m.nextID
-		if m.nextID++; m.nextID == 0 {
+		if m.nextID++; m.nextID == datapath.HostEndpoint {
 			m.nextID = 1
 		}
 		if _, taken := m.byID[id]; !taken && id != 0 {
 			return id, nil
 		}
 	}
-	return 0, errors.New("all 65,535 endpoint numbers of this node are in use")
+	return 0, errors.New("all 65,534 endpoint numbers of this node are in use")
 }
 
 // Attach is the second half of an ADD: the pod's interface is there. When it returns, every node knows the endpoint, and

@@ -78,6 +78,16 @@ type Manager struct {
 	log       *slog.Logger
 	// OnChange, where set before the first call, is told about other nodes; deleted for those that went.
 	OnChange func(n datapath.Node, deleted bool)
+	// Identity, where set before the first call, gives the identity of another node's addresses; remote-node otherwise.
+	Identity func(ctx context.Context, name string) (policy.NumericIdentity, error)
+}
+
+func (m *Manager) identity(ctx context.Context, name string) (uint32, error) {
+	if m.Identity == nil {
+		return uint32(policy.IdentityRemoteNode), nil
+	}
+	id, err := m.Identity(ctx, name)
+	return uint32(id), err
 }
 
 // New makes a manager that only remembers until Start.
@@ -150,8 +160,10 @@ func (m *Manager) Set(ctx context.Context, n datapath.Node) error {
 	if known {
 		errs = append(errs, m.forget(ctx, old, prefixes(n)))
 	}
+	identity, err := m.identity(ctx, n.Name)
+	errs = append(errs, err)
 	for _, prefix := range prefixes(n) {
-		e := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: uint32(policy.IdentityRemoteNode), TunnelEndpoint: n.Address}, Owner: ipcache.Owner{NodeName: n.Name}}
+		e := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: identity, TunnelEndpoint: n.Address}, Owner: ipcache.Owner{NodeName: n.Name}}
 		if !prefix.IsSingleIP() {
 			// Pods of the range that are not known yet: reachable, and nobody.
 			e.Identity, e.Owner = uint32(policy.IdentityWorld), ipcache.Owner{}
@@ -218,11 +230,14 @@ func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 func (m *Manager) SetAddresses(ctx context.Context, name string, addresses []netip.Addr) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	source, identity := ipcache.SourceRemoteNode, policy.IdentityRemoteNode
-	if name == m.self {
-		source, identity = ipcache.SourceLocalHost, policy.IdentityHost
-	}
 	var errs []error
+	source, identity := ipcache.SourceLocalHost, uint32(policy.IdentityHost)
+	if name != m.self {
+		var err error
+		source = ipcache.SourceRemoteNode
+		identity, err = m.identity(ctx, name)
+		errs = append(errs, err)
+	}
 	for _, old := range m.addresses[name] {
 		if !slices.Contains(addresses, old) {
 			errs = append(errs, m.cache.Delete(ctx, source, host(old), nil))
@@ -230,7 +245,7 @@ func (m *Manager) SetAddresses(ctx context.Context, name string, addresses []net
 	}
 	for _, a := range addresses {
 		errs = append(errs, m.cache.Upsert(ctx, source, ipcache.Entry{
-			IPEntry: datapath.IPEntry{Prefix: host(a), Identity: uint32(identity)}, Owner: ipcache.Owner{NodeName: name}}))
+			IPEntry: datapath.IPEntry{Prefix: host(a), Identity: identity}, Owner: ipcache.Owner{NodeName: name}}))
 	}
 	m.addresses[name] = addresses
 	if len(addresses) == 0 {

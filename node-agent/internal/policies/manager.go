@@ -2,7 +2,6 @@
 package policies
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +45,13 @@ type Manager struct {
 	// dirty subjects are those whose last write failed.
 	dirty    map[policy.SubjectID]struct{}
 	prefixes map[netip.Prefix]policy.NumericIdentity
-	nextCIDR policy.NumericIdentity
+	// rangeNumbers and nodeNumbers give out node-local identities; checkpoint is where they are remembered.
+	rangeNumbers, nodeNumbers *numbers
+	checkpoint                string
+	unsaved                   bool
+	// settings that policies may require and that are on.
+	settings map[string]bool
+	nodes    nodeTable
 	objects  map[policy.RefKey]*object
 	// ports are the container ports that pods of an identity give names to.
 	ports    map[policy.NumericIdentity]policy.NamedPorts
@@ -68,7 +73,8 @@ type object struct {
 func New(dp datapath.Datapath, cache *ipcache.Cache, mode Mode, log *slog.Logger) *Manager {
 	m := &Manager{engine: policy.NewEngine(), dp: dp, cache: cache, mode: mode, log: log,
 		dirty: map[policy.SubjectID]struct{}{}, prefixes: map[netip.Prefix]policy.NumericIdentity{},
-		nextCIDR: policy.IdentityLocalMin, objects: map[policy.RefKey]*object{},
+		rangeNumbers: newNumbers(policy.IdentityLocalMin, policy.IdentityLocalMax), nodeNumbers: newNumbers(policy.IdentityNodeMin, policy.IdentityNodeMax),
+		settings: map[string]bool{}, nodes: newNodeTable(), objects: map[policy.RefKey]*object{},
 		ports: map[policy.NumericIdentity]policy.NamedPorts{}}
 	m.infos.Store(newInfoCache())
 	return m
@@ -97,7 +103,8 @@ func (m *Manager) entries(id policy.SubjectID) ([]policy.Entry, [2]bool) {
 		return nil, [2]bool{}
 	}
 	entries, enforced := m.engine.Entries(id)
-	if m.mode == ModeAlways {
+	// Never the node itself: without a policy that admits them kubelet, SSH and the agent would be cut off everywhere at once.
+	if m.mode == ModeAlways && id != policy.SubjectID(datapath.HostEndpoint) {
 		for d := range enforced {
 			if !enforced[d] && policy.Direction(d) == policy.Ingress {
 				entries = append(entries, localhostEntry)
@@ -158,6 +165,14 @@ func (m *Manager) write(ctx context.Context, adds []datapath.PolicyEntry, flags 
 		}
 	}
 	for _, f := range flags {
+		if f.id == datapath.HostEndpoint {
+			if m.nodes.host != nil {
+				if err := m.nodes.host(ctx, f.enforced); err != nil {
+					return err
+				}
+			}
+			continue
+		}
 		if m.enforce != nil {
 			if err := m.enforce(ctx, f.id, f.enforced); err != nil {
 				return err
@@ -222,7 +237,10 @@ func (m *Manager) apply(ctx context.Context, changes []policy.Change) error {
 func (m *Manager) Retry(ctx context.Context) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var errs []error
+	// Whatever of before the restart nobody asked for by now, nobody will.
+	m.rangeNumbers.forget()
+	m.nodeNumbers.forget()
+	errs := []error{m.save()}
 	for id := range m.dirty {
 		if _, known := slices.BinarySearch(m.engine.Subjects(), id); !known {
 			delete(m.dirty, id)
@@ -307,6 +325,11 @@ func (m *Manager) Upsert(ctx context.Context, p policy.Policy) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.forget()
+	for _, setting := range p.Requires() {
+		if !m.settings[setting] {
+			p = p.Lacking(setting)
+		}
+	}
 	m.objects[p.Ref.Key()] = &object{policy: p, inForce: p.Valid(), since: m.revision.Add(1)}
 	if !p.Valid() {
 		return nil
@@ -314,7 +337,7 @@ func (m *Manager) Upsert(ctx context.Context, p policy.Policy) error {
 	// A range gets its identity, its lines and its place in the ipcache before any policy names it. What is refused is
 	// written by Retry; the policy comes into force all the same, as Describe says.
 	var errs []error
-	for _, prefix := range p.Prefixes() {
+	for _, prefix := range m.engine.Resolve(p).Prefixes() {
 		errs = append(errs, m.addPrefix(ctx, prefix))
 	}
 	changes, err := m.engine.Upsert(p)
@@ -332,39 +355,6 @@ func (m *Manager) Delete(ctx context.Context, ref policy.Ref) error {
 	m.revision.Add(1)
 	delete(m.objects, ref.Key())
 	return errors.Join(m.apply(ctx, m.engine.Delete(ref)), m.prunePrefixes(ctx))
-}
-
-func (m *Manager) addPrefix(ctx context.Context, prefix netip.Prefix) error {
-	if _, ok := m.prefixes[prefix]; ok {
-		return nil
-	}
-	id := m.nextCIDR
-	for _, taken := m.engine.Identity(id); taken; _, taken = m.engine.Identity(id) {
-		id++
-	}
-	m.nextCIDR = id + 1
-	if m.nextCIDR > policy.IdentityLocalMax {
-		m.nextCIDR = policy.IdentityLocalMin
-	}
-	m.prefixes[prefix] = id
-	return errors.Join(m.apply(ctx, m.engine.AddIdentity(id, policy.LabelsForCIDR(prefix))),
-		m.cache.Upsert(ctx, ipcache.SourceCIDR, ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: uint32(id)}}))
-}
-
-// prunePrefixes withdraws the ranges that no policy in force names any more.
-func (m *Manager) prunePrefixes(ctx context.Context) error {
-	wanted := m.engine.Prefixes()
-	var errs []error
-	for prefix, id := range m.prefixes {
-		if _, ok := slices.BinarySearchFunc(wanted, prefix, func(a, b netip.Prefix) int {
-			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-		}); ok {
-			continue
-		}
-		delete(m.prefixes, prefix)
-		errs = append(errs, m.cache.Delete(ctx, ipcache.SourceCIDR, prefix, nil), m.apply(ctx, m.engine.RemoveIdentity(id)))
-	}
-	return errors.Join(errs...)
 }
 
 // Enforced tells whether default deny is on for an endpoint, per direction.
