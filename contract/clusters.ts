@@ -5,8 +5,9 @@ import { reads, streams, writes } from './procedure.ts';
 /** Opaque to the renderer; stable for a kubeconfig context as long as its file and name stay. */
 export const clusterIdSchema = z.string();
 
-/** Where a cluster's data comes from. `recording` replays a recorded case; nothing can be changed there. */
-export const clusterSourceSchema = z.enum(['kubeconfig', 'lab', 'recording']);
+/** Where a cluster's data comes from. `ssh`: its kubeconfig is read on a machine and everything travels through it.
+ * `recording` replays a recorded case; nothing can be changed there. */
+export const clusterSourceSchema = z.enum(['kubeconfig', 'ssh', 'lab', 'recording']);
 
 /**
  * The one visible state of a cluster. `idle`: never asked to connect. `degraded`: reachable, but something named in
@@ -39,6 +40,8 @@ export const clusterSchema = z.object({
   insecure: z.boolean(),
   /** How requests travel, e.g. ["direct"] or ["ssh bastion", "ssh node1"]. */
   route: z.readonly(z.array(z.string())),
+  /** Chosen by the user ("#rrggbb"); otherwise the console takes one that follows from the id. */
+  colour: z.optional(z.string()),
   /** True while the context would run a program to log in and that has not been allowed. */
   execPlugin: z.optional(z.object({ command: z.string(), allowed: z.boolean() })),
 });
@@ -156,6 +159,18 @@ export const clusters = {
   ),
   /** Adds a kubeconfig file by path on the machine where the engine runs. */
   addKubeconfigPath: reads(z.object({ path: z.string() }), z.object({ added: z.readonly(z.array(clusterIdSchema)) })),
+  /** Hosts of the user's SSH configuration. */
+  sshHosts: reads(z.object({}), z.object({ hosts: z.readonly(z.array(z.string())) })),
+  /**
+   * Adds the clusters whose kubeconfig lies on a machine reached by SSH: an alias of the configuration or
+   * user@host:port. Looks in the usual places unless a path is given. May ask questions on the way (see questions).
+   */
+  addSsh: reads(
+    z.object({ host: z.string(), path: z.optional(z.string()) }),
+    z.object({ added: z.readonly(z.array(clusterIdSchema)), problems: z.readonly(z.array(failureSchema)) }),
+  ),
+  /** Gives a cluster a colour ("#rrggbb"), or takes it away (""). */
+  setColour: reads(z.object({ cluster: clusterIdSchema, colour: z.string() }), z.object({})),
   /** Forgets a cluster in Fairlead's list; the user's file is left alone. */
   forget: reads(clusterInput, z.object({})),
   connect: reads(clusterInput, z.object({})),

@@ -3,11 +3,12 @@ import { clusters } from './clusters.ts';
 import { flows } from './flows.ts';
 import { install } from './install.ts';
 import { policies } from './policies.ts';
+import { questions } from './questions.ts';
 import { terminals } from './terminals.ts';
 import { topology } from './topology.ts';
 
 /** The one typed API between engine and renderer. A procedure's name on the wire is `capability.verb`. */
-export const contract = { application, clusters, flows, install, policies, terminals, topology } as const;
+export const contract = { application, clusters, flows, install, policies, questions, terminals, topology } as const;
 export type Contract = typeof contract;
 
 export * from './application.ts';
@@ -18,6 +19,7 @@ export * from './flows.ts';
 export * from './install.ts';
 export * from './policies.ts';
 export * from './procedure.ts';
+export * from './questions.ts';
 export * from './terminals.ts';
 export * from './topology.ts';
 export * from './value-fields.ts';

@@ -9,6 +9,7 @@ import { createFlows } from './flows/index.ts';
 import { createInstall } from './install/index.ts';
 import type { Log } from './log.ts';
 import { createPolicies } from './policies/index.ts';
+import { createQuestions } from './questions/index.ts';
 import { createRecordings } from './recordings/index.ts';
 import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
@@ -48,12 +49,21 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const audit = openAuditLog(stateDirectory, log);
   const lab = options.lab ?? openLab(root);
 
+  const questions = opening.use(createQuestions());
   const connectors = new Map<string, SshConnector>();
   const ssh = (configPath: string | undefined): SshConnector => {
     const key = configPath ?? '';
     const known = connectors.get(key);
     if (known) return known;
-    const connector = createSshConnector({ stateDirectory, log, ...(configPath === undefined ? {} : { configPath }) });
+    const connector = createSshConnector({
+      stateDirectory,
+      log,
+      ...(configPath === undefined ? {} : { configPath }),
+      ask: {
+        hostKey: (question, signal) => questions.hostKey({ about: question.host, ...question }, signal),
+        secrets: (question, signal) => questions.secrets(question, signal),
+      },
+    });
     connectors.set(key, connector);
     return connector;
   };
@@ -100,6 +110,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     flows: opening.use(createFlows({ connections, agents, log })),
     install,
     policies: opening.use(createPolicies({ connections, agents, audit, log })),
+    questions: questions.implementation,
     terminals: opening.use(createTerminals({ connections, log })),
     topology: opening.use(createTopology({ connections, agents, log })),
   };

@@ -122,7 +122,23 @@ export function createFixtureConnection(name: string): Connection {
       record: (_input, handlers) => failing(handlers, agentSilent),
       audit: () => soon(() => ok({ entries: [] })),
     },
+    questions: {
+      watch: (_input, handlers) => {
+        void handlers.batch([{ questions: [] }]);
+        return () => {};
+      },
+      decide: () => soon(() => ok({})),
+      answer: () => soon(() => ok({})),
+      cancel: () => soon(() => ok({})),
+    },
     clusters: {
+      sshHosts: () => soon(() => ok({ hosts: ['bastion', 'control-plane'] })),
+      addSsh: () => soon(() => ok({ added: [], problems: [] })),
+      setColour: ({ cluster, colour }) =>
+        soon(() => {
+          change(cluster, { colour });
+          return ok({});
+        }),
       watch: (_input, handlers) => {
         const problems: Failure[] =
           preset === 'errors'

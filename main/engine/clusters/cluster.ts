@@ -4,8 +4,11 @@ import { createConnection, type OwnedConnection } from '../kube/connection.ts';
 import { loadCredentials } from '../kube/credentials.ts';
 import { describeExec } from '../kube/exec-plugin.ts';
 import { loginCodes } from '../kube/failures.ts';
+import type { ResolvedContext } from '../kube/kubeconfig.ts';
 import type { Log } from '../log.ts';
+import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type FoundContext, originOf } from './kubeconfig-files.ts';
+import { type PreparedRemote, prepareRemote, type RemoteCluster } from './remote.ts';
 
 export interface ClusterOptions {
   readonly found: FoundContext;
@@ -13,6 +16,9 @@ export interface ClusterOptions {
   readonly allowed: (hash: string) => boolean;
   readonly isProtected: () => boolean;
   readonly changed: () => void;
+  /** SSH as this cluster's own configuration has it. */
+  readonly ssh: () => SshConnector;
+  readonly colour: () => string | undefined;
   /** First and longest wait between attempts, and time between looks at a healthy server, in milliseconds. */
   readonly timing?: { readonly retry: readonly [number, number]; readonly health: number };
 }
@@ -26,6 +32,8 @@ export class ManagedCluster {
   #state: ConnectionState = 'idle';
   #failure: Failure | undefined;
   #connection: OwnedConnection | undefined;
+  /** The way to a cluster behind SSH, while there is one. */
+  #remote: PreparedRemote | undefined;
   #connecting: Promise<Result<OwnedConnection>> | undefined;
   #latency: number | undefined;
   #version: string | undefined;
@@ -59,19 +67,23 @@ export class ManagedCluster {
   /** What the renderer sees: no path, no credential. */
   display(): Cluster {
     const { found } = this;
-    const context = found.resolved.ok ? found.resolved.value : undefined;
-    const url = context ? new URL(context.cluster.server) : undefined;
+    const context = this.#remote?.context ?? (found.resolved.ok ? found.resolved.value : undefined);
+    const server = context?.cluster.server ?? found.remote?.server;
+    const url = server !== undefined && URL.canParse(server) ? new URL(server) : undefined;
+    const colour = this.#options.colour();
     const exec = context?.user.exec;
     const description = context && exec ? describeExec(exec, context.path) : undefined;
     const failure =
-      this.#failure ?? [...this.#degradations.values()][0] ?? (found.resolved.ok ? undefined : found.resolved.failure);
+      this.#failure ??
+      [...this.#degradations.values()][0] ??
+      (found.resolved.ok || found.remote ? undefined : found.resolved.failure);
     return {
       id: found.id,
       name: found.name,
       source: found.source,
-      origin: originOf(found.path),
+      origin: found.remote ? found.remote.host : originOf(found.path),
       server: url ? `${url.hostname}:${url.port || (url.protocol === 'https:' ? 443 : 80)}` : '',
-      user: context?.user.name ?? '',
+      user: context?.user.name ?? found.remote?.user ?? '',
       state: this.#state,
       ...(failure ? { failure } : {}),
       ...(this.#latency === undefined ? {} : { latencyMilliseconds: this.#latency }),
@@ -80,11 +92,25 @@ export class ManagedCluster {
       ...(this.#version === undefined ? {} : { serverVersion: this.#version }),
       protected: this.#options.isProtected(),
       insecure: context?.cluster.insecure ?? false,
-      route: context?.cluster.proxyUrl ? [`proxy ${new URL(context.cluster.proxyUrl).host}`] : ['direct'],
+      route: this.#route(context?.cluster.proxyUrl),
+      ...(colour === undefined ? {} : { colour }),
       ...(description
         ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) } }
         : {}),
     };
+  }
+
+  #route(proxyUrl: string | undefined): readonly string[] {
+    const { remote } = this.found;
+    if (remote) return (this.#remote?.route ?? [remote.host]).map((hop) => `ssh ${hop}`);
+    return proxyUrl ? [`proxy ${new URL(proxyUrl).host}`] : ['direct'];
+  }
+
+  #closeConnection(): void {
+    this.#connection?.close();
+    this.#connection = undefined;
+    this.#remote?.[Symbol.dispose]();
+    this.#remote = undefined;
   }
 
   /** The live connection; connects when nobody has asked for that yet. While the server is away: why. */
@@ -116,8 +142,7 @@ export class ManagedCluster {
     // The next connect begins anew rather than wait for the attempt that was just ended.
     this.#connecting = undefined;
     clearTimeout(this.#timer);
-    this.#connection?.close();
-    this.#connection = undefined;
+    this.#closeConnection();
     this.#degradations.clear();
     this.#latency = undefined;
     this.#retryAt = undefined;
@@ -150,17 +175,19 @@ export class ManagedCluster {
     const attempt = new AbortController();
     this.#attempt = attempt;
     clearTimeout(this.#timer);
-    this.#connection?.close();
-    this.#connection = undefined;
+    this.#closeConnection();
     this.#degradations.clear();
     this.#retryAt = undefined;
     const { found } = this;
-    if (!found.resolved.ok) {
+    if (!found.resolved.ok && !found.remote) {
       this.#set('offline', found.resolved.failure);
       return found.resolved;
     }
-    const context = found.resolved.value;
     this.#set('connecting');
+    const resolved = found.remote ? await this.#readRemote(found.remote, attempt.signal) : found.resolved;
+    if (attempt.signal.aborted) return failed(this.#superseded());
+    if (!resolved.ok) return this.#tryAgain(resolved.failure);
+    const context = resolved.value;
     const credentials = await loadCredentials(context, { allowed: this.#options.allowed, signal: attempt.signal });
     if (attempt.signal.aborted) return failed(this.#superseded());
     if (!credentials.ok) {
@@ -174,12 +201,44 @@ export class ManagedCluster {
       server: context.cluster.server,
       credentials: credentials.value,
       ...(context.cluster.proxyUrl === undefined ? {} : { proxyUrl: context.cluster.proxyUrl }),
+      ...(this.#remote === undefined ? {} : { dial: this.#remote.dial }),
       log: (text) => this.#options.log.debug('kube', `${found.name}: ${text}`),
     });
     this.#connection = connection;
     const failure = await this.#look(attempt);
     if (attempt.signal.aborted) return failed(this.#superseded());
     return failure ? failed(failure) : ok(connection);
+  }
+
+  async #readRemote(remote: RemoteCluster, signal: AbortSignal): Promise<Result<ResolvedContext>> {
+    const prepared = await prepareRemote(remote, this.#options.ssh(), signal);
+    if (!prepared.ok) return prepared;
+    if (signal.aborted) {
+      prepared.value[Symbol.dispose]();
+      return failed(this.#superseded());
+    }
+    this.#remote = prepared.value;
+    return ok(prepared.value.context);
+  }
+
+  /** SSH could not be had: a person's turn, or the network's. */
+  #tryAgain(failure: Failure): Result<never> {
+    if (loginCodes.has(failure.code)) this.#set('needs-login', failure);
+    else {
+      const delay = this.#nextDelay();
+      this.#set('offline', failure);
+      this.#timer = setTimeout(() => void this.connect(), delay);
+      this.#timer.unref();
+    }
+    return failed(failure);
+  }
+
+  /** Growing waits with some chance in them, so that many consoles do not come back at the same moment. */
+  #nextDelay(): number {
+    const delay = this.#wait * (0.9 + Math.random() / 5);
+    this.#wait = Math.min(this.#wait * 2, this.#timing.retry[1]);
+    this.#retryAt = Date.now() + delay;
+    return delay;
   }
 
   #superseded(): Failure {
@@ -215,9 +274,7 @@ export class ManagedCluster {
       return undefined;
     }
     this.#latency = undefined;
-    const delay = this.#wait * (0.9 + Math.random() / 5);
-    this.#wait = Math.min(this.#wait * 2, this.#timing.retry[1]);
-    this.#retryAt = Date.now() + delay;
+    const delay = this.#nextDelay();
     this.#set(loginCodes.has(measured.failure.code) ? 'needs-login' : 'offline', measured.failure);
     again(delay);
     return measured.failure;

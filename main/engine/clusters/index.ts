@@ -17,8 +17,10 @@ import {
   type Found,
   readAll,
   readKubeconfig,
+  remoteContext,
   watchFiles,
 } from './kubeconfig-files.ts';
+import { discover } from './remote.ts';
 import { askRights } from './rights.ts';
 import { openStore } from './store.ts';
 
@@ -89,7 +91,7 @@ export function createClusters(options: ClustersOptions): Clusters {
     const found = readAll(groups(), texts);
     problems = found.problems;
     const present = new Set<string>();
-    for (const context of found.contexts) {
+    for (const context of [...found.contexts, ...store.remotes().map(remoteContext)]) {
       if (store.has('forgotten', context.id) || present.has(context.id)) continue;
       present.add(context.id);
       const known = clusters.get(context.id);
@@ -101,6 +103,8 @@ export function createClusters(options: ClustersOptions): Clusters {
             log,
             allowed: (hash) => store.has('allowedPrograms', hash),
             isProtected: () => store.has('protected', context.id),
+            ssh: () => options.ssh(context.source === 'lab' ? lab?.sshConfig : options.sshConfig),
+            colour: () => store.colour(context.id),
             changed,
           }),
         );
@@ -161,7 +165,12 @@ export function createClusters(options: ClustersOptions): Clusters {
         fix: 'Unlock it in the Clusters view by typing its name, then try again.',
       });
     },
-    ssh: (id) => options.ssh(clusters.get(id)?.found.source === 'lab' ? lab?.sshConfig : options.sshConfig),
+    ssh(id) {
+      const found = clusters.get(id)?.found;
+      const connector = options.ssh(found?.source === 'lab' ? lab?.sshConfig : options.sshConfig);
+      // Machines of a cluster behind SSH are reached the same way, unless the configuration knows them itself.
+      return found?.remote ? connector.behind(found.remote.host) : connector;
+    },
     isRecording: (id) => id.startsWith('recording:'),
   };
 
@@ -245,11 +254,57 @@ export function createClusters(options: ClustersOptions): Clusters {
       if (!groups().some((group) => group.paths.includes(path))) store.add('added', path);
       return adopt(path);
     },
+    async sshHosts() {
+      const hosts = await options.ssh(options.sshConfig).hosts();
+      return hosts.ok ? ok({ hosts: hosts.value }) : hosts;
+    },
+    async addSsh({ host: given, path }, { signal }) {
+      const host = given.trim();
+      if (host === '' || host.startsWith('-') || /\s/.test(host))
+        return failed({
+          code: 'ssh.bad-host',
+          what: 'The host was not added.',
+          why: `“${given}” is not the name of a host.`,
+          fix: 'Give an alias of the SSH configuration, or user@host:port.',
+        });
+      const session = await options.ssh(options.sshConfig).connect(host, { signal });
+      if (!session.ok) return session;
+      try {
+        const discovered = await discover(session.value, path, signal);
+        if (!discovered.ok) return discovered;
+        const { found, problems: unread } = discovered.value;
+        const added = found.map((remote) => ({ ...remote, host }));
+        const same = (a: (typeof added)[number], b: (typeof added)[number]) =>
+          a.host === b.host && a.path === b.path && a.context === b.context;
+        store.setRemotes([...store.remotes().filter((old) => !added.some((one) => same(old, one))), ...added]);
+        const ids = added.map((remote) => remoteContext(remote).id);
+        for (const id of ids) store.remove('forgotten', id);
+        reload();
+        return ok({ added: ids, problems: unread });
+      } finally {
+        session.value.close();
+      }
+    },
+    setColour: async ({ cluster: id, colour }) => {
+      if (colour !== '' && !/^#[0-9a-f]{6}$/i.test(colour))
+        return failed({
+          code: 'cluster.bad-colour',
+          what: 'The colour was not changed.',
+          why: `“${colour}” is not a colour.`,
+          fix: 'Write it as #rrggbb.',
+        });
+      return withCluster(id, () => {
+        store.setColour(id, colour);
+        changed();
+        return ok({});
+      });
+    },
     forget: async ({ cluster: id }) =>
       withCluster(id, (cluster) => {
-        const { path } = cluster.found;
+        const { path, remote } = cluster.found;
         cluster.disconnect();
-        store.add('forgotten', id);
+        if (remote) store.setRemotes(store.remotes().filter((other) => remoteContext(other).id !== id));
+        else store.add('forgotten', id);
         reload();
         const left = [...clusters.values()].some((other) => other.found.path === path);
         if (!left) {

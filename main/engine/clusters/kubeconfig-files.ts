@@ -10,6 +10,7 @@ import {
   type ResolvedContext,
   resolveContext,
 } from '../kube/kubeconfig.ts';
+import type { RemoteCluster } from './remote.ts';
 
 /** A context as found in a file; usable or with the reason why not. */
 export interface FoundContext {
@@ -17,9 +18,11 @@ export interface FoundContext {
   readonly id: string;
   readonly name: string;
   readonly path: string;
-  readonly source: 'kubeconfig' | 'lab';
+  readonly source: 'kubeconfig' | 'lab' | 'ssh';
   readonly current: boolean;
+  /** Of a cluster behind SSH nothing is known before it is connected: see `remote`. */
   readonly resolved: Result<ResolvedContext>;
+  readonly remote?: RemoteCluster;
   /** Changes when anything that matters for connecting changes. */
   readonly fingerprint: string;
 }
@@ -126,6 +129,26 @@ export function readAll(groups: readonly FileGroup[], texts: ReadonlyMap<string,
   }
   for (const file of texts.values()) collect([file], 'kubeconfig');
   return { contexts, problems };
+}
+
+/** A cluster behind SSH as an entry of the list; its kubeconfig is read when it is connected. */
+export function remoteContext(remote: RemoteCluster): FoundContext {
+  const path = `ssh:${remote.host}:${remote.path}`;
+  return {
+    id: clusterId(path, remote.context),
+    name: remote.context,
+    path,
+    source: 'ssh',
+    current: false,
+    remote,
+    resolved: failed({
+      code: 'ssh.not-connected',
+      what: `“${remote.context}” is not connected.`,
+      why: `Its kubeconfig is on ${remote.host} and is read when it is connected.`,
+      fix: 'Connect it.',
+    }),
+    fingerprint: hash(remote),
+  };
 }
 
 /** Display name of a file: its name without its directory. */

@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod/mini';
 import type { Log } from '../log.ts';
+import type { RemoteCluster } from './remote.ts';
 
 const schema = z.object({
   /** Kubeconfig files that the user added by path. */
@@ -12,9 +13,18 @@ const schema = z.object({
   protected: z._default(z.array(z.string()), []),
   /** Hashes of login programs that may run. */
   allowedPrograms: z._default(z.array(z.string()), []),
+  /** Clusters behind SSH: where their kubeconfig is. */
+  remotes: z._default(
+    z.array(
+      z.object({ host: z.string(), path: z.string(), context: z.string(), server: z.string(), user: z.string() }),
+    ),
+    [],
+  ),
+  /** Colours that the user gave, by cluster id. */
+  colours: z._default(z.record(z.string(), z.string()), {}),
 });
 type Remembered = z.infer<typeof schema>;
-type Key = keyof Remembered;
+type Key = 'added' | 'forgotten' | 'protected' | 'allowedPrograms';
 
 /** What the list of clusters remembers between launches; holds no secret. */
 export interface Store {
@@ -22,6 +32,11 @@ export interface Store {
   readonly all: (key: Key) => readonly string[];
   readonly add: (key: Key, value: string) => void;
   readonly remove: (key: Key, value: string) => void;
+  readonly remotes: () => readonly RemoteCluster[];
+  readonly setRemotes: (remotes: readonly RemoteCluster[]) => void;
+  readonly colour: (id: string) => string | undefined;
+  /** "" forgets the colour. */
+  readonly setColour: (id: string, colour: string) => void;
 }
 
 /** Keeps it in `clusters.json` of the state directory, written whole and renamed, readable by the user only. */
@@ -56,6 +71,17 @@ export function openStore(directory: string, log: Log): Store {
     remove(key, value) {
       if (!remembered[key].includes(value)) return;
       remembered = { ...remembered, [key]: remembered[key].filter((entry) => entry !== value) };
+      save();
+    },
+    remotes: () => remembered.remotes,
+    setRemotes(remotes) {
+      remembered = { ...remembered, remotes: [...remotes] };
+      save();
+    },
+    colour: (id) => remembered.colours[id],
+    setColour(id, colour) {
+      const { [id]: _, ...others } = remembered.colours;
+      remembered = { ...remembered, colours: colour === '' ? others : { ...others, [id]: colour } };
       save();
     },
   };

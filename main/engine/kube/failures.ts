@@ -66,6 +66,15 @@ export const loginCodes: ReadonlySet<string> = new Set([
   'cluster.login-not-allowed',
   'cluster.login-failed',
   'cluster.certificate-rejected',
+  // Logins on the way: a person has to answer, or to mend something, before trying again helps.
+  'ssh.authentication-failed',
+  'ssh.host-key-changed',
+  'ssh.host-key-revoked',
+  'ssh.host-key-unknown',
+  'ssh.key-encrypted',
+  'ssh.login-cancelled',
+  'ssh.no-keys',
+  'ssh.remote-login-program',
 ]);
 
 const untrusted = new Set([

@@ -87,8 +87,9 @@ export function wrapImplementation(
     return await play(found.value.replay, AbortSignal.any([context.signal, open.signal, closed.signal]));
   };
 
-  const { application, clusters, flows, install, policies, terminals, topology } = live;
+  const { application, clusters, flows, install, policies, questions, terminals, topology } = live;
   return {
+    questions,
     application: {
       ...application,
       async openRecording({ name }) {

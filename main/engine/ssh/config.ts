@@ -21,7 +21,16 @@ export interface HostSettings {
   readonly knownHostsFiles: readonly string[];
   readonly hostKeyAlias: string;
   readonly strict: 'yes' | 'ask' | 'accept-new';
+  /** Milliseconds until a hop has to have let us in, not counting the time a person takes to answer. */
   readonly connectTimeout: number;
+  /** Milliseconds of silence after which the server is asked whether it is there; 0 never. */
+  readonly keepaliveInterval: number;
+  readonly keepaliveCountMax: number;
+  /** Never ask anybody anything. */
+  readonly batchMode: boolean;
+  readonly keyboardInteractive: boolean;
+  readonly password: boolean;
+  readonly passwordPrompts: number;
 }
 
 const maxDepth = 16;
@@ -151,6 +160,14 @@ function settingsOf(config: SSHConfig, alias: string): HostSettings {
   const jump = one('proxyjump');
   const proxyCommand = all('proxycommand').join(' ');
   const strict = (one('stricthostkeychecking') ?? 'ask').toLowerCase();
+  const yes = (name: string, otherwise: boolean) => {
+    const value = one(name)?.toLowerCase();
+    return value === undefined ? otherwise : value === 'yes' || value === 'true';
+  };
+  const interval = (value: string | undefined, otherwise: number) =>
+    value !== undefined && /^\d+$/.test(value) ? Number(value) : otherwise;
+  const preferred = one('preferredauthentications')?.toLowerCase().split(',');
+  const prefers = (method: string) => preferred === undefined || preferred.includes(method);
   const files = (name: string, fallback: readonly string[]) => {
     const given = all(name).flatMap((value) => value.split(/\s+/));
     return (given.length > 0 ? given : fallback).filter((value) => value.toLowerCase() !== 'none').map(expand);
@@ -176,6 +193,15 @@ function settingsOf(config: SSHConfig, alias: string): HostSettings {
     // "no" and "off" would accept any key unseen: Fairlead asks instead, and never accepts a changed one.
     strict: strict === 'yes' || strict === 'true' ? 'yes' : strict === 'accept-new' ? 'accept-new' : 'ask',
     connectTimeout: (Number(one('connecttimeout')) || 10) * 1000,
+    // OpenSSH's own default is never; a console that shows whether a cluster is there has to notice by itself.
+    keepaliveInterval: interval(one('serveraliveinterval'), 15) * 1000,
+    keepaliveCountMax: Number(one('serveralivecountmax')) || 3,
+    batchMode: yes('batchmode', false),
+    keyboardInteractive:
+      yes('kbdinteractiveauthentication', yes('challengeresponseauthentication', true)) &&
+      prefers('keyboard-interactive'),
+    password: yes('passwordauthentication', true) && prefers('password'),
+    passwordPrompts: Number(one('numberofpasswordprompts')) || 3,
   };
 }
 

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream';
 import ssh2 from 'ssh2';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import type { Log } from '../log.ts';
-import { identities } from './authentication.ts';
+import { prepareLogin, type UnlockedKeys } from './authentication.ts';
 import { type HostSettings, hopSettings, loadSshConfig, type SshConfiguration } from './config.ts';
 import {
   fingerprint,
@@ -17,7 +17,7 @@ import {
   preferredAlgorithms,
 } from './known-hosts.ts';
 import { createSession } from './session.ts';
-import type { HostKeyQuestion, SshConnector, SshSession } from './ssh-connector.ts';
+import type { ConnectOptions, HostKeyQuestion, SecretQuestion, SshConnector, SshSession } from './ssh-connector.ts';
 
 export interface SshOptions {
   /** OpenSSH configuration; ~/.ssh/config unless told. */
@@ -25,9 +25,14 @@ export interface SshOptions {
   /** Accepted host keys are kept here; the user's known_hosts files are read and never written. */
   readonly stateDirectory: string;
   readonly log: Log;
+  /** Who answers what a login needs, where the caller of `connect` does not say otherwise. */
+  readonly ask?: {
+    readonly hostKey: (question: HostKeyQuestion, signal: AbortSignal) => Promise<boolean>;
+    readonly secrets: (question: SecretQuestion, signal: AbortSignal) => Promise<readonly string[] | undefined>;
+  };
 }
 
-type Ask = (question: HostKeyQuestion) => Promise<boolean>;
+type Ask = ConnectOptions['askHostKey'];
 
 /** What ssh2 offers by default, in its order; chosen from so that a server shows a key that is on record. */
 const supported = [
@@ -49,6 +54,7 @@ interface Hop {
 export function createSshConnector(options: SshOptions): SshConnector {
   const { log } = options;
   const own = join(options.stateDirectory, 'known_hosts');
+  const unlocked: UnlockedKeys = new Map();
 
   const readKnown = (settings: HostSettings): readonly KnownHost[] => {
     const entries: KnownHost[] = [];
@@ -112,7 +118,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
           code: 'ssh.host-key-unknown',
           what: `${settings.alias} was not connected: its host key is not known.`,
           why: `It showed ${shown} (${algorithm}), and no known_hosts file has a key for ${name}.${settings.strict === 'yes' ? ' The SSH configuration has StrictHostKeyChecking yes.' : ''}`,
-          fix: `Compare it with the machine’s own, then connect once with ssh ${settings.alias} (or accept it in Fairlead’s terminal).`,
+          fix: `Compare it with the machine’s own, then connect once with ssh ${settings.alias} (or connect from Fairlead’s window and accept it there).`,
         };
       }
     }
@@ -121,10 +127,21 @@ export function createSshConnector(options: SshOptions): SshConnector {
   const openClient = async (
     settings: HostSettings,
     sock: Duplex | undefined,
-    ask: Ask | undefined,
-    signal: AbortSignal | undefined,
+    { askHostKey: ask, askSecrets, signal }: ConnectOptions,
   ): Promise<Result<ssh2.Client>> => {
-    const auth = identities(settings);
+    // The time a person takes to answer does not count against the server.
+    let pause: () => () => void = () => () => {};
+    const askUncounted =
+      askSecrets &&
+      (async (question: SecretQuestion) => {
+        const resume = pause();
+        try {
+          return await askSecrets(question);
+        } finally {
+          resume();
+        }
+      });
+    const auth = prepareLogin(settings, unlocked, askUncounted);
     if (!auth.ok) return auth;
     let stream = sock;
     if (!stream) {
@@ -138,7 +155,10 @@ export function createSshConnector(options: SshOptions): SshConnector {
     const client = new ssh2.Client();
     let refusal: Failure | undefined;
     return new Promise((resolve) => {
+      let settled = false;
       const settle = (result: Result<ssh2.Client>) => {
+        if (settled) return;
+        settled = true;
         signal?.removeEventListener('abort', abort);
         clearTimeout(timer);
         if (!result.ok) {
@@ -156,17 +176,21 @@ export function createSshConnector(options: SshOptions): SshConnector {
             fix: 'Nothing to do.',
           }),
         );
-      // Until the key has been judged, the time a person takes for that does not count.
-      let timer = setTimeout(() => settle(failed(timedOut(settings))), settings.connectTimeout);
+      const count = () => setTimeout(() => settle(failed(timedOut(settings))), settings.connectTimeout);
+      let timer = count();
+      pause = () => {
+        clearTimeout(timer);
+        return () => {
+          if (!settled) timer = count();
+        };
+      };
+      const refused = (error: Error & { readonly level?: string }) =>
+        refusal ?? (auth.value.cancelled() ? givenUp(settings) : connectFailure(settings, error, auth.value.notes));
       signal?.addEventListener('abort', abort, { once: true });
       if (signal?.aborted) return abort();
       client.on('ready', () => settle(ok(client)));
-      client.on('error', (error: Error & { readonly level?: string }) =>
-        settle(failed(refusal ?? connectFailure(settings, error, auth.value.notes))),
-      );
-      client.on('close', () =>
-        settle(failed(refusal ?? connectFailure(settings, new Error('the connection was closed'), auth.value.notes))),
-      );
+      client.on('error', (error: Error & { readonly level?: string }) => settle(failed(refused(error))));
+      client.on('close', () => settle(failed(refused(new Error('the connection was closed')))));
       try {
         client.connect({
           sock: stream,
@@ -174,20 +198,20 @@ export function createSshConnector(options: SshOptions): SshConnector {
           port: settings.port,
           username: settings.user,
           readyTimeout: 0,
-          keepaliveInterval: 15_000,
-          keepaliveCountMax: 3,
+          keepaliveInterval: settings.keepaliveInterval,
+          keepaliveCountMax: settings.keepaliveCountMax,
           algorithms: {
             serverHostKey: [
               ...preferredAlgorithms(readKnown(settings), names, supported),
             ] as ssh2.ServerHostKeyAlgorithm[],
           },
           hostVerifier: (key: Buffer, verify: (valid: boolean) => void) => {
-            clearTimeout(timer);
+            const resume = pause();
             void checkKey(settings, key, ask).then(
               (failure) => {
                 refusal = failure;
                 if (failure) log.warn('ssh', `${failure.code}: ${failure.why}`);
-                timer = setTimeout(() => settle(failed(timedOut(settings))), settings.connectTimeout);
+                resume();
                 verify(failure === undefined);
               },
               (error: unknown) => {
@@ -239,7 +263,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
     return hops.length > maxHops ? chain(config, settings, maxHops + 1) : ok([...hops, settings]);
   };
 
-  return {
+  const connectorBehind = (gateway: string | undefined): SshConnector => ({
     async hosts() {
       const config = loadSshConfig(options.configPath);
       return config.ok ? ok(config.value.aliases) : config;
@@ -249,12 +273,25 @@ export function createSshConnector(options: SshOptions): SshConnector {
       if (!config.ok) return undefined;
       const { aliases, settings } = config.value;
       if (aliases.includes(name)) return name;
-      return aliases.find((alias) => settings(alias).hostName === address);
+      const named = aliases.find((alias) => settings(alias).hostName === address);
+      if (named !== undefined || gateway === undefined) return named;
+      return address === '' ? undefined : address;
     },
-    async connect(alias, connectOptions = {}) {
+    async connect(alias, given = {}) {
+      const waits = given.signal ?? new AbortController().signal;
+      const { ask } = options;
+      const connectOptions: ConnectOptions = {
+        ...(ask
+          ? {
+              askHostKey: (question) => ask.hostKey(question, waits),
+              askSecrets: (question) => ask.secrets(question, waits),
+            }
+          : {}),
+        ...given,
+      };
       const config = loadSshConfig(options.configPath);
       if (!config.ok) return config;
-      const route = chain(config.value, hopSettings(config.value, alias));
+      const route = chain(config.value, settingsBehind(config.value, alias, gateway));
       if (!route.ok) return route;
       const hops: Hop[] = [];
       const ended = new AbortController();
@@ -264,7 +301,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
       };
       let sock: Duplex | undefined;
       for (const [index, settings] of route.value.entries()) {
-        const opened = await openClient(settings, sock, connectOptions.askHostKey, connectOptions.signal);
+        const opened = await openClient(settings, sock, connectOptions);
         if (!opened.ok) {
           close();
           return opened;
@@ -303,9 +340,29 @@ export function createSshConnector(options: SshOptions): SshConnector {
           why: 'Its configuration has no route.',
           fix: 'Correct the SSH configuration.',
         });
-      const session: SshSession = createSession(alias, last.client, ended.signal, close);
+      const names = route.value.slice(0, -1).map((settings) => settings.alias);
+      const session: SshSession = createSession([...names, alias], last.client, ended.signal, close);
       return ok(session);
     },
+    behind: (host) => connectorBehind(host),
+  });
+  return connectorBehind(undefined);
+}
+
+/** Settings of a host; one that the configuration does not name is reached through the gateway, as the user there. */
+function settingsBehind(config: SshConfiguration, alias: string, gateway: string | undefined): HostSettings {
+  const settings = hopSettings(config, alias);
+  if (gateway === undefined || alias === gateway || config.aliases.includes(alias) || settings.proxyJump.length > 0)
+    return settings;
+  return { ...settings, user: hopSettings(config, gateway).user, proxyJump: [gateway] };
+}
+
+function givenUp(settings: HostSettings): Failure {
+  return {
+    code: 'ssh.login-cancelled',
+    what: `${settings.alias} was not connected.`,
+    why: 'Its login asked for something, and nobody answered.',
+    fix: 'Connect again and answer, or load a key into the SSH agent (ssh-add) so that nothing is asked.',
   };
 }
 

@@ -17,7 +17,13 @@ function broke(host: string, doing: string, error: unknown): Failure {
 }
 
 /** Dresses an authenticated client. `close` ends it and every hop below it. */
-export function createSession(host: string, client: Client, closed: AbortSignal, close: () => void): SshSession {
+export function createSession(
+  route: readonly string[],
+  client: Client,
+  closed: AbortSignal,
+  close: () => void,
+): SshSession {
+  const host = route.at(-1) ?? '';
   const open = <T>(
     doing: string,
     start: (done: (error: Error | undefined, channel: T) => void) => void,
@@ -39,6 +45,8 @@ export function createSession(host: string, client: Client, closed: AbortSignal,
 
   return {
     host,
+    route,
+    closed,
     close,
     async run(command, options = {}) {
       const doing = `Running ${command.split(' ')[0]}`;

@@ -9,6 +9,21 @@ export interface HostKeyQuestion {
   readonly fingerprint: string;
 }
 
+/** Texts that a login needs from the person at the console: a passphrase, a password, a code. */
+export interface SecretQuestion {
+  /** user@host:port that asks. */
+  readonly about: string;
+  readonly title: string;
+  readonly instructions: string;
+  readonly prompts: readonly { readonly label: string; readonly hidden: boolean }[];
+}
+
+export interface ConnectOptions {
+  readonly askHostKey?: (question: HostKeyQuestion) => Promise<boolean>;
+  readonly askSecrets?: (question: SecretQuestion) => Promise<readonly string[] | undefined>;
+  readonly signal?: AbortSignal;
+}
+
 export interface SshShell {
   readonly stream: Duplex;
   readonly resize: (columns: number, rows: number) => void;
@@ -25,6 +40,10 @@ export interface SshCommandResult {
 /** An authenticated connection to one machine, through as many hops as its configuration names. */
 export interface SshSession {
   readonly host: string;
+  /** Every hop, nearest first, the host itself last. */
+  readonly route: readonly string[];
+  /** Aborted when any hop's connection has ended. */
+  readonly closed: AbortSignal;
   readonly run: (
     command: string,
     options?: { readonly input?: NodeJS.ReadableStream; readonly signal?: AbortSignal },
@@ -45,8 +64,10 @@ export interface SshConnector {
   readonly hosts: () => Promise<Result<readonly string[]>>;
   /** The alias by which a Kubernetes node can be reached: its name, or an alias whose HostName is its address. */
   readonly aliasFor: (node: { readonly name: string; readonly address: string }) => Promise<string | undefined>;
-  readonly connect: (
-    alias: string,
-    options?: { readonly askHostKey?: (question: HostKeyQuestion) => Promise<boolean>; readonly signal?: AbortSignal },
-  ) => Promise<Result<SshSession>>;
+  readonly connect: (alias: string, options?: ConnectOptions) => Promise<Result<SshSession>>;
+  /**
+   * The same configuration, seen from behind a host: what it does not name is reached through that host, by its address.
+   * For the machines of a cluster of which only one is known.
+   */
+  readonly behind: (host: string) => SshConnector;
 }

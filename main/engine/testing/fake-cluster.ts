@@ -224,6 +224,7 @@ export class FakeCluster implements ClusterConnection {
 /** SSH that reaches nothing, unless it is told hosts; connecting fails. */
 export function fakeSsh(hosts: readonly string[] = []): SshConnector {
   return {
+    behind: () => fakeSsh(hosts),
     hosts: async () => ok(hosts),
     aliasFor: async ({ name }) => (hosts.includes(name) ? name : undefined),
     connect: async (alias) =>
