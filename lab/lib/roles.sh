@@ -59,6 +59,8 @@ control_plane() {
 		 "spec":{"podCIDR":"$POD.$n.0/24","podCIDRs":["$POD.$n.0/24"]}}
 		J
 	done
+	# Where kubeadm keeps it; the API server's own address, which the host cannot reach.
+	mkdir -p /etc/kubernetes; install -m 600 "$P/admin.kubeconfig" /etc/kubernetes/admin.conf
 	touch "$RUN/api-ready"
 	service kcm "$HYPERKUBE/kube-controller-manager" --kubeconfig "$P/kcm.kubeconfig" --authentication-kubeconfig "$P/kcm.kubeconfig" --authorization-kubeconfig "$P/kcm.kubeconfig" \
 		--leader-elect=false --kube-api-qps 500 --kube-api-burst 1000 --use-service-account-credentials --root-ca-file "$P/ca.crt" --service-account-private-key-file "$P/sa.key" \

@@ -21,6 +21,8 @@ export interface EngineOptions {
   readonly stateDirectory: string;
   readonly log: Log;
   readonly mode: 'browser' | 'desktop';
+  /** Never run a login program of a kubeconfig; nobody can allow one. */
+  readonly denyLoginPrograms?: boolean;
   /** Kubeconfig files named on the command line; otherwise KUBECONFIG or ~/.kube/config. */
   readonly kubeconfigs?: readonly string[];
   /** Context to connect at once. */
@@ -73,6 +75,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       log,
       audit,
       kubeconfigs: options.kubeconfigs ?? [],
+      denyLoginPrograms: options.denyLoginPrograms ?? false,
       ssh,
       ...(options.context === undefined ? {} : { context: options.context }),
       ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),

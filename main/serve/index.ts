@@ -35,6 +35,7 @@ export async function main(args: readonly string[]): Promise<void> {
     stateDirectory: options.stateDirectory,
     log,
     mode: 'browser',
+    denyLoginPrograms: options.denyLoginPrograms,
     kubeconfigs: options.kubeconfigs,
     ...(options.context === undefined ? {} : { context: options.context }),
     ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),

@@ -11,6 +11,8 @@ export interface Options {
   readonly sshConfig: string | undefined;
   readonly stateDirectory: string;
   readonly token: string | undefined;
+  /** No login program of a kubeconfig is ever run, and nobody is asked to allow one. */
+  readonly denyLoginPrograms: boolean;
   readonly verbose: boolean;
   /** Start the embedded lab at once. */
   readonly lab: boolean;
@@ -37,6 +39,7 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
       context: { type: 'string' },
       'ssh-config': { type: 'string' },
       'state-dir': { type: 'string' },
+      'deny-login-programs': { type: 'boolean' },
       verbose: { type: 'boolean' },
       lab: { type: 'boolean' },
       recording: { type: 'boolean' },
@@ -59,6 +62,7 @@ export function readOptions(args: readonly string[], environment: NodeJS.Process
     stateDirectory:
       values['state-dir'] === undefined ? defaultStateDirectory(environment) : resolve(values['state-dir']),
     token,
+    denyLoginPrograms: values['deny-login-programs'] ?? environment.FAIRLEAD_LOGIN_PROGRAMS === 'deny',
     verbose: values.verbose ?? false,
     lab: values.lab ?? false,
     recording: values.recording ?? false,

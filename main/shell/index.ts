@@ -2,6 +2,7 @@ import { dirname, join } from 'node:path';
 import { app, type BrowserWindow, session } from 'electron';
 import { createEngine } from '../engine/engine.ts';
 import { createLog } from '../engine/log.ts';
+import { applyLoginEnvironment } from '../engine/login-environment.ts';
 import { projectFile } from '../engine/project.ts';
 import { handOutPorts } from './ipc.ts';
 import { installMenu } from './menu.ts';
@@ -27,7 +28,7 @@ function show(): void {
 }
 
 async function start(): Promise<void> {
-  await app.whenReady();
+  await Promise.all([app.whenReady(), applyLoginEnvironment(process.env, log)]);
   restrictSession(session.defaultSession, log);
   serveContent(dirname(projectFile('out/renderer/index.html')));
   installMenu();
@@ -35,6 +36,8 @@ async function start(): Promise<void> {
     stateDirectory,
     log,
     mode: 'desktop',
+    // For fleets: set by whoever manages the workstation.
+    denyLoginPrograms: process.env.FAIRLEAD_LOGIN_PROGRAMS === 'deny',
     // Beside the archive rather than in it: both are opened by path.
     ...(app.isPackaged
       ? {

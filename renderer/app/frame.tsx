@@ -19,6 +19,7 @@ import styles from './frame.module.css';
 import { Help } from './help.tsx';
 import { useOverlays } from './overlays.ts';
 import { Palette } from './palette.tsx';
+import { Questions } from './questions.tsx';
 import { useShortcuts } from './shortcuts.ts';
 import { useConnectionState } from './streams.ts';
 import { TopBar } from './top-bar.tsx';
@@ -75,6 +76,7 @@ function FrameContent() {
       <main id="main" className={styles.main} tabIndex={-1}>
         <Outlet />
       </main>
+      <Questions />
       {palette ? <Palette /> : null}
       <Help />
     </div>

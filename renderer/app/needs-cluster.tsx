@@ -30,7 +30,7 @@ export function NeedsCluster({ children }: { readonly children: (cluster: Cluste
           </Button>
         }
       >
-        Add a kubeconfig, start the lab or open the recording in Clusters; this view then shows what happens there.
+        Add a cluster, start the lab or open the recording in Clusters; this view then shows what happens there.
       </Empty>
     );
   }

@@ -93,7 +93,7 @@ export function Palette() {
     },
     {
       id: 'add',
-      text: 'Add a kubeconfig',
+      text: 'Add a cluster',
       icon: IconPlus,
       run: () => void navigate({ to: '/clusters', search: { tab: 'add' } }),
     },

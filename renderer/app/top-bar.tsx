@@ -20,10 +20,11 @@ import { useOverlays } from './overlays.ts';
 
 const hues = [190, 28, 265, 95, 330, 222, 52, 150];
 
-/** A cluster's own colour, the same each time: operators tell clusters apart by it at a glance. */
-export function clusterColour(id: string): string {
+/** A cluster's own colour, chosen or the same each time: operators tell clusters apart by it at a glance. */
+export function clusterColour(cluster: Pick<Cluster, 'id' | 'colour'>): string {
+  if (cluster.colour !== undefined) return cluster.colour;
   let hash = 0;
-  for (const letter of id) hash = (hash * 31 + letter.charCodeAt(0)) >>> 0;
+  for (const letter of cluster.id) hash = (hash * 31 + letter.charCodeAt(0)) >>> 0;
   return `hsl(${hues[hash % hues.length]} 62% 46%)`;
 }
 
@@ -65,7 +66,7 @@ function ClusterSwitcher() {
         <button type="button" className={styles.switcher} aria-label={`Cluster: ${current?.name ?? 'No cluster'}`}>
           <span
             className={styles.dot}
-            style={{ background: current ? clusterColour(current.id) : 'var(--line-strong)' }}
+            style={{ background: current ? clusterColour(current) : 'var(--line-strong)' }}
           />
           <span className="clip">{current?.name ?? 'No cluster'}</span>
           <IconChevronDown size={14} aria-hidden style={{ flex: 'none' }} />
@@ -78,7 +79,7 @@ function ClusterSwitcher() {
             key={cluster.id}
             onClick={() => choose(cluster.id)}
             leftSection={
-              <span className={styles.dot} style={{ background: clusterColour(cluster.id), display: 'block' }} />
+              <span className={styles.dot} style={{ background: clusterColour(cluster), display: 'block' }} />
             }
             rightSection={<ConnectionBadge state={cluster.state} plain />}
             {...(cluster.id === current?.id ? { 'aria-current': true, fw: 600 } : {})}

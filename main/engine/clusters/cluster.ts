@@ -1,7 +1,7 @@
 import type { Cluster, ConnectionState } from '../../../contract/clusters.ts';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import { createConnection, type OwnedConnection } from '../kube/connection.ts';
-import { loadCredentials } from '../kube/credentials.ts';
+import { type CredentialOptions, loadCredentials } from '../kube/credentials.ts';
 import { describeExec } from '../kube/exec-plugin.ts';
 import { loginCodes } from '../kube/failures.ts';
 import type { ResolvedContext } from '../kube/kubeconfig.ts';
@@ -13,7 +13,7 @@ import { type PreparedRemote, prepareRemote, type RemoteCluster } from './remote
 export interface ClusterOptions {
   readonly found: FoundContext;
   readonly log: Log;
-  readonly allowed: (hash: string) => boolean;
+  readonly allowed: CredentialOptions['allowed'];
   readonly isProtected: () => boolean;
   readonly changed: () => void;
   /** SSH as this cluster's own configuration has it. */
@@ -95,7 +95,7 @@ export class ManagedCluster {
       route: this.#route(context?.cluster.proxyUrl),
       ...(colour === undefined ? {} : { colour }),
       ...(description
-        ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) } }
+        ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) === true } }
         : {}),
     };
   }

@@ -4,6 +4,7 @@ import type { CapabilityImplementation } from '../../../contract/implementation.
 import type { AgentStatuses } from '../agents/index.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import { resources } from '../kube/cluster-connection.ts';
+import { programsDenied } from '../kube/credentials.ts';
 import { describeExec } from '../kube/exec-plugin.ts';
 import { type Kubeconfig, parseKubeconfig } from '../kube/kubeconfig.ts';
 import type { Log } from '../log.ts';
@@ -30,6 +31,8 @@ export interface ClustersOptions {
   readonly audit: AuditLog;
   /** Files named on the command line; they replace KUBECONFIG and ~/.kube/config. */
   readonly kubeconfigs: readonly string[];
+  /** No login program runs, whatever was allowed before. */
+  readonly denyLoginPrograms?: boolean;
   /** The context to connect at once; otherwise none is. */
   readonly context?: string;
   /** SSH to the machines of clusters that are not the lab; undefined path: the user's own configuration. */
@@ -61,6 +64,7 @@ const unknown = (cluster: string): Failure => ({
 /** Knows all clusters and holds their connections. Kubeconfig files are watched and never written. */
 export function createClusters(options: ClustersOptions): Clusters {
   const { log, audit } = options;
+  const denied = options.denyLoginPrograms ?? false;
   const store = openStore(options.stateDirectory, log);
   const texts = new Map<string, Kubeconfig>();
   const listeners = new Set<() => void>();
@@ -101,7 +105,7 @@ export function createClusters(options: ClustersOptions): Clusters {
           new ManagedCluster({
             found: context,
             log,
-            allowed: (hash) => store.has('allowedPrograms', hash),
+            allowed: (hash) => (denied ? 'denied' : store.has('allowedPrograms', hash)),
             isProtected: () => store.has('protected', context.id),
             ssh: () => options.ssh(context.source === 'lab' ? lab?.sshConfig : options.sshConfig),
             colour: () => store.colour(context.id),
@@ -343,6 +347,7 @@ export function createClusters(options: ClustersOptions): Clusters {
       }),
     allowExecPlugin: async ({ cluster: id, hash }) =>
       withCluster(id, (cluster) => {
+        if (denied) return failed(programsDenied(cluster.found.name));
         const context = cluster.found.resolved;
         const current =
           context.ok && context.value.user.exec ? describeExec(context.value.user.exec, context.value.path) : undefined;

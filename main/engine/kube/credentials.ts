@@ -16,8 +16,8 @@ export interface Credentials {
 }
 
 export interface CredentialOptions {
-  /** Whether the login program with this hash may run. */
-  readonly allowed: (hash: string) => boolean;
+  /** Whether the login program with this hash may run; `denied`: no program may, and nobody can allow one. */
+  readonly allowed: (hash: string) => boolean | 'denied';
   readonly signal: AbortSignal;
   readonly now?: () => number;
 }
@@ -76,6 +76,16 @@ export function checkClientCertificate(pem: Buffer, context: string, now: number
   return undefined;
 }
 
+/** What is said where login programs are switched off altogether. */
+export function programsDenied(context: string): Failure {
+  return {
+    code: 'cluster.login-programs-denied',
+    what: `“${context}” logs in with a program, and no login program may run here.`,
+    why: 'Fairlead was started with --deny-login-programs, or FAIRLEAD_LOGIN_PROGRAMS=deny is set on this machine.',
+    fix: 'Use a kubeconfig with a client certificate, a token or OIDC, or ask whoever manages this machine.',
+  };
+}
+
 /** Prepares a context's credentials. A login program runs here, and only if the user has allowed it. */
 export async function loadCredentials(
   context: ResolvedContext,
@@ -95,7 +105,9 @@ export async function loadCredentials(
     if (!user.exec) return ok(undefined);
     if (said && (said.expiresAt === undefined || said.expiresAt > now() + 10_000)) return ok(said);
     const description = describeExec(user.exec, context.path);
-    if (!options.allowed(description.hash)) {
+    const allowed = options.allowed(description.hash);
+    if (allowed === 'denied') return failed(programsDenied(context.name));
+    if (!allowed) {
       return failed({
         code: 'cluster.login-not-allowed',
         what: `“${context.name}” logs in with a program on this machine that you have not allowed yet.`,

@@ -64,6 +64,7 @@ export const loginCodes: ReadonlySet<string> = new Set([
   'cluster.unauthorized',
   'cluster.certificate-expired',
   'cluster.login-not-allowed',
+  'cluster.login-programs-denied',
   'cluster.login-failed',
   'cluster.certificate-rejected',
   // Logins on the way: a person has to answer, or to mend something, before trying again helps.

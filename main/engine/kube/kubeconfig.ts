@@ -1,5 +1,6 @@
 import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'yaml';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
+import { proxySchemes } from './proxy.ts';
 
 /** Something that lies in the file itself (base64) or in another file. */
 export type Material = { readonly data: Buffer } | { readonly file: string };
@@ -178,8 +179,11 @@ export function parseKubeconfig(source: string, path: string): Result<Kubeconfig
       return malformed(`the server of cluster “${name}” must be a URL such as https://host:6443.`, at(node));
     }
     const proxy = text(value['proxy-url']);
-    if (proxy !== undefined && (!URL.canParse(proxy) || !/^https?:$/.test(new URL(proxy).protocol))) {
-      return malformed(`the proxy-url of cluster “${name}” must be a URL such as http://proxy:3128.`, at(node));
+    if (proxy !== undefined && (!URL.canParse(proxy) || !proxySchemes.has(new URL(proxy).protocol))) {
+      return malformed(
+        `the proxy-url of cluster “${name}” must be a URL such as http://proxy:3128 or socks5://proxy:1080.`,
+        at(node),
+      );
     }
     if (!clusters.has(name)) {
       clusters.set(name, {

@@ -4,6 +4,7 @@ import net from 'node:net';
 import type { Duplex } from 'node:stream';
 import tls from 'node:tls';
 import { statusError } from './failures.ts';
+import { connectByProxy } from './proxy.ts';
 
 /** How TLS to an API server is set up. */
 export interface TlsSettings {
@@ -69,35 +70,6 @@ function connectTcp(host: string, port: number): Promise<net.Socket> {
   });
 }
 
-/** HTTP CONNECT through a proxy; user and password of its URL are sent to the proxy only. */
-function connectByProxy(proxy: URL, host: string, port: number): Promise<Duplex> {
-  return new Promise((resolve, reject) => {
-    const authority = `${host.includes(':') ? `[${host}]` : host}:${port}`;
-    const headers: Record<string, string> = { host: authority };
-    if (proxy.username) {
-      const login = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`;
-      headers['proxy-authorization'] = `Basic ${Buffer.from(login).toString('base64')}`;
-    }
-    const client = proxy.protocol === 'https:' ? https : http;
-    const request = client.request({
-      host: proxy.hostname,
-      port: proxy.port || (proxy.protocol === 'https:' ? 443 : 80),
-      method: 'CONNECT',
-      path: authority,
-      headers,
-      agent: false,
-    });
-    request.setTimeout(connectTimeout, () => request.destroy(timeoutError(`the proxy ${proxy.host}`)));
-    request.once('error', (error) => reject(new Error(`The proxy ${proxy.host}: ${error.message}`, { cause: error })));
-    request.once('connect', (response, socket) => {
-      if (response.statusCode === 200) return resolve(socket);
-      socket.destroy();
-      reject(new Error(`The proxy ${proxy.host} answered ${response.statusCode} to CONNECT ${authority}`));
-    });
-    request.end();
-  });
-}
-
 function secure(raw: Duplex, host: string, settings: TlsSettings): Promise<tls.TLSSocket> {
   return new Promise((resolve, reject) => {
     const name = settings.servername ?? host;
@@ -154,7 +126,7 @@ export function createTransport(options: TransportOptions): Transport {
     const raw = options.dial
       ? await options.dial(host, port)
       : options.proxyUrl
-        ? await connectByProxy(new URL(options.proxyUrl), host, port)
+        ? await connectByProxy(new URL(options.proxyUrl), host, port, connectTimeout)
         : await connectTcp(host, port);
     return isTls ? secure(raw, host, options.tls) : raw;
   };

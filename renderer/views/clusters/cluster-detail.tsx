@@ -1,4 +1,4 @@
-import { ActionIcon, Menu, Tooltip } from '@mantine/core';
+import { ActionIcon, ColorSwatch, Menu, Tooltip } from '@mantine/core';
 import { IconDots, IconLock, IconLockOpen, IconPlug, IconPlugX, IconTrash } from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { lazy, Suspense, useState } from 'react';
@@ -19,6 +19,18 @@ const InstallTab = lazy(async () => ({ default: (await import('./install-tab.tsx
 const tabs = [
   { id: 'nodes', text: 'Nodes' },
   { id: 'install', text: 'Agent: install and upgrade' },
+] as const;
+
+/** Colours to tell clusters apart by; "" is the one that follows from the cluster itself. */
+const clusterColours = [
+  ['automatic', ''],
+  ['red: production', '#c92a2a'],
+  ['orange', '#d9680f'],
+  ['yellow', '#b58900'],
+  ['green', '#2b8a3e'],
+  ['teal', '#0b7285'],
+  ['blue', '#1c6dd0'],
+  ['violet', '#6741d9'],
 ] as const;
 
 /** One cluster: how it is reached, its nodes, and the agent's installation. */
@@ -120,10 +132,14 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
   const protect = useAction((client, on: boolean) =>
     client.clusters.setProtected({ cluster: cluster.id, protected: on, ...(on ? {} : { typedName: cluster.name }) }),
   );
+  const paint = useAction((client, colour: string) => client.clusters.setColour({ cluster: cluster.id, colour }));
   const connected = isConnected(cluster);
   const untrusted = cluster.execPlugin !== undefined && !cluster.execPlugin.allowed;
   const failure =
-    connect.failure ?? disconnect.failure ?? (dialog === 'none' ? (protect.failure ?? forget.failure) : undefined);
+    connect.failure ??
+    disconnect.failure ??
+    paint.failure ??
+    (dialog === 'none' ? (protect.failure ?? forget.failure) : undefined);
   return (
     <>
       <div className={styles.head}>
@@ -203,6 +219,23 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
               </Tooltip>
             </Menu.Target>
             <Menu.Dropdown>
+              <Menu.Label>Colour</Menu.Label>
+              <div style={{ display: 'flex', gap: 6, padding: '2px 10px 8px' }}>
+                {clusterColours.map(([name, colour]) => (
+                  <Tooltip key={name} label={name}>
+                    <ColorSwatch
+                      component="button"
+                      type="button"
+                      color={colour || 'transparent'}
+                      size={20}
+                      aria-label={`Colour: ${name}`}
+                      aria-pressed={(cluster.colour ?? '') === colour}
+                      onClick={() => void paint.run(colour)}
+                    />
+                  </Tooltip>
+                ))}
+              </div>
+              <Menu.Divider />
               <Menu.Item leftSection={<IconTrash size={14} />} onClick={() => setDialog('forget')}>
                 Forget this cluster…
               </Menu.Item>

@@ -7,7 +7,7 @@ import { useClusters } from '../../app/clusters.tsx';
 import { clusterColour } from '../../app/top-bar.tsx';
 import { FailureCard, SkeletonRows } from '../../ui/pieces.tsx';
 import { ConnectionBadge } from '../../ui/status.tsx';
-import { AddKubeconfig } from './add-kubeconfig.tsx';
+import { AddCluster } from './add-cluster.tsx';
 import { ClusterDetail } from './cluster-detail.tsx';
 import styles from './clusters.module.css';
 import { Welcome } from './welcome.tsx';
@@ -28,7 +28,7 @@ export function ClustersView() {
 
   const openAdd = () => void navigate({ to: '.', search: { tab: 'add' } as never });
   const closeAdd = () => void navigate({ to: '.', search: { tab: undefined } as never });
-  const dialog = adding ? <AddKubeconfig onClose={closeAdd} /> : null;
+  const dialog = adding ? <AddCluster onClose={closeAdd} /> : null;
   if (!list.value) {
     return list.failure ? (
       <div style={{ padding: 16 }}>
@@ -94,7 +94,7 @@ function ClusterItem({ cluster, chosen }: { readonly cluster: Cluster; readonly 
       data-chosen={chosen}
       {...(chosen ? { 'aria-current': 'true' as const } : {})}
     >
-      <span className={styles.dot} style={{ background: clusterColour(cluster.id) }} />
+      <span className={styles.dot} style={{ background: clusterColour(cluster) }} />
       <span className={styles.itemName} title={cluster.name}>
         <span className="clip">{cluster.name}</span>
         {cluster.protected ? <IconLock size={13} aria-label="protected" /> : null}

@@ -50,8 +50,11 @@ export function Welcome({ onAdd, problems }: WelcomeProps) {
             <section className={styles.card}>
               <IconFileImport size={22} stroke={1.6} aria-hidden />
               <h2>Your cluster</h2>
-              <p>Add a kubeconfig. It is read, never written; Fairlead connects only when you ask it to.</p>
-              <ReasonedButton onClick={onAdd}>Add a kubeconfig</ReasonedButton>
+              <p>
+                Add a kubeconfig, or a machine that has one and is reached by SSH. Files are read, never written;
+                Fairlead connects only when you ask it to.
+              </p>
+              <ReasonedButton onClick={onAdd}>Add a cluster</ReasonedButton>
             </section>
             <section className={styles.card}>
               <IconFlask size={22} stroke={1.6} aria-hidden />
