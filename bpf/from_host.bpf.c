@@ -20,14 +20,14 @@ int from_host(struct __sk_buff *skb)
 	err = parse(skb, &p);
 	if (err)
 		return err == PASS_TO_KERNEL ? TC_ACT_SHOT : drop(skb, &p, &r, err);
-	find_peer(p.source, &from);
-	ep = in_pod_range(p.source) ? local_endpoint(p.source) : NULL;
+	find_peer(&p.source, &from);
+	ep = in_pod_range(&p.source) ? local_endpoint(&p.source) : NULL;
 	if (ep)
 		from.identity = ep->identity;
 	else if (from.identity != IDENTITY_HOST)
 		/* Forwarded from the wire, where anybody can claim any address. */
 		from.identity = IDENTITY_WORLD;
-	find_peer(p.destination, &to);
+	find_peer(&p.destination, &to);
 	r.source_identity = from.identity;
 	r.dest_identity = to.identity;
 	r.vni = identity_to_vni(from.identity);

@@ -24,7 +24,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
 	err = overlay_sender(&p, &r, &in.peer, vni, outer->saddr, true);
 	if (err)
 		return drop(skb, &p, &r, err);
-	ep = local_endpoint(p.destination);
+	ep = local_endpoint(&p.destination);
 	if (!ep)
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
 	err = admit(skb, &p, ep, &in, &r);
@@ -38,7 +38,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
 }
 
 /* Packets with pods' addresses of their own. */
-static __noinline int from_wire(struct __sk_buff *skb, struct iphdr *ip)
+static __noinline int from_wire(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
@@ -49,14 +49,15 @@ static __noinline int from_wire(struct __sk_buff *skb, struct iphdr *ip)
 	err = parse(skb, &p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_UNSPEC;
-	if (in_pod_range(ip->saddr) && local_endpoint(ip->saddr))
+	/* Also of packets that could not be parsed to the end; their addresses are known then. */
+	if (in_pod_range(&p.source) && local_endpoint(&p.source))
 		return drop(skb, &p, &r, DROP_INVALID_SIP);
-	ep = local_endpoint(ip->daddr);
+	ep = local_endpoint(&p.destination);
 	if (!ep)
 		return TC_ACT_UNSPEC;
 	if (err < 0)
 		return drop(skb, &p, &r, err);
-	find_peer(p.source, &in.peer);
+	find_peer(&p.source, &in.peer);
 	/* Pods of other nodes come by the tunnel where there is one; the node itself does not come by the
 	 * wire. */
 	if ((config.tunnel && in.peer.tunnel) || in.peer.identity == IDENTITY_HOST)
@@ -78,12 +79,13 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
-	if (config.tunnel && ip.daddr == config.node_address && ip.protocol == IPPROTO_UDP)
+	if (config.tunnel && ip.daddr == config.node_address.word[3] && ip.protocol == IPPROTO_UDP)
 		return from_tunnel(skb, &ip);
 	/* Almost everything else ends here: packets of the node itself. */
-	if (!in_pod_range(ip.saddr) && !in_pod_range(ip.daddr))
+	if ((ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
+	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3])
 		return TC_ACT_UNSPEC;
-	return from_wire(skb, &ip);
+	return from_wire(skb);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

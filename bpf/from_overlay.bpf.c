@@ -29,13 +29,13 @@ int from_overlay(struct __sk_buff *skb)
 	 * the node's, and not a pod's, since older kernels keep the mark on the way into another namespace.
 	 */
 	bpf_skb_change_type(skb, 0);
-	if (p.destination == config.router_address || p.destination == config.node_address) {
+	if (is_host(&p.destination)) {
 		r.dest_identity = IDENTITY_HOST;
 		trace(skb, &p, &r, TO_HOST,
 		      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 		return TC_ACT_OK;
 	}
-	ep = local_endpoint(p.destination);
+	ep = local_endpoint(&p.destination);
 	if (!ep)
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
 	err = admit(skb, &p, ep, &in, &r);

@@ -14,8 +14,8 @@
  * service's address; a datagram's choice is made again when the service's backends change, a TCP connection's
  * never.
  */
-static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-				struct tracking *t)
+__verified_once int translate(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+			      struct tracking *t)
 {
 	struct connection_key key;
 	struct connection *fresh, *c;
@@ -23,26 +23,32 @@ static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct 
 	struct backend backend;
 	struct service *service;
 	__u64 now = bpf_ktime_get_coarse_ns();
-	__be32 address = p->destination;
-	__be16 port = p->destination_port;
-	bool syn = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	__be16 port;
+	bool syn;
 	int err;
 
+	if (!p || !ep || !t)
+		return -DROP_INVALID;
+	port = p->destination_port;
+	syn = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	connection_key(&key, p, ep->id, OUT);
 	c = bpf_map_lookup_elem(&connections, &key);
 	if (c && !(c->flags & CONNECTION_SERVICE) && c->expires >= now)
 		return 0;
-	service = find_service(address, port, p->protocol);
+	service = find_service(&p->destination, port, p->protocol);
+	t->service = p->destination;
 	if (c && (c->flags & CONNECTION_SERVICE) && c->expires >= now && !syn &&
 	    (p->protocol == IPPROTO_TCP || (service && service->generation == c->revision))) {
-		c->expires = now + (p->protocol == IPPROTO_TCP ? LIFETIME_TCP : LIFETIME_OTHER);
-		c->packets[OUT]++;
-		c->bytes[OUT] += p->length;
-		err = rewrite(skb, p, false, c->translated.word[3], c->translated_port);
+		if (!config.dry_run) {
+			c->expires = now + (p->protocol == IPPROTO_TCP ? LIFETIME_TCP : LIFETIME_OTHER);
+			c->packets[OUT]++;
+			c->bytes[OUT] += p->length;
+		}
+		err = rewrite(skb, p, false, &c->translated, c->translated_port);
 	} else {
 		if (!service)
 			return 0;
-		err = pick_backend(service, p->source, 1, &backend);
+		err = pick_backend(service, p->source.word[3], 1, &backend);
 		if (err)
 			return err;
 		fresh = bpf_map_lookup_elem(&scratch, &zero);
@@ -57,11 +63,11 @@ static __noinline int translate(struct __sk_buff *skb, struct packet *p, struct 
 		fresh->expires = now + LIFETIME_OTHER;
 		fresh->packets[OUT] = 1;
 		fresh->bytes[OUT] = p->length;
-		if (bpf_map_update_elem(&connections, &key, fresh, BPF_ANY))
+		if (!config.dry_run && bpf_map_update_elem(&connections, &key, fresh, BPF_ANY))
 			return -DROP_CT_INSERT;
-		err = rewrite(skb, p, false, backend.address.word[3], backend.port);
+		err = rewrite(skb, p, false, &backend.address, backend.port);
 	}
-	t->service = address;
+	t->has_service = true;
 	t->service_port = port;
 	return err;
 }
@@ -82,9 +88,9 @@ int from_pod(struct __sk_buff *skb)
 	err = parse(skb, &p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_OK;
-	if (err < 0 && !p.source)
+	if (err < 0 && !p.source.word[2])
 		return drop(skb, &p, &r, err);
-	ep = local_endpoint(p.source);
+	ep = local_endpoint(&p.source);
 	if (!ep || ep->ifindex != skb->ifindex) {
 		__u32 ifindex = skb->ifindex;
 		struct endpoint *owner = bpf_map_lookup_elem(&interfaces, &ifindex);
@@ -107,7 +113,7 @@ int from_pod(struct __sk_buff *skb)
 		if (err)
 			return drop(skb, &p, &r, err);
 	}
-	local = local_endpoint(p.destination);
+	local = local_endpoint(&p.destination);
 	if (local) {
 		out.peer_known = true;
 		out.peer.identity = local->identity;
@@ -138,18 +144,17 @@ int from_pod(struct __sk_buff *skb)
 		return err;
 	}
 	/* Masqueraded to the node's address it would pass for a packet of the node's own tunnel. */
-	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == bpf_htons(VXLAN_PORT))
+	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == config.tunnel_port)
 		return drop(skb, &p, &r, DROP_ENCAP_PROHIBITED);
 	/* Past the host's netfilter: what is not masqueraded, and replies to what came in past it. */
-	native = !config.tunnel && out.peer.identity != IDENTITY_HOST &&
-		 (p.destination & config.native_mask) == config.native_net;
+	native = !config.tunnel && out.peer.identity != IDENTITY_HOST && in_native_range(&p.destination);
 	if (native || (out.reply && out.from_wire)) {
 		err = forward_by_fib(skb, &p);
 		trace(skb, &p, &r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out.report);
 		return err;
 	}
 	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
-	if (in_pod_range(p.destination) && p.destination != config.router_address)
+	if (in_pod_range(&p.destination) && !is_router(&p.destination))
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
 	trace(skb, &p, &r, out.peer.identity == IDENTITY_HOST ? TO_HOST : TO_STACK, out.report);
 	return TC_ACT_OK;

@@ -48,7 +48,7 @@ static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 addre
 		e->endpoint = owner->id;
 	} else {
 		/* Not a pod's: the node itself, or a pod of its network. */
-		e->source = mapped(config.node_address);
+		e->source = mapped(config.node_address.word[3]);
 		e->source_identity = IDENTITY_HOST;
 	}
 	e->destination = mapped(address);
@@ -63,6 +63,7 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, bool connecting)
 {
 	__be32 address = ctx->user_ip4;
 	__be16 port = ctx->user_port;
+	struct address front;
 	struct service *service;
 	struct backend backend;
 	struct socket_key key = {};
@@ -70,7 +71,8 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, bool connecting)
 
 	if (!config.services || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
 		return PROCEED;
-	service = find_service(address, port, ctx->protocol);
+	front = mapped(address);
+	service = find_service(&front, port, ctx->protocol);
 	if (!service)
 		return PROCEED;
 	if (pick_backend(service, bpf_get_netns_cookie(ctx), 0, &backend)) {

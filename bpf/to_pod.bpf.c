@@ -20,11 +20,11 @@ int to_pod(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (err < 0)
 		return drop(skb, &p, &r, err);
-	ep = local_endpoint(p.destination);
+	ep = local_endpoint(&p.destination);
 	if (!ep || ep->ifindex != skb->ifindex)
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
-	if (in_pod_range(p.source)) {
-		sender = local_endpoint(p.source);
+	if (in_pod_range(&p.source)) {
+		sender = local_endpoint(&p.source);
 		if (sender) {
 			in.peer_known = true;
 			in.peer.identity = sender->identity;

@@ -23,9 +23,11 @@ struct tracking {
 	bool report; /* a trace event is due */
 	bool reply;
 	bool from_wire;
-	bool reverse; /* replies: put the service's address back as the source */
+	bool reverse;	  /* replies: put the service's address back as the source */
+	bool has_service; /* the service's fields are set */
 	__be16 service_port;
-	__be32 service; /* a new connection was sent to this service address; on reply: what to put back */
+	struct address
+	    service; /* a new connection was sent to this service address; on reply: what to put back */
 	struct peer peer;
 };
 
@@ -37,21 +39,21 @@ static __always_inline void connection_key(struct connection_key *key, struct pa
 	if (p->related) {
 		/* An error coming in speaks of a packet that went out. */
 		key->protocol = p->inner_protocol;
-		key->local = mapped(side == IN ? p->inner_source : p->inner_destination);
-		key->remote = mapped(side == IN ? p->inner_destination : p->inner_source);
+		key->local = side == IN ? p->inner_source : p->inner_destination;
+		key->remote = side == IN ? p->inner_destination : p->inner_source;
 		key->local_port = side == IN ? p->inner_source_port : p->inner_destination_port;
 		key->remote_port = side == IN ? p->inner_destination_port : p->inner_source_port;
 		return;
 	}
 	key->protocol = p->protocol;
-	key->local = mapped(side == OUT ? p->source : p->destination);
-	key->remote = mapped(side == OUT ? p->destination : p->source);
-	if (p->protocol == IPPROTO_ICMP) {
+	key->local = side == OUT ? p->source : p->destination;
+	key->remote = side == OUT ? p->destination : p->source;
+	if (is_icmp(p->protocol)) {
 		/* The identifier stands on the side that asks, so that both may ask with the same. */
-		bool local_asks = (p->icmp_type == ICMP_ECHO) == (side == OUT);
+		bool local_asks = is_echo_request(p) == (side == OUT);
 
 		/* Other types have both ports, which no echo has. */
-		if (p->icmp_type != ICMP_ECHO && p->icmp_type != ICMP_ECHOREPLY) {
+		if (!is_echo(p)) {
 			key->local_port = bpf_htons(0xff00 | p->icmp_type);
 			key->remote_port = bpf_htons(0xffff);
 		} else if (local_asks)
@@ -62,6 +64,17 @@ static __always_inline void connection_key(struct connection_key *key, struct pa
 	}
 	key->local_port = side == OUT ? p->source_port : p->destination_port;
 	key->remote_port = side == OUT ? p->destination_port : p->source_port;
+}
+
+/* A dry run changes the copy. */
+static __always_inline struct connection *connection_copy(struct connection *c)
+{
+	__u32 zero = 0;
+	struct connection *copy = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (copy)
+		__builtin_memcpy(copy, c, sizeof(*c));
+	return copy;
 }
 
 static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __u8 side)
@@ -118,20 +131,21 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 			     .port = initiator == EGRESS ? key->remote_port : key->local_port};
 
 	/* A pod may always talk to itself. */
-	if (key->local.word[3] == key->remote.word[3]) {
+	if (same_address(&key->local, &key->remote)) {
 		v->reason = 0;
 		v->rule = 0;
 		v->match = 0;
 		return 0;
 	}
-	if (key->protocol == IPPROTO_ICMP)
+	if (is_icmp(key->protocol))
 		q.port = bpf_htons(key->local_port && key->remote_port ? bpf_ntohs(key->local_port) & 0xff
-								       : ICMP_ECHO);
+				   : key->protocol == IPPROTO_ICMP     ? ICMP_ECHO
+								       : ICMP6_ECHO_REQUEST);
 	return judge(&q, v);
 }
 
-static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-				      struct tracking *t, struct report *r)
+__verified_once int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
+				    struct tracking *t, struct report *r)
 {
 	struct connection_key key;
 	struct connection *c;
@@ -140,7 +154,7 @@ static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, s
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	c = bpf_map_lookup_elem(&scratch, &zero);
-	if (!c)
+	if (!c || !p || !ep || !t || !r)
 		return -DROP_CT_INSERT;
 	__builtin_memset(c, 0, sizeof(*c));
 	connection_key(&key, p, ep->id, t->side);
@@ -165,9 +179,9 @@ static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, s
 	c->tunnel = t->peer.tunnel;
 	if (t->from_wire)
 		c->flags |= CONNECTION_WIRE;
-	if (t->service) {
+	if (t->has_service) {
 		c->flags |= CONNECTION_REVERSE;
-		c->translated = mapped(t->service);
+		c->translated = t->service;
 		c->translated_port = t->service_port;
 	}
 	refresh(c, p, t->side, now);
@@ -175,11 +189,11 @@ static __noinline int open_connection(struct __sk_buff *skb, struct packet *p, s
 	c->seen[t->side & 1] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	/* Under contention an LRU insert may fail once; without state the packet still passes, its reply will
 	 * be judged. */
-	if (bpf_map_update_elem(&connections, &key, c, BPF_ANY) &&
+	if (!config.dry_run && bpf_map_update_elem(&connections, &key, c, BPF_ANY) &&
 	    bpf_map_update_elem(&connections, &key, c, BPF_ANY))
 		count(DROP_CT_INSERT, r->direction, 0);
 	t->report = true;
-	t->service = 0;
+	t->has_service = false;
 	return 0;
 }
 
@@ -189,7 +203,7 @@ static __noinline int judge_again(struct packet *p, struct endpoint *ep, struct 
 	struct verdict v = {};
 
 	if (!t->peer_known)
-		find_peer(key->remote.word[3], &t->peer);
+		find_peer(&key->remote, &t->peer);
 	c->peer = t->peer.identity;
 	c->tunnel = t->peer.tunnel;
 	if (judge_connection(p, ep, key, c->initiator, c->peer, &v)) {
@@ -216,14 +230,16 @@ static __always_inline bool usable(struct connection *c, struct packet *p, __u64
  * One endpoint's view of a packet: its connection, and whether it may pass. 0 or a negative drop reason.
  * Fills the sides, rule and trace reason of `r`.
  */
-static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-				 struct tracking *t, struct report *r)
+__verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, struct tracking *t,
+			  struct report *r)
 {
 	struct connection_key key;
 	struct connection *c;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int err;
 
+	if (!p || !ep || !t || !r)
+		return -DROP_CT_INSERT;
 	connection_key(&key, p, ep->id, t->side);
 	c = bpf_map_lookup_elem(&connections, &key);
 	if (p->related && (!c || c->expires < now)) {
@@ -234,13 +250,13 @@ static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct
 		c = bpf_map_lookup_elem(&connections, &key);
 	}
 	if (!c || !usable(c, p, now)) {
-		__be32 remote = t->side == OUT ? p->destination : p->source;
-
 		if (!t->peer_known)
-			find_peer(remote, &t->peer);
+			find_peer(t->side == OUT ? &p->destination : &p->source, &t->peer);
 		report_sides(r, ep, t);
 		return open_connection(skb, p, ep, t, r);
 	}
+	if (config.dry_run && !(c = connection_copy(c)))
+		return -DROP_CT_INSERT;
 	if (c->revision != ep->revision) {
 		err = judge_again(p, ep, &key, c, t);
 		r->rule = c->rule;
@@ -253,7 +269,7 @@ static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct
 	t->peer.tunnel = c->tunnel;
 	t->reply = (c->initiator == EGRESS) != (t->side == OUT);
 	t->from_wire = c->flags & CONNECTION_WIRE;
-	t->service = 0;
+	t->has_service = false;
 	if (p->related) {
 		t->report = true;
 		r->trace_reason = TRACE_RELATED;
@@ -265,7 +281,8 @@ static __always_inline int track(struct __sk_buff *skb, struct packet *p, struct
 		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
 		if (t->reply && t->side == IN && (c->flags & CONNECTION_REVERSE)) {
 			t->reverse = true;
-			t->service = c->translated.word[3];
+			t->has_service = true;
+			t->service = c->translated;
 			t->service_port = c->translated_port;
 		}
 	}

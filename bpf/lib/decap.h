@@ -28,7 +28,8 @@ static __always_inline bool follows_bulk(struct __sk_buff *skb, __be16 flow)
 		return true;
 	now = bpf_ktime_get_coarse_ns();
 	if (skb->gso_size) {
-		*last = now;
+		if (!config.dry_run)
+			*last = now;
 		return true;
 	}
 	return now - *last < BULK_INTERVAL;
@@ -41,16 +42,19 @@ static __noinline bool decapsulate(struct __sk_buff *skb, struct iphdr *outer, _
 		struct vxlan_headers outer;
 		struct iphdr inner;
 	} __attribute__((packed)) h;
+	struct address inner, node;
 
 	if (outer->ihl != 5 || (outer->frag_off & bpf_htons(0x3fff)) || (outer->tos & ECN_MASK) == ECN_CE ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, &h, sizeof(h)))
 		return false;
-	if (h.outer.udp.destination != bpf_htons(VXLAN_PORT) || h.outer.udp.checksum ||
+	if (h.outer.udp.destination != config.tunnel_port || h.outer.udp.checksum ||
 	    h.outer.flags != bpf_htonl(VXLAN_HAS_VNI) || h.outer.inner.h_proto != bpf_htons(ETH_P_IP))
 		return false;
-	if (!in_pod_range(h.inner.daddr) || h.inner.daddr == config.router_address)
+	inner = mapped(h.inner.daddr);
+	if (!in_pod_range(&inner) || is_router(&inner))
 		return false;
-	if (follows_bulk(skb, h.outer.udp.source) || !is_node(outer->saddr))
+	node = mapped(outer->saddr);
+	if (follows_bulk(skb, h.outer.udp.source) || !is_node(&node))
 		return false;
 	*vni = bpf_ntohl(h.outer.vni) >> 8;
 	/* The outer Ethernet header stays, as the packet's only one. */

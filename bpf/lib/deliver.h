@@ -15,7 +15,7 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct
 	if (err)
 		return err;
 	if (t->reverse)
-		return rewrite(skb, p, true, t->service, t->service_port);
+		return rewrite(skb, p, true, &t->service, t->service_port);
 	return 0;
 }
 

@@ -57,10 +57,10 @@ __noinline int encapsulate_here(struct __sk_buff *skb, struct packet *p, __be32 
 	if (skb->gso_size)
 		largest = p->l4 - ETH_HLEN + p->l4_length + skb->gso_size;
 	fib.family = AF_INET;
-	fib.ipv4_src = config.node_address;
+	fib.ipv4_src = config.node_address.word[3];
 	fib.ipv4_dst = node;
 	fib.l4_protocol = IPPROTO_UDP;
-	fib.dport = bpf_htons(VXLAN_PORT);
+	fib.dport = config.tunnel_port;
 	fib.ifindex = skb->ifindex;
 	fib.tot_len = largest + sizeof(h);
 	if (length > 0xffff - sizeof(h) ||
@@ -73,7 +73,7 @@ __noinline int encapsulate_here(struct __sk_buff *skb, struct packet *p, __be32 
 	ip.tos = ecn == ECN_CE ? ECN_ECT0 : ecn;
 	ip.ttl = 64;
 	ip.protocol = IPPROTO_UDP;
-	ip.saddr = config.node_address;
+	ip.saddr = config.node_address.word[3];
 	ip.daddr = node;
 	ip.id = bpf_get_prandom_u32();
 	ip.tot_len = bpf_htons(length + sizeof(h));
@@ -81,7 +81,7 @@ __noinline int encapsulate_here(struct __sk_buff *skb, struct packet *p, __be32 
 	h.ip = ip;
 	/* Ports of RFC 6335's dynamic range, so that the ways between the nodes share the flows. */
 	h.udp.source = bpf_htons(0xc000 | ((hash ^ hash >> 16) & 0x3fff));
-	h.udp.destination = bpf_htons(VXLAN_PORT);
+	h.udp.destination = config.tunnel_port;
 	h.udp.length = bpf_htons(length + sizeof(h) - sizeof(ip));
 	h.flags = bpf_htonl(VXLAN_HAS_VNI);
 	h.vni = bpf_htonl(identity_to_vni(identity) << 8);

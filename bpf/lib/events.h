@@ -3,6 +3,7 @@
 #pragma once
 
 #include "parse.h"
+#include "ipcache.h"
 #include "metrics.h"
 
 /* What an event says beside the packet itself. */
@@ -26,10 +27,13 @@ struct report {
 
 static __always_inline struct event *reserve(void)
 {
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct event *e;
 	__u32 zero = 0;
 	__u64 *n;
 
+	if (config.dry_run)
+		return NULL;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (e)
 		return e;
 	n = bpf_map_lookup_elem(&lost, &zero);
@@ -38,18 +42,21 @@ static __always_inline struct event *reserve(void)
 	return NULL;
 }
 
-static __noinline int emit(struct __sk_buff *skb, struct packet *p, struct report *r)
+__verified_once int emit(struct __sk_buff *skb, struct packet *p, struct report *r)
 {
-	struct event *e = reserve();
+	struct event *e;
 
+	if (!p || !r)
+		return 0;
+	e = reserve();
 	if (!e)
 		return 0;
 	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_ns();
-	e->source = mapped(p->source);
-	e->destination = mapped(p->destination);
+	e->source = p->source;
+	e->destination = p->destination;
 	if (r->tunnel)
-		e->tunnel_remote = mapped(r->tunnel);
+		tunnel_address(r->tunnel, &e->tunnel_remote);
 	e->source_identity = r->source_identity;
 	e->dest_identity = r->dest_identity;
 	e->rule = r->rule;

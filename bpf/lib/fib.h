@@ -22,16 +22,18 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb)
 }
 
 /* A redirect verdict; TC_ACT_OK where the stack has to see to it (fragmentation, TTL, unreachable). */
-static __noinline int forward_by_fib(struct __sk_buff *skb, struct packet *p)
+__verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next = {};
 	__u8 macs[12];
 	long result;
 
+	if (!p)
+		return TC_ACT_OK;
 	fib.family = AF_INET;
-	fib.ipv4_src = p->source;
-	fib.ipv4_dst = p->destination;
+	fib.ipv4_src = p->source.word[3];
+	fib.ipv4_dst = p->destination.word[3];
 	fib.l4_protocol = p->protocol;
 	fib.sport = p->source_port;
 	fib.dport = p->destination_port;

@@ -4,32 +4,70 @@
 
 #include "maps.h"
 
+/* The address of a node out of struct ipcache_value. False: its number is not known. */
+static __always_inline bool tunnel_address(__be32 tunnel, struct address *out)
+{
+	__u32 number = tunnel;
+	struct address *known;
+
+	if (!config.underlay6) {
+		*out = mapped(tunnel);
+		return true;
+	}
+	known = bpf_map_lookup_elem(&tunnels, &number);
+	if (!known)
+		return false;
+	*out = *known;
+	return true;
+}
+
 struct peer {
 	__u32 identity;
 	__be32 tunnel;
 };
 
-static __always_inline struct endpoint *local_endpoint(__be32 address)
+static __always_inline struct endpoint *local_endpoint(const struct address *address)
 {
-	struct address key = mapped(address);
-
-	return bpf_map_lookup_elem(&endpoints, &key);
+	return bpf_map_lookup_elem(&endpoints, address);
 }
 
 /* An address out of this node's pods' range, published or not. */
-static __always_inline bool in_pod_range(__be32 address)
+static __always_inline bool in_pod_range(const struct address *address)
 {
-	return (address & config.pod_mask) == config.pod_net;
+	return in_range(address, &config.pod_net, &config.pod_mask, &config.pod_net6, &config.pod_mask6);
 }
 
-static __noinline int find_peer(__be32 address, struct peer *peer)
+/* An address that goes over the wire as it is, unmasqueraded. */
+static __always_inline bool in_native_range(const struct address *address)
 {
-	struct ipcache_key key = {.prefixlen = 128, .address = mapped(address)};
+	return in_range(address, &config.native_net, &config.native_mask, &config.native_net6,
+			&config.native_mask6);
+}
+
+static __always_inline bool is_router(const struct address *address)
+{
+	return is_config(address, &config.router_address) || is_config(address, &config.router_address6);
+}
+
+/* One of this node's own addresses. */
+static __always_inline bool is_host(const struct address *address)
+{
+	return is_config(address, &config.node_address) || is_config(address, &config.node_address6) ||
+	       is_router(address);
+}
+
+__verified_once int find_peer(const struct address *address, struct peer *peer)
+{
+	struct ipcache_key key = {.prefixlen = 128};
 	struct ipcache_value *value;
+
+	if (!address || !peer)
+		return 0;
+	key.address = *address;
 
 	peer->tunnel = 0;
 	peer->identity = IDENTITY_HOST;
-	if (address == config.node_address || address == config.router_address)
+	if (is_host(address))
 		return 0;
 	peer->identity = IDENTITY_WORLD;
 	value = bpf_map_lookup_elem(&ipcache, &key);

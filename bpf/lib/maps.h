@@ -136,6 +136,15 @@ struct {
 	__type(value, struct connection);
 } scratch SEC(".maps");
 
+/* Nodes by their number, where they have no IPv4 address; see struct ipcache_value. Writer: agent. Readers:
+ * packet programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct address);
+} tunnels SEC(".maps");
+
 /* When a flow of the tunnel last had a packet for the tunnel device, by the flow's port; ns. Writer and
  * reader: from_netdev. */
 #define BULK_LINES 1024

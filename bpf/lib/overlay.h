@@ -5,7 +5,7 @@
 #include "deliver.h"
 #include "vxlan.h"
 
-static __always_inline bool is_node(__be32 address)
+static __always_inline bool is_node(const struct address *address)
 {
 	struct peer node;
 
@@ -17,6 +17,8 @@ static __always_inline bool is_node(__be32 address)
 static __always_inline int overlay_sender(struct packet *p, struct report *r, struct peer *peer, __u32 vni,
 					  __be32 node, bool known_node)
 {
+	struct address sender = mapped(node);
+
 	r->tunnel = node;
 	r->vni = vni;
 	peer->identity = vni;
@@ -32,9 +34,9 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 		return -DROP_INVALID_IDENTITY;
 	r->source_identity = peer->identity;
 	/* Only nodes may say who a packet is from. */
-	if (!known_node && !is_node(node))
+	if (!known_node && !is_node(&sender))
 		return -DROP_UNKNOWN_SENDER;
-	if (in_pod_range(p->source))
+	if (in_pod_range(&p->source))
 		return -DROP_INVALID_SIP;
 	return 0;
 }

@@ -36,8 +36,11 @@ struct udp_header {
 #define TCP_ACK 0x10
 
 struct packet {
-	__be32 source;
-	__be32 destination;
+	struct address source;
+	struct address destination;
+	/* An ICMP error: the connection that it speaks of, as that one's packet was sent. */
+	struct address inner_source;
+	struct address inner_destination;
 	/* Of TCP, UDP, SCTP. Of ICMP echo see conntrack.h. */
 	__be16 source_port;
 	__be16 destination_port;
@@ -50,17 +53,33 @@ struct packet {
 	__u8 icmp_code;
 	__be16 icmp_id;
 	__u32 length; /* as sk_buff counts it */
-	/* An ICMP error: the connection that it speaks of, as that one's packet was sent. */
-	bool related;
+	bool v6;
+	bool related;	     /* the inner fields are set */
 	bool later_fragment; /* has no layer 4 header */
 	__u8 inner_protocol;
-	__be32 inner_source;
-	__be32 inner_destination;
 	__be16 inner_source_port;
 	__be16 inner_destination_port;
 	__u8 source_mac[6];
 	__u8 dest_mac[6];
 };
+
+#define ICMP6_ECHO_REQUEST 128
+#define ICMP6_ECHO_REPLY 129
+
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline bool is_echo_request(const struct packet *p)
+{
+	return p->icmp_type == (p->v6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO);
+}
+
+static __always_inline bool is_echo(const struct packet *p)
+{
+	return is_echo_request(p) || p->icmp_type == (p->v6 ? ICMP6_ECHO_REPLY : ICMP_ECHOREPLY);
+}
 
 #define PARSED 0
 #define PASS_TO_KERNEL 1
@@ -86,12 +105,12 @@ static __always_inline void parse_inner(struct __sk_buff *skb, struct packet *p)
 	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return;
 	/* An error goes to who sent the packet that it quotes; any other quote was made up. */
-	if (ip.saddr != p->destination)
+	if (ip.saddr != p->destination.word[3])
 		return;
 	p->related = true;
 	p->inner_protocol = ip.protocol;
-	p->inner_source = ip.saddr;
-	p->inner_destination = ip.daddr;
+	p->inner_source = mapped(ip.saddr);
+	p->inner_destination = mapped(ip.daddr);
 	offset += ip.ihl * 4;
 	if (ip.protocol == IPPROTO_ICMP) {
 		/* The identifier is at offset 4 of the header. */
@@ -105,14 +124,15 @@ static __always_inline void parse_inner(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Ports of a fragment: remembered from the first one. Returns 0 or a negative drop reason. */
-static __always_inline int parse_fragment(struct packet *p, struct iphdr *ip)
+static __noinline int parse_fragment(struct packet *p, __be32 id)
 {
 	struct fragment_key key = {
-	    .source = ip->saddr, .destination = ip->daddr, .id = ip->id, .protocol = ip->protocol};
+	    .source = p->source, .destination = p->destination, .id = id, .protocol = p->protocol};
 	struct fragment_value *seen, ports = {p->source_port, p->destination_port};
 
 	if (!p->later_fragment) {
-		bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
+		if (!config.dry_run)
+			bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
 		return PARSED;
 	}
 	seen = bpf_map_lookup_elem(&fragments, &key);
@@ -128,12 +148,14 @@ static __always_inline int parse_fragment(struct packet *p, struct iphdr *ip)
  * IPv6 other than neighbour discovery is dropped (and counted), because no policy is applied to it in this
  * version.
  */
-static __noinline int parse(struct __sk_buff *skb, struct packet *p)
+__verified_once int parse(struct __sk_buff *skb, struct packet *p)
 {
 	struct ethhdr eth;
 	struct iphdr ip;
 	__be16 fragment;
 
+	if (!p)
+		return -DROP_INVALID;
 	p->length = skb->len;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return -DROP_INVALID;
@@ -156,8 +178,8 @@ static __noinline int parse(struct __sk_buff *skb, struct packet *p)
 		return -DROP_UNSUPPORTED_L3;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return -DROP_INVALID;
-	p->source = ip.saddr;
-	p->destination = ip.daddr;
+	p->source = mapped(ip.saddr);
+	p->destination = mapped(ip.daddr);
 	p->protocol = ip.protocol;
 	p->tos = ip.tos;
 	p->l4 = ETH_HLEN + ip.ihl * 4;
@@ -203,7 +225,7 @@ static __noinline int parse(struct __sk_buff *skb, struct packet *p)
 		return -DROP_UNKNOWN_L4;
 	}
 	if (fragment) {
-		int err = parse_fragment(p, &ip);
+		int err = parse_fragment(p, ip.id);
 
 		if (err)
 			return err;

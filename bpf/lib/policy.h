@@ -30,18 +30,20 @@ static __always_inline __u8 match_type(__u8 prefixlen, bool any_peer)
 	return prefixlen > POLICY_PREFIX_PROTOCOL ? 2 : prefixlen > POLICY_PREFIX_PEER ? 5 : 1;
 }
 
-static __noinline int judge(struct question *q, struct verdict *v)
+__verified_once int judge(struct question *q, struct verdict *v)
 {
-	struct policy_key key = {.prefixlen = POLICY_PREFIX_FULL,
-				 .endpoint = q->endpoint,
-				 .identity = q->identity,
-				 .direction = q->direction,
-				 .protocol = q->protocol,
-				 .port = q->port};
+	struct policy_key key = {.prefixlen = POLICY_PREFIX_FULL};
 	struct policy_value *peer, *any, *line;
-	bool enforced =
-	    q->flags & (q->direction == INGRESS ? ENDPOINT_POLICY_INGRESS : ENDPOINT_POLICY_EGRESS);
+	bool enforced;
 
+	if (!q || !v)
+		return DROP_POLICY;
+	key.endpoint = q->endpoint;
+	key.identity = q->identity;
+	key.direction = q->direction;
+	key.protocol = q->protocol;
+	key.port = q->port;
+	enforced = q->flags & (q->direction == INGRESS ? ENDPOINT_POLICY_INGRESS : ENDPOINT_POLICY_EGRESS);
 	v->reason = 0;
 	v->rule = 0;
 	v->match = 0;

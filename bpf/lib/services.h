@@ -5,30 +5,32 @@
 #include "maps.h"
 #include "ipcache.h"
 
-static __always_inline struct service *find_service(__be32 address, __be16 port, __u8 protocol)
+static __always_inline struct service *find_service(const struct address *address, __be16 port, __u8 protocol)
 {
-	struct service_key key = {.address = mapped(address), .port = port, .protocol = protocol};
+	struct service_key key = {.address = *address, .port = port, .protocol = protocol};
 
 	return bpf_map_lookup_elem(&services, &key);
 }
 
 /* client: the network namespace's cookie (sockets) or the address (packets). */
-static __noinline int pick_backend(struct service *service, __u64 client, __u32 by_address,
-				   struct backend *out)
+__verified_once int pick_backend(struct service *service, __u64 client, __u32 by_address, struct backend *out)
 {
-	struct affinity_key who = {.client = client, .service = service->id, .by_address = by_address};
-	struct backend_key key = {.service = service->id};
+	struct affinity_key who = {.client = client, .by_address = by_address};
+	struct backend_key key = {};
 	struct backend *backend;
 	__u64 now = 0;
 
-	if (!service->count)
+	if (!service || !out || !service->count)
 		return -DROP_NO_BACKEND;
+	who.service = service->id;
+	key.service = service->id;
 	if (service->affinity) {
 		struct affinity_value *last = bpf_map_lookup_elem(&affinity, &who);
 
 		now = bpf_ktime_get_coarse_ns();
 		if (last && last->until > now && last->generation == service->generation) {
-			last->until = now + service->affinity * NSEC_PER_SEC;
+			if (!config.dry_run)
+				last->until = now + service->affinity * NSEC_PER_SEC;
 			*out = last->backend;
 			return 0;
 		}
@@ -43,7 +45,7 @@ static __noinline int pick_backend(struct service *service, __u64 client, __u32 
 			return -DROP_NO_BACKEND;
 	}
 	*out = *backend;
-	if (service->affinity) {
+	if (service->affinity && !config.dry_run) {
 		struct affinity_value value = {.until = now + service->affinity * NSEC_PER_SEC,
 					       .backend = *backend,
 					       .generation = service->generation};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The layouts that programs and agent share. A change here needs a new LAYOUT in
- * node-agent/internal/datapath/maps.go, so that an upgrade never reads the old map with the new layout.
+ * The layouts that programs and agent share. A change here needs a new layoutVersion in
+ * node-agent/internal/datapath/layout.go, so that an upgrade never reads the old map with the new layout.
  */
 #pragma once
 
@@ -15,6 +15,12 @@
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
+/*
+ * A function that the verifier looks at once, by itself, and not once for each way that leads to it. It may
+ * be told pointers to structures, which it has to compare with NULL, and forgets what was known about their
+ * contents.
+ */
+#define __verified_once __noinline
 #define NSEC_PER_SEC 1000000000ULL
 
 /* Identities that mean the same in every cluster (Cilium's numbers). */
@@ -72,19 +78,38 @@ struct address {
 	__be32 word[4];
 };
 
-/* What the programs are specialised with at load time; written by the agent before loading. */
+#define TUNNEL_VXLAN 1
+#define TUNNEL_GENEVE 2
+
+/*
+ * What the programs are specialised with at load time; written by the agent before loading. Of a family that
+ * the node does not have, addresses are zero and ranges match nothing.
+ */
 struct config {
-	__be32 node_address;
-	__be32 router_address;
-	__be32 pod_net;
-	__be32 pod_mask;
-	__be32 native_net;
-	__be32 native_mask;
+	struct address node_address;
+	struct address node_address6;
+	struct address router_address;
+	struct address router_address6;
+	struct address pod_net;
+	struct address pod_mask;
+	struct address pod_net6;
+	struct address pod_mask6;
+	/* Ranges that are routed as they are and not masqueraded. */
+	struct address native_net;
+	struct address native_mask;
+	struct address native_net6;
+	struct address native_mask6;
 	__u32 tunnel_ifindex;
-	__u32 tunnel;	  /* 1: pods of other nodes are reached by VXLAN */
+	__u32 tunnel;	 /* TUNNEL_*: how pods of other nodes are reached; 0: by their own addresses */
+	__u32 underlay6; /* 1: nodes reach each other by IPv6; see struct ipcache_value */
+	__be16 tunnel_port;
+	__u16 mtu;	  /* of the pods' interfaces */
 	__u32 services;	  /* 1: translate service addresses */
 	__u32 aggregate;  /* 1: trace events are throttled */
 	__u32 set_retval; /* 1: the kernel has the helper (5.18) */
+	/* 1: the program is asked what it would do: it writes no map, sends no event and leaves no trace. */
+	__u32 dry_run;
+	__u32 masquerade; /* 1: the programs masquerade, not the kernel's netfilter */
 	__u32 pad;
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
@@ -120,7 +145,9 @@ struct ipcache_key {
 
 struct ipcache_value {
 	__u32 identity;
-	__be32 tunnel; /* the node that hosts the prefix; 0 where there is none */
+	/* The node that hosts the prefix: its IPv4 address, or where nodes have none, its number in
+	 * `tunnels`. 0 where there is none. */
+	__be32 tunnel;
 };
 
 struct policy_key {
@@ -139,8 +166,8 @@ struct policy_key {
 struct policy_value {
 	__u32 rule;
 	__u8 deny;
-	__u8 prefixlen; /* of the line's own key, to know what matched */
-	__u16 pad;
+	__u8 prefixlen;	   /* of the line's own key, to know what matched */
+	__be16 proxy_port; /* of the agent's proxy that looks into the connection; 0 where none does */
 };
 
 /* A connection as one endpoint sees it: local is always the endpoint. */
@@ -233,11 +260,11 @@ struct socket_value {
 };
 
 struct fragment_key {
-	__be32 source;
-	__be32 destination;
-	__be16 id;
+	struct address source;
+	struct address destination;
+	__be32 id;
 	__u8 protocol;
-	__u8 pad;
+	__u8 pad[3];
 };
 
 struct fragment_value {
@@ -298,4 +325,40 @@ static __always_inline struct address mapped(__be32 v4)
 	a.word[2] = bpf_htonl(0xffff);
 	a.word[3] = v4;
 	return a;
+}
+
+static __always_inline bool is_v4(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | (a->word[2] ^ bpf_htonl(0xffff)));
+}
+
+static __always_inline bool same_address(const struct address *a, const struct address *b)
+{
+	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+		 (a->word[3] ^ b->word[3]));
+}
+
+/* A packet's address can be compared with a constant of the configuration. */
+static __always_inline bool is_config(const struct address *a, const volatile struct address *b)
+{
+	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+		 (a->word[3] ^ b->word[3]));
+}
+
+static __always_inline bool in_net(const struct address *a, const volatile struct address *net,
+				   const volatile struct address *mask)
+{
+	return !(
+	    ((a->word[0] & mask->word[0]) ^ net->word[0]) | ((a->word[1] & mask->word[1]) ^ net->word[1]) |
+	    ((a->word[2] & mask->word[2]) ^ net->word[2]) | ((a->word[3] & mask->word[3]) ^ net->word[3]));
+}
+
+/* In the range of its family; mapped addresses share their first 96 bits. */
+static __always_inline bool in_range(const struct address *a, const volatile struct address *net,
+				     const volatile struct address *mask, const volatile struct address *net6,
+				     const volatile struct address *mask6)
+{
+	if (is_v4(a))
+		return (a->word[3] & mask->word[3]) == net->word[3];
+	return in_net(a, net6, mask6);
 }

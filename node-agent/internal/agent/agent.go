@@ -235,7 +235,7 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		return datapath.Config{}, err
 	}
 	return datapath.Config{
-		NodeName: a.NodeName, NodeAddress: n.Address, RouterAddress: router, PodCIDR: n.PodCIDR,
+		NodeName: a.NodeName, NodeAddress: n.Address, RouterAddress: router, PodCIDRs: []netip.Prefix{n.PodCIDR},
 		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), Routing: datapath.RoutingMode(a.config.RoutingMode),
 		AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,

@@ -33,7 +33,7 @@ func TestKernelWithoutBTFIsNamedWithAFix(t *testing.T) {
 	c := newComponents(slog.Default())
 	// Features are asked before anything is touched, so this needs no rights.
 	_, err := datapath.Open(context.Background(), datapath.Config{NodeName: "node1", NodeAddress: netip.MustParseAddr("192.0.2.1"),
-		RouterAddress: netip.MustParseAddr("10.0.0.1"), PodCIDR: netip.MustParsePrefix("10.0.0.0/24"), Routing: datapath.RoutingTunnel,
+		RouterAddress: netip.MustParseAddr("10.0.0.1"), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, Routing: datapath.RoutingTunnel,
 		Devices: []string{"eth0"}, CgroupRoot: t.TempDir(), BPFFS: t.TempDir()}, datapath.WithProbes(withoutBTF{}))
 	if err == nil {
 		t.Fatal("the datapath opened")

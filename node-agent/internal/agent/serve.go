@@ -91,7 +91,7 @@ func (a *agent) recordOwn(c datapath.Config) error {
 		record("file", binary, "CNI plugin", "rm "+binary),
 		record("file", conflist, "CNI configuration", "rm "+conflist),
 		record("link", "fairlead_host", "veth pair of the node with "+c.RouterAddress.String(), "ip link del fairlead_host"),
-		record("route", c.PodCIDR.String(), "routes with protocol 241", ""),
+		record("route", fmt.Sprint(c.PodCIDRs), "routes with protocol 241", ""),
 	}
 	if c.Routing == datapath.RoutingTunnel {
 		errs = append(errs, record("link", "fairlead_vxlan", "VXLAN device on UDP 8472", "ip link del fairlead_vxlan"))

@@ -24,15 +24,17 @@ const (
 type Config struct {
 	// NodeName is the Kubernetes name of this node; used in log lines and events only.
 	NodeName string
-	// NodeAddress is this node's InternalIP: tunnel source, masquerade source, identity host.
-	NodeAddress netip.Addr
-	// RouterAddress is this node's own address out of its pod CIDR (CiliumInternalIP): the pods' gateway.
-	RouterAddress netip.Addr
-	// PodCIDR is the range out of which this node's pods get their addresses.
-	PodCIDR netip.Prefix
+	// NodeAddress is this node's InternalIP: tunnel source, masquerade source, identity host. NodeAddress6 is its
+	// InternalIP of version 6. One of the two may be missing.
+	NodeAddress, NodeAddress6 netip.Addr
+	// RouterAddress is this node's own address out of its pod CIDR (CiliumInternalIP): the pods' gateway; of each
+	// family that pods have.
+	RouterAddress, RouterAddress6 netip.Addr
+	// PodCIDRs are the ranges out of which this node's pods get their addresses, one per family.
+	PodCIDRs []netip.Prefix
 	// NativeRoutingCIDR is never masqueraded and, in native mode, is routed as it is.
-	NativeRoutingCIDR netip.Prefix
-	Routing           RoutingMode
+	NativeRoutingCIDR, NativeRoutingCIDR6 netip.Prefix
+	Routing                               RoutingMode
 	// AutoDirectNodeRoutes installs a kernel route per remote node's pod CIDR (native mode, nodes on one link).
 	AutoDirectNodeRoutes bool
 	// Devices are the node's outward interfaces, by name; never empty.
@@ -54,6 +56,9 @@ type Config struct {
 	MonitorAggregation         bool
 	MonitorAggregationInterval time.Duration
 }
+
+// PodCIDR is the range of one family; the zero Prefix where pods have no such addresses.
+func (c Config) PodCIDR(v6 bool) netip.Prefix { return ofFamily(c.PodCIDRs, v6) }
 
 // EndpointID is local to a node: 1..65534 for pods, and HostEndpoint. It keys the endpoint's policy.
 type EndpointID uint16

@@ -131,7 +131,7 @@ func (k *kernel) ensureInterfaces() (int, netlink.Link, error) {
 		return 0, nil, fmt.Errorf("addressing %s: %w", hostName, err)
 	}
 	// Addresses that no pod has must not wander to the default route.
-	unreachable := &netlink.Route{Dst: toIPNet(k.config.PodCIDR), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol, Priority: 1 << 20}
+	unreachable := &netlink.Route{Dst: toIPNet(k.config.PodCIDR(false)), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol, Priority: 1 << 20}
 	if err := netlink.RouteReplace(unreachable); err != nil {
 		return 0, nil, fmt.Errorf("routing unused pod addresses: %w", err)
 	}

@@ -83,7 +83,7 @@ func validate(c Config) error {
 	switch {
 	case !c.NodeAddress.Unmap().Is4():
 		return problem("The node has no IPv4 address.", "Give the node an InternalIP of version 4.")
-	case !c.RouterAddress.Unmap().Is4() || !c.PodCIDR.IsValid() || !c.PodCIDR.Contains(c.RouterAddress):
+	case !c.RouterAddress.Unmap().Is4() || !c.PodCIDR(false).Contains(c.RouterAddress):
 		return problem("The router's address is not out of the node's pod range.", "Set spec.podCIDR of the node and take the address out of it.")
 	case len(c.Devices) == 0:
 		return problem("No outward interface is configured.", "Name at least one in `devices`.")
@@ -122,7 +122,7 @@ func (k *kernel) open() error {
 	if err != nil {
 		return err
 	}
-	s, err := newSpec(k.config, tunnelIfindex, k.options.probes.Probe("set-retval") == nil)
+	s, err := newSpec(k.config, tunnelIfindex, k.mtu, k.options.probes.Probe("set-retval") == nil)
 	if err != nil {
 		return err
 	}

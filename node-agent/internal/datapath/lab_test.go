@@ -150,7 +150,7 @@ func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Opt
 		}
 		n.config = datapath.Config{
 			NodeName: n.name, NodeAddress: addr(fmt.Sprintf("192.0.2.%d", i+1)),
-			RouterAddress: addr(fmt.Sprintf("10.77.%d.1", i+1)), PodCIDR: netip.MustParsePrefix(fmt.Sprintf("10.77.%d.0/24", i+1)),
+			RouterAddress: addr(fmt.Sprintf("10.77.%d.1", i+1)), PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.77.%d.0/24", i+1))},
 			NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"), Routing: routing, AutoDirectNodeRoutes: true,
 			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
 			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
@@ -193,7 +193,7 @@ func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Opt
 	for i, n := range c.nodes {
 		other := c.nodes[1-i]
 		must(t, n.datapath.UpsertNode(ctx, datapath.Node{
-			Name: other.name, Address: other.config.NodeAddress, PodCIDRs: []netip.Prefix{other.config.PodCIDR}, RouterAddress: other.config.RouterAddress,
+			Name: other.name, Address: other.config.NodeAddress, PodCIDRs: other.config.PodCIDRs, RouterAddress: other.config.RouterAddress,
 		}))
 		n.addPod(uint32(1000 + 10*i + 1))
 		n.addPod(uint32(1000 + 10*i + 2))
@@ -223,7 +223,7 @@ func (n *node) open() {
 
 func (n *node) addPod(identity uint32) *pod {
 	n.t.Helper()
-	p := &pod{node: n, space: newSpace(n.t), address: addr(fmt.Sprintf("%s.%d", strings.TrimSuffix(n.config.PodCIDR.Addr().String(), ".0"), 10+n.next))}
+	p := &pod{node: n, space: newSpace(n.t), address: addr(fmt.Sprintf("%s.%d", strings.TrimSuffix(n.config.PodCIDR(false).Addr().String(), ".0"), 10+n.next))}
 	var d podlink.Details
 	must(n.t, n.space.in(func() (err error) {
 		d, err = podlink.SetupPodInterface(p.space.path(), "eth0", podlink.Params{Address: p.address, Router: n.config.RouterAddress, MTU: n.datapath.MTU()})

@@ -6,7 +6,7 @@ import (
 )
 
 // layoutVersion is part of every map's pin. Raise it when a structure in bpf/lib/types.h changes.
-const layoutVersion = 1
+const layoutVersion = 2
 
 // The structures below mirror bpf/lib/types.h byte for byte; layout_test.go compares them with the objects' BTF.
 
@@ -17,14 +17,21 @@ type wireAddress [16]byte
 type big16 [2]byte
 
 type configLayout struct {
-	NodeAddress, RouterAddress  [4]byte
-	PodNet, PodMask             [4]byte
-	NativeNet, NativeMask       [4]byte
-	TunnelIfindex               uint32
-	Tunnel, Services, Aggregate uint32
-	SetRetval, Pad              uint32
-	ReportInterval              uint64
+	NodeAddress, NodeAddress6, RouterAddress, RouterAddress6 wireAddress
+	PodNet, PodMask, PodNet6, PodMask6                       wireAddress
+	NativeNet, NativeMask, NativeNet6, NativeMask6           wireAddress
+	TunnelIfindex, Tunnel, Underlay6                         uint32
+	TunnelPort                                               big16
+	MTU                                                      uint16
+	Services, Aggregate, SetRetval, DryRun, Masquerade, Pad  uint32
+	ReportInterval                                           uint64
 }
+
+// Values of configLayout.Tunnel.
+const (
+	tunnelVXLAN  = 1
+	tunnelGeneve = 2
+)
 
 type endpointLayout struct {
 	Ifindex, Identity, Revision uint32
@@ -64,7 +71,7 @@ type policyKeyLayout struct {
 type policyValueLayout struct {
 	Rule            uint32
 	Deny, PrefixLen uint8
-	Pad             uint16
+	ProxyPort       big16
 }
 
 const (
@@ -125,7 +132,13 @@ type counterLayout struct {
 	Packets, Bytes uint64
 }
 
-func toWire(a netip.Addr) wireAddress { return a.As16() }
+// toWire gives zeros for no address.
+func toWire(a netip.Addr) wireAddress {
+	if !a.IsValid() {
+		return wireAddress{}
+	}
+	return a.As16()
+}
 
 func fromWire(w wireAddress) netip.Addr { return netip.AddrFrom16(w).Unmap() }
 
@@ -151,16 +164,29 @@ func toPort(p uint16) (b big16) {
 
 func fromPort(b big16) uint16 { return binary.BigEndian.Uint16(b[:]) }
 
-// netAndMask of a version 4 prefix; an invalid one matches no address.
-func netAndMask(p netip.Prefix) (network, mask [4]byte) {
-	if !p.IsValid() || !p.Addr().Unmap().Is4() {
-		return [4]byte{255, 255, 255, 255}, [4]byte{}
+// netAndMask of a prefix, version 4 mapped; an invalid one matches no address.
+func netAndMask(p netip.Prefix) (network, mask wireAddress) {
+	if !p.IsValid() {
+		for i := range network {
+			network[i] = 255
+		}
+		return network, mask
 	}
-	binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-p.Bits()))
-	if p.Bits() == 0 {
-		mask = [4]byte{}
+	k := prefixToKey(p)
+	for i := range k.PrefixLen {
+		mask[i/8] |= 0x80 >> (i % 8)
 	}
-	return p.Masked().Addr().Unmap().As4(), mask
+	return k.Address, mask
+}
+
+// ofFamily is the first prefix of version 4 or 6; the zero Prefix where there is none.
+func ofFamily(prefixes []netip.Prefix, v6 bool) netip.Prefix {
+	for _, p := range prefixes {
+		if p.Addr().Unmap().Is6() == v6 {
+			return p
+		}
+	}
+	return netip.Prefix{}
 }
 
 func prefixToKey(p netip.Prefix) ipcacheKeyLayout {

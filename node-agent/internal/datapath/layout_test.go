@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -12,7 +13,7 @@ import (
 
 // The objects know the C structures' sizes and fields; the Go ones have to be the same.
 func TestLayoutsMatchObjects(t *testing.T) {
-	s, err := newSpec(Config{}, 0, true)
+	s, err := newSpec(Config{}, 0, 0, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +40,23 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		}
 	}
 	types := s.collections["from_pod"].Types
+	var config *btf.Struct
+	if err := types.TypeByName("config", &config); err != nil {
+		t.Fatal(err)
+	}
+	if want := unsafe.Sizeof(configLayout{}); uintptr(config.Size) != want {
+		t.Errorf("config: C has %d bytes, Go has %d", config.Size, want)
+	}
+	var c configLayout
+	for name, want := range map[string]uintptr{
+		"node_address6": unsafe.Offsetof(c.NodeAddress6), "pod_mask6": unsafe.Offsetof(c.PodMask6), "native_net": unsafe.Offsetof(c.NativeNet),
+		"tunnel_ifindex": unsafe.Offsetof(c.TunnelIfindex), "tunnel_port": unsafe.Offsetof(c.TunnelPort), "mtu": unsafe.Offsetof(c.MTU),
+		"dry_run": unsafe.Offsetof(c.DryRun), "report_interval": unsafe.Offsetof(c.ReportInterval),
+	} {
+		if !slices.ContainsFunc(config.Members, func(m btf.Member) bool { return m.Name == name && uintptr(m.Offset.Bytes()) == want }) {
+			t.Errorf("config.%s is not at %d in C", name, want)
+		}
+	}
 	var connection *btf.Struct
 	if err := types.TypeByName("connection", &connection); err != nil {
 		t.Fatal(err)

@@ -65,14 +65,14 @@ func (k *kernel) ensureMasquerade(devices []netlink.Link) error {
 			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 		})
 		rule := func(parts ...[]expr.Any) {
-			all := matchAddress(true, k.config.PodCIDR)
+			all := matchAddress(true, k.config.PodCIDR(false))
 			for _, p := range parts {
 				all = append(all, p...)
 			}
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: all})
 		}
 		accept := []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
-		rule(matchAddress(false, k.config.PodCIDR), accept)
+		rule(matchAddress(false, k.config.PodCIDR(false)), accept)
 		if k.config.NativeRoutingCIDR.IsValid() && k.config.NativeRoutingCIDR.Addr().Is4() {
 			rule(matchAddress(false, k.config.NativeRoutingCIDR), accept)
 		}
@@ -103,12 +103,12 @@ func matchAddress(source bool, p netip.Prefix) []expr.Any {
 	if source {
 		offset = 12
 	}
-	network, mask := netAndMask(p)
+	network, mask := p.Masked().Addr().As4(), net.CIDRMask(p.Bits(), 32)
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask[:], Xor: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: binaryutil.NativeEndian.PutUint32(0)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: network[:]},
 	}
 }

@@ -33,15 +33,22 @@ type spec struct {
 	collections map[string]*ebpf.CollectionSpec
 }
 
-func newSpec(c Config, tunnelIfindex int, setRetval bool) (*spec, error) {
+func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values := configLayout{
-		NodeAddress: toWire4(c.NodeAddress), RouterAddress: toWire4(c.RouterAddress), TunnelIfindex: uint32(tunnelIfindex),
+		NodeAddress: toWire(c.NodeAddress), NodeAddress6: toWire(c.NodeAddress6),
+		RouterAddress: toWire(c.RouterAddress), RouterAddress6: toWire(c.RouterAddress6),
+		TunnelIfindex: uint32(tunnelIfindex), TunnelPort: toPort(tunnelPort), MTU: uint16(mtu),
 		ReportInterval: uint64(cmp.Or(c.MonitorAggregationInterval, defaultReportInterval)),
 	}
-	values.PodNet, values.PodMask = netAndMask(c.PodCIDR)
+	values.PodNet, values.PodMask = netAndMask(c.PodCIDR(false))
+	values.PodNet6, values.PodMask6 = netAndMask(c.PodCIDR(true))
 	values.NativeNet, values.NativeMask = netAndMask(c.NativeRoutingCIDR)
+	values.NativeNet6, values.NativeMask6 = netAndMask(c.NativeRoutingCIDR6)
+	if c.Routing == RoutingTunnel {
+		values.Tunnel = tunnelVXLAN
+	}
 	for field, set := range map[*uint32]bool{
-		&values.Tunnel: c.Routing == RoutingTunnel, &values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
+		&values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
 		&values.SetRetval: setRetval,
 	} {
 		if set {

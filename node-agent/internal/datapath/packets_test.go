@@ -28,6 +28,14 @@ const (
 	verdictRedirect = 7
 )
 
+func rigConfig(routing RoutingMode) Config {
+	return Config{
+		NodeAddress: netip.MustParseAddr("192.0.2.1"), RouterAddress: netip.MustParseAddr("10.77.1.1"),
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24")}, NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"),
+		Routing: routing, KubeProxyReplacement: true, MonitorAggregation: true, MonitorAggregationInterval: 5e9, ConntrackMax: 1024,
+	}
+}
+
 func newRig(t *testing.T, routing RoutingMode) *rig {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -38,12 +46,8 @@ func newRig(t *testing.T, routing RoutingMode) *rig {
 		t.Skipf("cannot mount a bpf file system: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
-	c := Config{
-		NodeAddress: netip.MustParseAddr("192.0.2.1"), RouterAddress: netip.MustParseAddr("10.77.1.1"),
-		PodCIDR: netip.MustParsePrefix("10.77.1.0/24"), NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"),
-		Routing: routing, KubeProxyReplacement: true, MonitorAggregation: true, MonitorAggregationInterval: 5e9, ConntrackMax: 1024,
-	}
-	s, err := newSpec(c, 1, true)
+	c := rigConfig(routing)
+	s, err := newSpec(c, 1, 1450, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -413,7 +413,7 @@ func (l lacking) Probe(name string) error {
 func TestMissingFeature(t *testing.T) {
 	requireRoot(t)
 	config := datapath.Config{
-		NodeAddress: addr("192.0.2.1"), RouterAddress: addr("10.77.1.1"), PodCIDR: netip.MustParsePrefix("10.77.1.0/24"),
+		NodeAddress: addr("192.0.2.1"), RouterAddress: addr("10.77.1.1"), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24")},
 		Routing: datapath.RoutingTunnel, Devices: []string{"eth0"}, BPFFS: t.TempDir(),
 	}
 	_, err := datapath.Open(ctx, config, datapath.WithProbes(lacking{"btf"}))
