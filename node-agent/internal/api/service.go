@@ -73,7 +73,7 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 		return out, nil
 	}
 	out.Devices, out.NodeAddress, out.RouterAddress = p.Settings.Devices, p.Settings.NodeAddress.String(), p.Settings.RouterAddress.String()
-	out.PodCidr, out.Mtu = p.Settings.PodCIDR.String(), int32(p.Datapath.MTU())
+	out.PodCidr, out.Mtu = p.Settings.PodCIDRText(), int32(p.Datapath.MTU())
 	for _, x := range p.Pool.Allocations() {
 		out.Allocations = append(out.Allocations, &fairleadv1.Allocation{Address: x.Address.String(), Owner: x.Owner})
 	}
@@ -164,7 +164,7 @@ func (s *Service) AnnounceEndpoint(ctx context.Context, r *fairleadv1.AnnounceEn
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		if p.Settings.PodCIDR.Contains(address) || address == p.Settings.NodeAddress {
+		if p.Settings.Owns(address) {
 			return nil, status.Errorf(codes.InvalidArgument, "%s is an address of this node", address)
 		}
 		if err := p.Cache.Upsert(ctx, ipcache.SourceAnnouncement, ipcache.Entry{

@@ -7,6 +7,8 @@ package datapath
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -59,6 +61,20 @@ type Config struct {
 
 // PodCIDR is the range of one family; the zero Prefix where pods have no such addresses.
 func (c Config) PodCIDR(v6 bool) netip.Prefix { return ofFamily(c.PodCIDRs, v6) }
+
+// PodCIDRText lists the ranges, separated by commas.
+func (c Config) PodCIDRText() string {
+	var out []string
+	for _, p := range c.PodCIDRs {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// Owns says whether the address is one of this node's, pods' included.
+func (c Config) Owns(a netip.Addr) bool {
+	return a == c.NodeAddress || a == c.NodeAddress6 || slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(a) })
+}
 
 // EndpointID is local to a node: 1..65534 for pods, and HostEndpoint. It keys the endpoint's policy.
 type EndpointID uint16
