@@ -6,9 +6,20 @@ import { policies } from './policies.ts';
 import { questions } from './questions.ts';
 import { terminals } from './terminals.ts';
 import { topology } from './topology.ts';
+import { verify } from './verify.ts';
 
 /** The one typed API between engine and renderer. A procedure's name on the wire is `capability.verb`. */
-export const contract = { application, clusters, flows, install, policies, questions, terminals, topology } as const;
+export const contract = {
+  application,
+  clusters,
+  flows,
+  install,
+  policies,
+  questions,
+  terminals,
+  topology,
+  verify,
+} as const;
 export type Contract = typeof contract;
 
 export * from './application.ts';
@@ -25,3 +36,4 @@ export * from './topology.ts';
 export * from './value-fields.ts';
 export * from './values.ts';
 export * from './values-import.ts';
+export * from './verify.ts';

@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Implementation } from '../../contract/implementation.ts';
 import { createAgents } from './agents/index.ts';
 import { openAuditLog } from './application/audit.ts';
@@ -15,6 +15,7 @@ import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
 import { createTerminals } from './terminals/index.ts';
 import { createTopology } from './topology/index.ts';
+import { createVerify } from './verify/index.ts';
 
 export interface EngineOptions {
   /** Where the engine keeps its own state: accepted host keys, trusted login programs, audit log. */
@@ -90,13 +91,14 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       log,
     }),
   );
+  const image = options.image ?? join(root, 'dist', 'fairlead-agent.tar');
   const install = opening.use(
     createInstall({
       connections,
       agents,
       audit,
       log,
-      image: options.image ?? join(root, 'dist', 'fairlead-agent.tar'),
+      image,
     }),
   );
   const live: Implementation = {
@@ -116,6 +118,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     questions: questions.implementation,
     terminals: opening.use(createTerminals({ connections, log })),
     topology: opening.use(createTopology({ connections, agents, log })),
+    verify: createVerify({ connections, agents, log, image, binary: join(dirname(image), 'fairlead-agent') }),
   };
   // A lab that is up already is in the list from the start, unless the user has said which clusters to show.
   if ((options.kubeconfigs ?? []).length === 0) {

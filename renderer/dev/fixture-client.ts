@@ -10,6 +10,7 @@ import { checkFixture, defaultValues, makePlan, makeProfiles, makeProgress } fro
 import { makePolicies } from './fixture-policies.ts';
 import { createFixtureTerminals } from './fixture-terminals.ts';
 import { fixtureSchema, validateText } from './fixture-validate.ts';
+import { createFixtureVerify } from './fixture-verify.ts';
 
 /** Answers after a moment, as an engine would. */
 function soon<T>(make: () => Result<T>, milliseconds = 60): Promise<Result<T>> {
@@ -487,6 +488,7 @@ export function createFixtureConnection(name: string): Connection {
       },
     },
     terminals: createFixtureTerminals(preset) satisfies Client['terminals'],
+    verify: createFixtureVerify(() => inventory.get()),
   };
   return { client, state: () => 'open', onState: () => () => {}, close: () => {} };
 }

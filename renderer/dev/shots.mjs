@@ -29,6 +29,29 @@ export const shots = [
     ready: (page) => page.getByRole('button', { name: 'Change values or upgrade' }).click(),
   },
   {
+    name: 'verify',
+    path: '/clusters/galaxy?tab=verify',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Run', exact: true }).click();
+      await page.getByText('Address translation').first().click();
+      await page.getByText('masquerade').first().waitFor();
+    },
+  },
+  {
+    name: 'preflight-empty',
+    path: '/clusters/galaxy?tab=preflight',
+    ready: (page) => page.getByRole('heading', { name: 'Preflight' }).waitFor(),
+  },
+  {
+    name: 'install-values-yaml',
+    path: '/clusters/galaxy?tab=install',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Change values or upgrade' }).click();
+      await page.getByText('YAML', { exact: true }).click();
+      await page.locator('.cm-content').waitFor();
+    },
+  },
+  {
     name: 'install-plan',
     path: '/clusters/galaxy?tab=install',
     ready: async (page) => {

@@ -27,3 +27,5 @@ export const valuesAnnotation = 'fairlead.dev/values';
 /** Annotation on secrets: cluster name that the certificates are for. */
 export const clusterNameAnnotation = 'fairlead.dev/cluster-name';
 export const fieldManager = 'fairlead';
+/** Label of pods that ask a node one question and end. */
+export const probeSelector = 'fairlead.dev/probe=preflight';

@@ -1,6 +1,6 @@
 import { parse } from 'yaml';
 import { failed, ok, type Result } from '../../../contract/failure.ts';
-import { importValues, type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
+import { defaultValues, importValues, type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
@@ -64,6 +64,13 @@ function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly R
   if (action !== 'uninstall') return rights;
   const workload = { type: resources.daemonSets, namespace: agentNamespace };
   return [...rights, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
+}
+
+/** Rights that an action needs whatever its values are. */
+export function neededRights(action: PlanAction): readonly Right[] {
+  const definitions = customResourceDefinitions();
+  const parts = { objects: renderObjects(defaultValues, ''), definitions, secrets: secretPlaceholders('default') };
+  return rightsFor(action, allObjects(parts));
 }
 
 /**

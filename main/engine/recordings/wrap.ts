@@ -21,6 +21,13 @@ const noTerminal: Failure = {
   fix: 'Connect a real cluster, or start the lab.',
 };
 
+const noChecks: Failure = {
+  code: 'recording.no-checks',
+  what: 'A recording cannot be checked.',
+  why: 'There are no nodes behind it that could be asked.',
+  fix: 'Connect a real cluster, or start the lab.',
+};
+
 /** How a recording stands in the list of clusters. */
 function clusterRow({ id, name, replay }: OpenRecording): Cluster {
   const { title, startedAt, serverVersion } = replay.case;
@@ -87,7 +94,7 @@ export function wrapImplementation(
     return await play(found.value.replay, AbortSignal.any([context.signal, open.signal, closed.signal]));
   };
 
-  const { application, clusters, flows, install, policies, questions, terminals, topology } = live;
+  const { application, clusters, flows, install, policies, questions, terminals, topology, verify } = live;
   return {
     questions,
     application: {
@@ -216,6 +223,12 @@ export function wrapImplementation(
       stop: async (input, context) => (isRecording(input.cluster) ? ok({}) : await install.stop(input, context)),
       watch: async (input, sink, context) =>
         isRecording(input.cluster) ? undefined : await install.watch(input, sink, context),
+    },
+    verify: {
+      preflight: async (input, sink, context) =>
+        isRecording(input.cluster) ? noChecks : await verify.preflight(input, sink, context),
+      run: async (input, sink, context) =>
+        isRecording(input.cluster) ? noChecks : await verify.run(input, sink, context),
     },
     terminals: {
       ...terminals,

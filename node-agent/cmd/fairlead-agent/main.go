@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -124,16 +125,25 @@ func cleanupCommand() *cobra.Command {
 
 func preflightCommand() *cobra.Command {
 	var output string
-	var only []string
+	var only, peers []string
 	command := &cobra.Command{Use: "preflight", Short: "Check whether this node can run the agent", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			checks, err := preflight.Only(preflight.Checks(), only)
+			var addresses []netip.Addr
+			for _, text := range peers {
+				address, err := netip.ParseAddr(text)
+				if err != nil {
+					return fmt.Errorf("--peer %s: %w", text, err)
+				}
+				addresses = append(addresses, address)
+			}
+			checks, err := preflight.Only(preflight.Checks(addresses), only)
 			if err != nil {
 				return err
 			}
 			return preflight.Print(c.OutOrStdout(), preflight.Run(c.Context(), checks), output == "json")
 		}}
 	command.Flags().StringSliceVar(&only, "check", nil, "only these checks")
+	command.Flags().StringSliceVar(&peers, "peer", nil, "addresses of other nodes")
 	command.Flags().StringVarP(&output, "output", "o", "", "json, or a table")
 	return command
 }

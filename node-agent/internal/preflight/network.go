@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -18,7 +19,7 @@ import (
 const smallestMTU = 1350
 
 // networkChecks ask about interfaces, cards and rules; the facts are read once, by the first of them.
-func networkChecks() []Check {
+func networkChecks(peers []netip.Addr) []Check {
 	var read *facts.Facts
 	of := func(judge func(facts.Facts) Outcome) func(context.Context) Outcome {
 		return func(context.Context) Outcome {
@@ -30,6 +31,7 @@ func networkChecks() []Check {
 		}
 	}
 	return []Check{
+		{"adjacent", "Other nodes on the same link", func(context.Context) Outcome { return adjacent(peers) }},
 		{"btf", "Kernel type information (BTF)", func(context.Context) Outcome { return btf("/sys/kernel/btf/vmlinux") }},
 		{"mtu", "MTU", of(mtu)},
 		{"nic", "Network cards and XDP", of(cards)},
@@ -44,6 +46,33 @@ func networkChecks() []Check {
 		}},
 		{"fq", "Packet scheduler fq", func(context.Context) Outcome { return scheduler() }},
 	}
+}
+
+// adjacent asks the routing table whether other nodes are reached without a router in between.
+func adjacent(peers []netip.Addr) Outcome {
+	o := Outcome{Status: "pass", Expected: "no router in between, for autoDirectNodeRoutes"}
+	if len(peers) == 0 {
+		o.Status, o.Found = "skip", "no other nodes were named"
+		return o
+	}
+	var behind, unreachable []string
+	for _, peer := range peers {
+		routes, err := netlink.RouteGet(peer.AsSlice())
+		switch {
+		case err != nil || len(routes) == 0:
+			unreachable = append(unreachable, peer.String())
+		case routes[0].Gw != nil || routes[0].Via != nil:
+			behind = append(behind, peer.String())
+		}
+	}
+	o.Found = fmt.Sprintf("%d of %d", len(peers)-len(behind)-len(unreachable), len(peers))
+	if len(behind) > 0 {
+		o.Status, o.Fix = "warn", "none needed in tunnel mode: a router stands before "+strings.Join(behind, ", ")
+	}
+	if len(unreachable) > 0 {
+		o.Status, o.Fix = "fail", "there is no route to "+strings.Join(unreachable, ", ")
+	}
+	return o
 }
 
 func btf(path string) Outcome {

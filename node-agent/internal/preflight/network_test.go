@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,15 @@ func TestJudgements(t *testing.T) {
 	}
 }
 
+func TestAdjacentNodesAreAskedOfTheRoutingTable(t *testing.T) {
+	if o := adjacent([]netip.Addr{netip.MustParseAddr("127.0.0.2")}); o.Status != "pass" {
+		t.Errorf("the own machine: %+v", o)
+	}
+	if o := adjacent(nil); o.Status != "skip" {
+		t.Errorf("nobody: %+v", o)
+	}
+}
+
 func emptyFile(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "vmlinux")
@@ -47,7 +57,7 @@ func emptyFile(t *testing.T) string {
 }
 
 func TestOneCheckAloneAndEveryCheckAnswers(t *testing.T) {
-	checks := Checks()
+	checks := Checks(nil)
 	only, err := Only(checks, []string{"btf", "mtu"})
 	if err != nil || len(only) != 2 || only[0].ID != "btf" {
 		t.Fatalf("%v %v", only, err)

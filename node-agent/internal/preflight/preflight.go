@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,8 +99,8 @@ func Print(w io.Writer, results []Result, asJSON bool) error {
 	return nil
 }
 
-// Checks lists what is asked.
-func Checks() []Check {
+// Checks lists what is asked; peers are the addresses of other nodes.
+func Checks(peers []netip.Addr) []Check {
 	checks := []Check{
 		{"kernel", "Kernel", func(context.Context) Outcome { return kernel() }},
 		{"cgroup2", "cgroup2", func(context.Context) Outcome {
@@ -113,7 +114,7 @@ func Checks() []Check {
 		{"other-cni", "Other network", func(context.Context) Outcome { return otherNetworks() }},
 		{"ports", "Ports", func(context.Context) Outcome { return ports() }},
 	}
-	checks = append(checks, networkChecks()...)
+	checks = append(checks, networkChecks(peers)...)
 	for _, f := range datapath.Features(context.Background(), nil) {
 		checks = append(checks, Check{"feature-" + f.Name, "Kernel feature " + f.Name, func(context.Context) Outcome { return feature(f) }})
 	}

@@ -16,10 +16,15 @@ import { NodesTab } from './nodes-tab.tsx';
 // The wizard brings a YAML library along that the list of nodes does not need.
 const InstallTab = lazy(async () => ({ default: (await import('./install-tab.tsx')).InstallTab }));
 
+const ChecksTab = lazy(async () => ({ default: (await import('../checks/checks-tab.tsx')).ChecksTab }));
+
 const tabs = [
   { id: 'nodes', text: 'Nodes' },
+  { id: 'preflight', text: 'Preflight' },
   { id: 'install', text: 'Agent: install and upgrade' },
+  { id: 'verify', text: 'Verify' },
 ] as const;
+type TabId = (typeof tabs)[number]['id'];
 
 /** Colours to tell clusters apart by; "" is the one that follows from the cluster itself. */
 const clusterColours = [
@@ -37,8 +42,8 @@ const clusterColours = [
 export function ClusterDetail({ cluster }: { readonly cluster: Cluster }) {
   const search = useSearch({ strict: false }) as { tab?: string };
   const navigate = useNavigate();
-  const tab = search.tab === 'install' ? 'install' : 'nodes';
-  const setTab = (next: string) =>
+  const tab = tabs.find((one) => one.id === search.tab)?.id ?? 'nodes';
+  const setTab = (next: TabId) =>
     void navigate({
       to: '.',
       replace: true,
@@ -62,7 +67,8 @@ export function ClusterDetail({ cluster }: { readonly cluster: Cluster }) {
             onClick={() => setTab(one.id)}
             onKeyDown={(event) => {
               if (event.key !== 'ArrowRight' && event.key !== 'ArrowLeft') return;
-              const next = one.id === 'nodes' ? 'install' : 'nodes';
+              const step = event.key === 'ArrowRight' ? 1 : tabs.length - 1;
+              const next = tabs[(tabs.indexOf(one) + step) % tabs.length]?.id ?? 'nodes';
               setTab(next);
               document.getElementById(`tab-${next}`)?.focus();
             }}
@@ -78,7 +84,7 @@ export function ClusterDetail({ cluster }: { readonly cluster: Cluster }) {
   );
 }
 
-function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: 'nodes' | 'install' }) {
+function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: TabId }) {
   const { current, inventory } = useClusters();
   if (cluster.state === 'connecting')
     return (
@@ -114,11 +120,28 @@ function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: 'n
       </div>
     );
   }
-  return tab === 'nodes' ? (
-    <NodesTab cluster={cluster} inventory={inventory.value} />
-  ) : (
-    <Suspense fallback={<SkeletonRows rows={10} label="Loading the wizard" />}>
-      <InstallTab cluster={cluster} />
+  if (tab === 'nodes') return <NodesTab cluster={cluster} inventory={inventory.value} />;
+  return (
+    <Suspense fallback={<SkeletonRows rows={10} label="Loading" />}>
+      {tab === 'install' ? <InstallTab cluster={cluster} /> : null}
+      {tab === 'preflight' ? (
+        <ChecksTab
+          key="preflight"
+          cluster={cluster}
+          kind="preflight"
+          title="Preflight"
+          text="Asks every node, through its agent, over SSH or by a short-lived pod, whether it can carry the agent: kernel, file systems, ports, other networks, cards and XDP, MTU, rights. Nothing on a node is changed."
+        />
+      ) : null}
+      {tab === 'verify' ? (
+        <ChecksTab
+          key="verify"
+          cluster={cluster}
+          kind="run"
+          title="Verify"
+          text="Looks at every node and at the cluster as a whole: interfaces, address translation, drivers, definitions, the configuration as running and the state of every agent, each with the output it rests on. Nothing is changed."
+        />
+      ) : null}
     </Suspense>
   );
 }

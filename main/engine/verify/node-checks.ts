@@ -1,0 +1,276 @@
+import type { CheckResult } from '../../../contract/checks.ts';
+import type { Values } from '../../../contract/index.ts';
+import type { GetStatusResponse, ListMapsResponse } from '../agents/gen/fairlead/v1/agent_pb.ts';
+import { type Outcome, partOf, tableText } from '../checks/runner.ts';
+import { agentConfiguration } from '../install/manifests.ts';
+import type { PrintedFacts, PrintedRule } from './node-facts.ts';
+
+const rulesText = (rules: readonly PrintedRule[]) =>
+  rules.length === 0
+    ? '(none)'
+    : tableText(
+        ['TABLE', 'CHAIN', 'OWNER', 'RULE'],
+        rules.map(({ table, chain, owner, text }) => [table, chain, owner, text]),
+      );
+
+/** B1: every interface, with what pods have. */
+function interfaces({ interfaces: links }: PrintedFacts, status: GetStatusResponse | undefined): Outcome {
+  const evidence = tableText(
+    ['NAME', 'KIND', 'MTU', 'UP', 'ADDRESSES'],
+    links.map((link) => [
+      link.name,
+      link.peer ? 'pod' : link.kind,
+      String(link.mtu),
+      link.up ? 'yes' : 'no',
+      link.addresses.join(' '),
+    ]),
+  );
+  const pods = links.filter((link) => link.peer).length;
+  const found = `${links.length - pods} interfaces and ${pods} of pods`;
+  const router = status?.routerAddress ?? '';
+  if (
+    status &&
+    router !== '' &&
+    !links.some((link) => link.addresses.some((address) => address.startsWith(`${router}/`)))
+  )
+    return {
+      status: 'failed',
+      found: `${found}; the router address ${router} is on none`,
+      expected: 'the router address on an interface of the agent',
+      fix: 'Restart the agent of this node.',
+      evidence,
+    };
+  const down = links.filter((link) => !link.up && link.addresses.length > 0 && link.kind !== 'loopback');
+  return {
+    status: down.length > 0 ? 'warning' : 'passed',
+    found: router === '' ? found : `${found}; router address ${router}`,
+    expected: 'what carries addresses is up',
+    ...(down.length > 0 ? { fix: `Bring ${down.map((link) => link.name).join(', ')} up.` } : {}),
+    evidence,
+  };
+}
+
+/** B3: rules that translate addresses. */
+function translations(facts: PrintedFacts, values: Values | undefined): Outcome {
+  const chains = facts.serviceChains.nftables + facts.serviceChains.legacy;
+  const evidence = rulesText(facts.rules);
+  const replaced = values?.kubeProxyReplacement ?? true;
+  if (chains > 0 && replaced)
+    return {
+      status: 'warning',
+      found: `${chains} chains of kube-proxy`,
+      expected: 'none: services are translated in eBPF',
+      fix: 'If kube-proxy was removed, run kube-proxy --cleanup on the node or reboot it; if it runs, remove its DaemonSet.',
+      evidence,
+    };
+  const owners = [...new Set(facts.rules.map((rule) => rule.owner))].sort();
+  return {
+    status: facts.problems?.some((problem) => problem.includes('tables')) ? 'warning' : 'passed',
+    found:
+      chains > 0
+        ? `${chains} chains of kube-proxy, which does services here`
+        : `no KUBE-SVC chain; rules of: ${owners.join(', ') || 'nobody'}`,
+    expected: replaced ? 'no chain of kube-proxy' : 'kube-proxy’s chains',
+    evidence: [...(facts.problems ?? []), evidence].join('\n'),
+  };
+}
+
+/** B5: what drives the cards. */
+function drivers({ cards }: PrintedFacts): Outcome {
+  return {
+    status: cards.length > 0 ? 'passed' : 'warning',
+    found:
+      cards.map((card) => `${card.interface}: ${card.driver} ${card.version}`.trim()).join(', ') ||
+      'no card names its driver',
+    expected: 'a driver per card',
+    evidence: tableText(
+      ['INTERFACE', 'DRIVER', 'VERSION', 'FIRMWARE', 'BUS', 'XDP'],
+      cards.map((card) => [card.interface, card.driver, card.version, card.firmware, card.bus, card.xdp]),
+    ),
+  };
+}
+
+/** B6: rules that spare connection tracking, when asked for. */
+function sparing({ noTrack }: PrintedFacts, values: Values | undefined): Outcome {
+  const own = noTrack.filter((rule) => rule.owner === 'fairlead').length;
+  const wanted = values?.installNoConntrackIptablesRules ?? false;
+  const good = wanted ? own > 0 : own === 0;
+  return {
+    status: good ? 'passed' : 'failed',
+    found: own === 0 ? 'no rule of the agent' : `${own} rules of the agent`,
+    expected: wanted ? 'rules for pod traffic (installNoConntrackIptablesRules)' : 'none: not asked for',
+    ...(good ? {} : { fix: 'Restart the agent of this node; if it stays, look at its log.' }),
+    evidence: rulesText(noTrack),
+  };
+}
+
+/** B7: the configuration that the agent runs with, against the one that was asked for. */
+function configuration(facts: PrintedFacts, status: GetStatusResponse, values: Values | undefined): Outcome {
+  const lines: readonly (readonly [string, string])[] = [
+    ['Routing', `${status.routingMode}${status.routingMode === 'tunnel' ? ` (${status.tunnelProtocol})` : ''}`],
+    ['Native routing range', status.nativeRoutingCidr || 'none'],
+    ['Direct node routes', String(status.autoDirectNodeRoutes)],
+    ['Masquerading', status.masquerade],
+    ['kube-proxy replacement', `${status.kubeProxyReplacement} [${status.devices.join(', ')} ${status.nodeAddress}]`],
+    ['Policy enforcement', status.policyEnforcementMode],
+    ['MTU', String(status.mtu)],
+    ['Pod CIDR', status.podCidr],
+  ];
+  const evidence = [
+    tableText(['VALUE', 'AS RUNNING'], lines),
+    '',
+    '# config.yaml',
+    facts.configuration ?? '(not readable)',
+  ].join('\n');
+  const found = `${status.routingMode}, masquerading ${status.masquerade}, kube-proxy replacement ${status.kubeProxyReplacement}`;
+  if (!values) return { status: 'passed', found, expected: 'as installed', evidence };
+  const wrong = [
+    status.routingMode === values.routingMode ? '' : 'routingMode',
+    status.policyEnforcementMode === values.policyEnforcementMode ? '' : 'policyEnforcementMode',
+    String(values.kubeProxyReplacement) === status.kubeProxyReplacement ? '' : 'kubeProxyReplacement',
+    facts.configuration === undefined || facts.configuration === agentConfiguration(values) ? '' : 'config.yaml',
+  ].filter(Boolean);
+  return wrong.length === 0
+    ? { status: 'passed', found, expected: 'as installed', evidence }
+    : {
+        status: 'failed',
+        found: `${found}; not as installed: ${wrong.join(', ')}`,
+        expected: 'as installed',
+        fix: 'The agent has not taken over the newest values: plan and apply an upgrade.',
+        evidence,
+      };
+}
+
+/** B8: what `fairlead-agent status` says. */
+function agentStatus(
+  status: GetStatusResponse,
+  maps: ListMapsResponse | undefined,
+): readonly (readonly [string, string, Outcome])[] {
+  const failing = status.components.filter((one) => one.state === 'failing' || one.state === 'degraded');
+  const unreachable = status.nodes.filter((node) => !node.reachable);
+  const used = status.allocations.length;
+  const full = (maps?.maps ?? []).filter((map) => map.entries >= 0 && Number(map.entries) > map.maxEntries * 0.9);
+  return [
+    [
+      'components',
+      'Parts of the agent',
+      {
+        status:
+          failing.some((one) => one.state === 'failing') || !status.ready
+            ? 'failed'
+            : failing.length > 0
+              ? 'warning'
+              : 'passed',
+        found: failing.map((one) => `${one.name}: ${one.message}`).join('; ') || 'all work',
+        expected: 'all work',
+        ...(failing.length > 0 ? { fix: failing.map((one) => one.fix).join(' ') } : {}),
+        evidence: tableText(
+          ['PART', 'STATE', 'MESSAGE'],
+          status.components.map((one) => [one.name, one.state, one.message]),
+        ),
+      },
+    ],
+    [
+      'node-health',
+      'Other nodes are reached (TCP 4240)',
+      {
+        status: unreachable.length > 0 ? 'failed' : 'passed',
+        found:
+          unreachable.length > 0
+            ? `not reached: ${unreachable.map((node) => node.name).join(', ')}`
+            : `${status.nodes.length} nodes`,
+        expected: 'every node',
+        ...(unreachable.length > 0
+          ? { fix: 'Between the nodes TCP 4240 and, with a tunnel, its UDP port must be open.' }
+          : {}),
+        evidence: tableText(
+          ['NODE', 'ADDRESS', 'REACHED', 'MS', 'ERROR'],
+          status.nodes.map((node) => [
+            node.name,
+            node.address,
+            String(node.reachable),
+            node.latencyMilliseconds.toFixed(2),
+            node.error,
+          ]),
+        ),
+      },
+    ],
+    [
+      'addresses',
+      'Addresses of pods',
+      {
+        status: status.allocationsCapacity > 0 && used / status.allocationsCapacity > 0.9 ? 'warning' : 'passed',
+        found: `${used} of ${status.allocationsCapacity} in ${status.podCidr}`,
+        expected: 'some are free',
+        evidence: tableText(
+          ['ADDRESS', 'OWNER'],
+          status.allocations.map((one) => [one.address, one.owner]),
+        ),
+      },
+    ],
+    [
+      'flows',
+      'Flows',
+      {
+        status: status.flowsLost > 0n ? 'warning' : 'passed',
+        found: `${status.flowsSeen} seen, ${status.flowsLost} lost, ${status.flowsPerSecond.toFixed(1)} per second`,
+        expected: 'none lost',
+        ...(status.flowsLost > 0n ? { fix: 'Raise hubble.eventBufferCapacity, or look at the load of the node.' } : {}),
+        evidence: `seen ${status.flowsSeen}\nlost ${status.flowsLost}\nper second ${status.flowsPerSecond}`,
+      },
+    ],
+    [
+      'maps',
+      'Room in the kernel’s tables',
+      maps
+        ? {
+            status: full.length > 0 ? 'warning' : 'passed',
+            found:
+              full.length > 0
+                ? `nearly full: ${full.map((map) => map.name).join(', ')}`
+                : `${maps.maps.length} tables, none above 90 %`,
+            expected: 'none above 90 %',
+            ...(full.length > 0 ? { fix: 'Raise the size of the table: values under Sizes.' } : {}),
+            evidence: tableText(
+              ['TABLE', 'TYPE', 'ENTRIES', 'OF', 'BYTES'],
+              maps.maps.map((map) => [
+                map.name,
+                map.type,
+                map.entries < 0 ? '-' : String(map.entries),
+                String(map.maxEntries),
+                String(map.memoryBytes),
+              ]),
+            ),
+          }
+        : { status: 'skipped', found: 'the agent did not list them', expected: 'none above 90 %' },
+    ],
+  ];
+}
+
+/** Judges one node by what it and its agent say. Pure. */
+export function judgeNode(
+  node: string,
+  facts: PrintedFacts,
+  agent: { readonly status: GetStatusResponse; readonly maps: ListMapsResponse | undefined } | undefined,
+  values: Values | undefined,
+): readonly CheckResult[] {
+  const part = (id: string, title: string, group: string, outcome: Outcome) =>
+    partOf({ id, title, node, group }, outcome);
+  return [
+    part('interfaces', 'Interfaces', 'B1 Interfaces', interfaces(facts, agent?.status)),
+    part('nat', 'Address translation', 'B3 NAT', translations(facts, values)),
+    part('nic', 'Drivers of network cards', 'B5 Drivers', drivers(facts)),
+    part('notrack', 'Connection tracking spared', 'B6 NOTRACK', sparing(facts, values)),
+    ...(agent
+      ? [
+          part(
+            'configuration',
+            'Configuration as running',
+            'B7 Configuration',
+            configuration(facts, agent.status, values),
+          ),
+          ...agentStatus(agent.status, agent.maps).map(([id, title, outcome]) => part(id, title, 'B8 Status', outcome)),
+        ]
+      : []),
+  ];
+}
