@@ -23,6 +23,7 @@ import (
 	"fairlead.dev/node-agent/internal/journal"
 	"fairlead.dev/node-agent/internal/kubernetes"
 	"fairlead.dev/node-agent/internal/peer"
+	"fairlead.dev/node-agent/internal/services"
 )
 
 // Options are the paths and names that the command line gives.
@@ -61,6 +62,8 @@ type agent struct {
 	client     *kubernetes.Client
 	started    time.Time
 	ready      readiness
+	// serviceHealth answers load balancers that ask for the health of services and of this node.
+	serviceHealth *services.Health
 }
 
 // Run runs the agent until ctx ends. It returns an error only where staying would not help: another agent runs on the
@@ -241,6 +244,6 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
 		CgroupRoot: root, BPFFS: a.BPFFS, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
-		MonitorAggregationInterval: 5 * time.Second,
+		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(),
 	}, nil
 }

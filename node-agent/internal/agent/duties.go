@@ -95,6 +95,7 @@ func (a *agent) retry(ctx context.Context, s *serving) {
 	report("policies", left, err)
 	left, err = p.Cache.Retry(ctx)
 	report("ipcache", left, err)
+	a.note("node ports", a.followNode(ctx, s))
 	left, err = p.Services.Retry(ctx)
 	report("services", left, err)
 	left, err = p.Nodes.Retry(ctx)

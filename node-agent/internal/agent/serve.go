@@ -70,6 +70,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 			}
 		}
 		if err == nil {
+			a.serviceHealth = services.NewHealth(ctx, a.isReady, a.log)
 			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU()))
 			return a.build(n, pool, settings, dp), nil
 		}
@@ -115,12 +116,8 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 	cache := ipcache.New(a.log)
 	mode := policies.Mode(a.config.PolicyEnforcementMode)
 	policyManager := policies.New(dp, cache, mode, a.log)
-	nodePorts := netip.Addr{}
-	if *a.config.KubeProxyReplacement {
-		nodePorts = n.Address
-	}
 	p := &api.Parts{Datapath: dp, Settings: settings, Pool: pool, Registry: registry, Cache: cache, Policies: policyManager,
-		Services: services.New(dp, nodePorts, a.log), Nodes: nodes.New(a.NodeName, dp, cache, state, a.log), Prober: nodes.NewProber(),
+		Services: a.newServices(settings, dp), Nodes: nodes.New(a.NodeName, dp, cache, state, a.log), Prober: nodes.NewProber(),
 		ServerName: peer.ServerName(a.NodeName, a.config.Cluster.Name), Live: s.live}
 	p.Announcer = &nodes.Announcer{Port: hubblePort(a.config.Hubble.ListenAddress), Log: a.log, Credentials: func(node string) credentials.TransportCredentials {
 		return a.tls.Client(peer.ServerName(node, a.config.Cluster.Name))
@@ -200,8 +197,12 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 	// Policy lines before addresses: nobody is judged by an identity that no line knows. Services and nodes last.
 	a.start("policies", p.Policies.Start(ctx))
 	a.start("ipcache", p.Cache.Start(ctx, p.Datapath))
+	a.note("node ports", a.followNode(ctx, s))
 	a.start("services", p.Services.Start(ctx))
 	a.start("nodes", p.Nodes.Start(ctx))
+	if p.Settings.KubeProxyReplacement {
+		go a.serviceHealth.ServeNode(nodeHealthAddress)
+	}
 	close(s.live)
 	if err := a.publishSelf(ctx, n, p); err != nil {
 		return err

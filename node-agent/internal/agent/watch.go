@@ -75,7 +75,9 @@ func (w *watcher) informers(c *kubernetes.Client) {
 			if old != nil && !maps.Equal(old.Labels, now.Labels) {
 				w.refresh.add(now.Namespace + "/" + now.Name)
 			}
-		}})
+			w.hostPorts(now, now)
+		},
+		Deleted: func(p *corev1.Pod) { w.hostPorts(p, nil) }})
 	w.namespaces = kubernetes.NewInformer(c, namespaceResource, "", &corev1.Namespace{}, &corev1.NamespaceList{}, func(n *corev1.Namespace) {
 		n.Annotations, n.Spec, n.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
 	}, kubernetes.Handler[*corev1.Namespace]{
@@ -84,7 +86,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 				w.refresh.add(now.Name)
 			}
 		}})
-	svcs := kubernetes.NewInformer(c, core("services"), "", &corev1.Service{}, &corev1.ServiceList{}, func(s *corev1.Service) { s.Annotations = nil },
+	svcs := kubernetes.NewInformer(c, core("services"), "", &corev1.Service{}, &corev1.ServiceList{}, trimService,
 		kubernetes.Handler[*corev1.Service]{
 			Changed: func(_, s *corev1.Service) {
 				w.serviceChanged(s)
@@ -208,14 +210,14 @@ func trimPod(p *corev1.Pod) {
 		containers = append(containers, corev1.Container{Name: c.Name, Ports: c.Ports})
 	}
 	p.Spec = corev1.PodSpec{Containers: containers, NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName, HostNetwork: p.Spec.HostNetwork}
-	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP}
+	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
 }
 
 func trimSlice(s *discoveryv1.EndpointSlice) {
 	s.Annotations, s.OwnerReferences = nil, nil
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		*e = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions}
+		*e = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints}
 	}
 }
 

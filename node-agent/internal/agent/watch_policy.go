@@ -163,6 +163,7 @@ func (w *watcher) node(n *corev1.Node) {
 	addresses := nodes.Addresses(n)
 	w.note("node in policies", w.parts.Policies.SetNode(w.ctx, n.Name, n.Labels, addresses))
 	w.note("node", w.parts.Nodes.SetAddresses(w.ctx, n.Name, addresses))
+	w.zone(n)
 	w.apiServer.mu.Lock()
 	defer w.apiServer.mu.Unlock()
 	if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return slices.Contains(w.apiServer.published, a) }) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"strings"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	"google.golang.org/grpc/codes"
@@ -17,43 +16,6 @@ import (
 	"fairlead.dev/node-agent/internal/ipcache"
 	"fairlead.dev/node-agent/policy"
 )
-
-var serviceKinds = map[datapath.ServiceKind]string{datapath.ServiceClusterIP: "ClusterIP", datapath.ServiceNodePort: "NodePort",
-	datapath.ServiceLoadBalancer: "LoadBalancer", datapath.ServiceExternalIP: "ExternalIP"}
-
-// ListServices lists services as the datapath holds them.
-func (s *Service) ListServices(context.Context, *fairleadv1.ListServicesRequest) (*fairleadv1.ListServicesResponse, error) {
-	p, err := s.parts()
-	if err != nil {
-		return nil, err
-	}
-	list, err := p.Datapath.Services()
-	if err != nil {
-		return nil, internal("listing services", err)
-	}
-	out := &fairleadv1.ListServicesResponse{}
-	for _, x := range list {
-		info := &fairleadv1.ServiceInfo{Namespace: x.Namespace, Name: x.Name, PortName: x.PortName, Kind: serviceKinds[x.Frontend.Kind],
-			Address: x.Frontend.Address.String(), Port: uint32(x.Frontend.Port), Protocol: uint32(x.Frontend.Protocol)}
-		if info.Name == "" {
-			if key, ok := p.Services.Find(x.Frontend.Address, x.Frontend.Port, x.Frontend.Protocol); ok {
-				info.Namespace, info.Name = key.Namespace, key.Name
-			}
-		}
-		for _, b := range x.Backends {
-			state := "active"
-			if b.Terminating {
-				state = "terminating"
-			}
-			info.Backends = append(info.Backends, &fairleadv1.ServiceBackend{Address: b.Address.String(), Port: uint32(b.Port), State: state})
-		}
-		out.Services = append(out.Services, info)
-	}
-	slices.SortFunc(out.Services, func(a, b *fairleadv1.ServiceInfo) int {
-		return strings.Compare(a.Namespace+"/"+a.Name+"/"+a.Address, b.Namespace+"/"+b.Name+"/"+b.Address)
-	})
-	return out, nil
-}
 
 // ListMaps describes the pinned maps.
 func (s *Service) ListMaps(context.Context, *fairleadv1.ListMapsRequest) (*fairleadv1.ListMapsResponse, error) {

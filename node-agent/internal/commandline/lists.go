@@ -75,18 +75,35 @@ func serviceRows(answer *fairleadv1.ListServicesResponse) [][]string {
 		var backends []string
 		for _, b := range s.GetBackends() {
 			text := fmt.Sprintf("%s:%d", b.GetAddress(), b.GetPort())
-			if b.GetState() != "" && b.GetState() != "active" {
-				text += " (" + b.GetState() + ")"
+			if note := backendNote(b); note != "" {
+				text += " (" + note + ")"
 			}
 			backends = append(backends, text)
 		}
 		rows = append(rows, []string{fmt.Sprintf("%s:%d/%s", s.GetAddress(), s.GetPort(), protocolName(s.GetProtocol())), s.GetKind(),
-			s.GetNamespace() + "/" + s.GetName(), s.GetPortName(), strings.Join(backends, ", ")})
+			s.GetNamespace() + "/" + s.GetName(), s.GetPortName(), s.GetAlgorithm(), strings.Join(s.GetFlags(), ", "), strings.Join(backends, ", ")})
 	}
 	return rows
 }
 
-const serviceHeader = "FRONTEND|TYPE|SERVICE|PORT NAME|BACKENDS"
+// backendNote says what keeps some clients from a backend.
+func backendNote(b *fairleadv1.ServiceBackend) string {
+	var notes []string
+	if b.GetState() != "" && b.GetState() != "active" {
+		notes = append(notes, b.GetState())
+	}
+	switch {
+	case b.GetInternal() && !b.GetExternal():
+		notes = append(notes, "inside only")
+	case b.GetExternal() && !b.GetInternal():
+		notes = append(notes, "outside only")
+	case !b.GetExternal():
+		notes = append(notes, "nobody new")
+	}
+	return strings.Join(notes, ", ")
+}
+
+const serviceHeader = "FRONTEND|TYPE|SERVICE|PORT NAME|ALGORITHM|FLAGS|BACKENDS"
 
 func servicesCommand() *cobra.Command {
 	return list("services", "Services as the datapath holds them", services, serviceHeader, serviceRows)

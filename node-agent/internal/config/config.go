@@ -40,6 +40,7 @@ type Config struct {
 	Hubble             Hubble       `json:"hubble,omitempty"`
 	Prometheus         Prometheus   `json:"prometheus,omitempty"`
 	CNI                CNI          `json:"cni,omitempty"`
+	ServiceOptions
 }
 
 // Cluster names the cluster.
@@ -57,6 +58,8 @@ type BPF struct {
 	CTTCPMax     int `json:"ctTcpMax,omitempty"`
 	PolicyMapMax int `json:"policyMapMax,omitempty"`
 	IPCacheMax   int `json:"ipcacheMax,omitempty"`
+	// LBMapMax is how many frontends of services fit; four times as many backends do.
+	LBMapMax int `json:"lbMapMax,omitempty"`
 }
 
 // IPAM says where pods' addresses come from.
@@ -152,6 +155,7 @@ func (c *Config) fill() {
 	fill(&c.Hubble.EventBufferCapacity, 4095)
 	fill(&c.Prometheus.Port, 9962)
 	fill(&c.BPF.MonitorAggregation, "medium")
+	c.fillServices()
 	yes := true
 	for _, b := range []**bool{&c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
 		if *b == nil {
@@ -187,6 +191,7 @@ func (c *Config) check() error {
 	oneOf("ipam.mode", c.IPAM.Mode, "kubernetes")
 	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
 	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
+	c.checkServices(refuse, oneOf)
 	for i, mode := range c.PolicyCIDRMatchMode {
 		oneOf(fmt.Sprintf("policyCIDRMatchMode[%d]", i), mode, "nodes")
 	}

@@ -45,8 +45,9 @@ type Config struct {
 	MTU int
 	// Masquerade makes traffic that leaves the cluster carry NodeAddress.
 	Masquerade bool
-	// KubeProxyReplacement turns service translation on (socket hooks and per-packet).
+	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
+	LoadBalancer         LoadBalancer
 	// CgroupRoot is the mounted cgroup2 directory whose processes get the socket hooks.
 	CgroupRoot string
 	// BPFFS is the mounted bpf file system; pins live below BPFFS/fairlead.
@@ -139,42 +140,6 @@ type IPEntry struct {
 	TunnelEndpoint netip.Addr
 }
 
-// ServiceKind says what an address of a service is.
-type ServiceKind uint8
-
-const (
-	ServiceClusterIP ServiceKind = iota
-	ServiceNodePort
-	ServiceLoadBalancer
-	ServiceExternalIP
-)
-
-// Frontend is one address, port and protocol by which a service is reached.
-type Frontend struct {
-	Address  netip.Addr
-	Port     uint16
-	Protocol uint8
-	Kind     ServiceKind
-}
-
-// Backend is one address, port behind a frontend.
-type Backend struct {
-	Address netip.Addr
-	Port    uint16
-	// Terminating backends are used only where no other is left.
-	Terminating bool
-}
-
-// Service is a frontend with its backends; no backends means: refuse at once.
-type Service struct {
-	Frontend Frontend
-	// Namespace and Name of the Kubernetes service and its port's name; for listings and events.
-	Namespace, Name, PortName string
-	Backends                  []Backend
-	// AffinitySeconds > 0 turns ClientIP affinity on.
-	AffinitySeconds uint32
-}
-
 // Node is another machine of the cluster.
 type Node struct {
 	Name     string
@@ -252,9 +217,13 @@ type Datapath interface {
 	DeleteIP(ctx context.Context, prefixes ...netip.Prefix) error
 	IPs() ([]IPEntry, error)
 
-	// UpsertService makes the service's backends exactly those given, without a moment in which it has none of them.
+	// UpsertService makes the service's frontends and backends exactly those given, without a moment in which it has none
+	// of them. Backends that stay keep their numbers, and connections their backends. A frontend has one service: one that
+	// another service has moves over.
 	UpsertService(ctx context.Context, s Service) error
-	DeleteService(ctx context.Context, f Frontend) error
+	DeleteService(ctx context.Context, id ServiceID) error
+	// PruneServices removes what an earlier run left and no UpsertService has taken over since.
+	PruneServices(ctx context.Context) error
 	Services() ([]Service, error)
 
 	// UpsertNode installs routes (native) or tunnel entries for the node's pod CIDRs.

@@ -35,20 +35,15 @@ func (k *kernel) Maps() ([]MapInfo, error) {
 // entries is what we know without walking the map, or by walking a small one.
 func (k *kernel) entries(name string) int {
 	switch name {
-	case "services":
-		return len(k.services)
+	case "services", "backends", "slots":
+		frontends, backends, slots := k.services.count()
+		return map[string]int{"services": frontends, "backends": backends, "slots": slots}[name]
 	case "interfaces":
 		return len(k.endpoints)
 	case "endpoints":
 		n := 0
 		for _, e := range k.endpoints {
 			n += len(e.Addresses)
-		}
-		return n
-	case "backends":
-		n := 0
-		for _, s := range k.services {
-			n += len(s.slots)
 		}
 		return n
 	case "connections":

@@ -27,12 +27,12 @@ type kernel struct {
 	// mu serialises changes; the packet programs need no lock.
 	mu        sync.Mutex
 	endpoints map[EndpointID]Endpoint
-	services  map[Frontend]*serviceState
-	// freeServices and nextService hand out service ids.
-	nextService uint32
-	// generation rises with each change of a service's backends; revision with each change that may revoke something.
-	generation, revision uint32
-	lostBase             uint64
+	services  serviceTable
+	// maglev is the backends, by number, of each list's table.
+	maglev map[uint32][]uint32
+	// revision rises with each change that may revoke something.
+	revision uint32
+	lostBase uint64
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -60,7 +60,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	}
 	k := &kernel{
 		config: c, options: o, namespace: ns, nodes: map[string]Node{},
-		endpoints: map[EndpointID]Endpoint{}, services: map[Frontend]*serviceState{},
+		endpoints: map[EndpointID]Endpoint{},
 	}
 	if err := ns.do(func() error { return k.open() }); err != nil {
 		k.Close()

@@ -115,17 +115,26 @@ type serviceKeyLayout struct {
 }
 
 type serviceLayout struct {
-	ID, Count, Generation, Affinity, Kind uint32
+	ID, Affinity uint32
+	Flags        uint16
+	Kind, Pad    uint8
+	View         [2]struct{ List, Count uint32 }
 }
 
-type backendKeyLayout struct {
-	Service, Slot uint32
+type slotKeyLayout struct {
+	List, Slot uint32
 }
 
 type backendLayout struct {
-	Address wireAddress
-	Port    big16
-	Flags   uint16
+	Address         wireAddress
+	Port            big16
+	Protocol, Flags uint8
+	Service         uint32
+}
+
+type rangeKeyLayout struct {
+	PrefixLen, Service uint32
+	Address            wireAddress
 }
 
 type counterLayout struct {

@@ -1,13 +1,13 @@
-// Package services turns Kubernetes Services and EndpointSlices into what the datapath translates.
 package services
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,120 +16,29 @@ import (
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
-// Key names a service.
-type Key struct{ Namespace, Name string }
-
-// proxyNameLabel hands a service to another implementation.
-const proxyNameLabel = "service.kubernetes.io/service-proxy-name"
-
-var protocols = map[corev1.Protocol]uint8{corev1.ProtocolTCP: 6, corev1.ProtocolUDP: 17, corev1.ProtocolSCTP: 132, "": 6}
-
-// Build computes the datapath's services of one Kubernetes service. It is pure. nodeAddress is where node ports are.
-func Build(s *corev1.Service, slices []*discoveryv1.EndpointSlice, nodeAddress netip.Addr) []datapath.Service {
-	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName || s.Labels[proxyNameLabel] != "" {
-		return nil
-	}
-	clusterIP, err := netip.ParseAddr(s.Spec.ClusterIP)
-	if err != nil { // headless
-		return nil
-	}
-	var affinity uint32
-	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		affinity = 10800
-		if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-			affinity = uint32(*c.ClientIP.TimeoutSeconds)
-		}
-	}
-	var out []datapath.Service
-	for _, port := range s.Spec.Ports {
-		protocol, ok := protocols[port.Protocol]
-		if !ok {
-			continue
-		}
-		backends := backendsOf(slices, port.Name, protocol, s.Spec.PublishNotReadyAddresses)
-		add := func(address netip.Addr, number int32, kind datapath.ServiceKind) {
-			out = append(out, datapath.Service{
-				Frontend:  datapath.Frontend{Address: address, Port: uint16(number), Protocol: protocol, Kind: kind},
-				Namespace: s.Namespace, Name: s.Name, PortName: port.Name, Backends: backends, AffinitySeconds: affinity,
-			})
-		}
-		add(clusterIP, port.Port, datapath.ServiceClusterIP)
-		if port.NodePort != 0 && nodeAddress.IsValid() {
-			add(nodeAddress, port.NodePort, datapath.ServiceNodePort)
-		}
-		for _, text := range s.Spec.ExternalIPs {
-			if a, err := netip.ParseAddr(text); err == nil && a.Is4() {
-				add(a, port.Port, datapath.ServiceExternalIP)
-			}
-		}
-		for _, ingress := range s.Status.LoadBalancer.Ingress {
-			if a, err := netip.ParseAddr(ingress.IP); err == nil && a.Is4() {
-				add(a, port.Port, datapath.ServiceLoadBalancer)
-			}
-		}
-	}
-	return out
-}
-
-// backendsOf lists the ready backends, and the terminating ones that still serve, of one port, sorted.
-func backendsOf(list []*discoveryv1.EndpointSlice, portName string, protocol uint8, notReady bool) []datapath.Backend {
-	byAddress := map[netip.AddrPort]datapath.Backend{}
-	for _, slice := range list {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		for _, p := range slice.Ports {
-			if p.Port == nil || deref(p.Name, "") != portName || protocols[deref(p.Protocol, corev1.ProtocolTCP)] != protocol {
-				continue
-			}
-			for _, e := range slice.Endpoints {
-				ready := deref(e.Conditions.Ready, true) || notReady
-				terminating := deref(e.Conditions.Terminating, false)
-				if !ready && !(terminating && deref(e.Conditions.Serving, false)) {
-					continue
-				}
-				for _, text := range e.Addresses {
-					a, err := netip.ParseAddr(text)
-					if err != nil {
-						continue
-					}
-					key := netip.AddrPortFrom(a, uint16(*p.Port))
-					// An endpoint can be in two slices for a moment; the better state counts.
-					if old, ok := byAddress[key]; !ok || old.Terminating {
-						byAddress[key] = datapath.Backend{Address: a, Port: uint16(*p.Port), Terminating: terminating && !deref(e.Conditions.Ready, false)}
-					}
-				}
-			}
-		}
-	}
-	out := make([]datapath.Backend, 0, len(byAddress))
-	for _, b := range byAddress {
-		out = append(out, b)
-	}
-	slices.SortFunc(out, func(a, b datapath.Backend) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
-	return out
-}
-
-func deref[T any](p *T, otherwise T) T {
-	if p == nil {
-		return otherwise
-	}
-	return *p
+// owner is who has frontends: a Kubernetes service, or a pod with host ports.
+type owner struct {
+	Key
+	pod bool
 }
 
 // Manager keeps the datapath's services equal to the cluster's. All methods are safe for concurrent use.
 type Manager struct {
-	mu          sync.RWMutex
-	dp          datapath.Datapath
-	nodeAddress netip.Addr
-	services    map[Key]*corev1.Service
-	slices      map[Key]map[string]*discoveryv1.EndpointSlice
-	// written is what the datapath has, per service; frontends finds services by address for flows.
-	written   map[Key]map[datapath.Frontend]datapath.Service
-	frontends map[frontend]Key
-	dirty     map[Key]struct{}
+	mu     sync.RWMutex
+	dp     datapath.Datapath
+	node   Node
+	health *Health
+
+	services map[Key]*corev1.Service
+	slices   map[Key]map[string]*discoveryv1.EndpointSlice
+	// pods are those with host ports.
+	pods map[Key]*corev1.Pod
+	// written is what the datapath has, per owner.
+	written map[owner]map[datapath.ServiceID]datapath.Service
+	// frontends finds who has an address for flows; waiting are those who want one that somebody else has.
+	frontends map[frontend]owner
+	waiting   map[frontend][]owner
+	dirty     map[owner]struct{}
 	live      bool
 	log       *slog.Logger
 }
@@ -140,123 +49,148 @@ type frontend struct {
 	protocol uint8
 }
 
-// New makes a manager that only remembers until Start.
-func New(dp datapath.Datapath, nodeAddress netip.Addr, log *slog.Logger) *Manager {
-	return &Manager{dp: dp, nodeAddress: nodeAddress, log: log, services: map[Key]*corev1.Service{},
-		slices: map[Key]map[string]*discoveryv1.EndpointSlice{}, written: map[Key]map[datapath.Frontend]datapath.Service{},
-		frontends: map[frontend]Key{}, dirty: map[Key]struct{}{}}
+func nameOf(f datapath.Frontend) frontend { return frontend{f.Address, f.Port, f.Protocol} }
+
+// New makes a manager that only remembers until Start. health may be nil.
+func New(dp datapath.Datapath, node Node, health *Health, log *slog.Logger) *Manager {
+	return &Manager{dp: dp, node: node, health: health, log: log, services: map[Key]*corev1.Service{}, slices: map[Key]map[string]*discoveryv1.EndpointSlice{},
+		pods: map[Key]*corev1.Pod{}, written: map[owner]map[datapath.ServiceID]datapath.Service{}, frontends: map[frontend]owner{},
+		waiting: map[frontend][]owner{}, dirty: map[owner]struct{}{}}
 }
 
-// Start writes everything and removes from the datapath what is not there any more. To be called when Services and
-// EndpointSlices have both synced: pruning on half of the picture would cut connections.
+// Start writes everything and removes from the datapath what is not there any more. To be called when Services,
+// EndpointSlices, Nodes and Pods have all synced: pruning on half of the picture would cut connections.
 func (m *Manager) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	present, err := m.dp.Services()
-	if err != nil {
-		return err
-	}
-	have := make(map[datapath.Frontend]datapath.Service, len(present))
-	for _, s := range present {
-		have[s.Frontend] = s
-	}
 	m.live = true
-	var errs []error
-	wanted := map[datapath.Frontend]struct{}{}
+	err := m.syncAll(ctx)
+	return errors.Join(err, m.dp.PruneServices(ctx))
+}
+
+// everybody lists all owners, older services first: of two that want one address the older has it, on every node.
+func (m *Manager) everybody() (out []owner) {
 	for key := range m.services {
-		for _, s := range m.build(key) {
-			wanted[s.Frontend] = struct{}{}
-			if old, ok := have[s.Frontend]; ok && same(old, s) {
-				m.note(key, s)
-			}
-		}
-		errs = append(errs, m.sync(ctx, key))
+		out = append(out, owner{Key: key})
 	}
-	for f := range have {
-		if _, ok := wanted[f]; !ok {
-			errs = append(errs, m.dp.DeleteService(ctx, f))
+	slices.SortFunc(out, func(a, b owner) int {
+		x, y := m.services[a.Key], m.services[b.Key]
+		if c := x.CreationTimestamp.Compare(y.CreationTimestamp.Time); c != 0 {
+			return c
 		}
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	for key := range m.pods {
+		out = append(out, owner{key, true})
+	}
+	return out
+}
+
+func (m *Manager) syncAll(ctx context.Context) error {
+	var errs []error
+	for _, who := range m.everybody() {
+		errs = append(errs, m.sync(ctx, who))
 	}
 	return errors.Join(errs...)
 }
 
-func same(a, b datapath.Service) bool {
-	return a.Frontend == b.Frontend && a.Namespace == b.Namespace && a.Name == b.Name && a.PortName == b.PortName &&
-		a.AffinitySeconds == b.AffinitySeconds && slices.Equal(a.Backends, b.Backends)
-}
-
-func (m *Manager) build(key Key) []datapath.Service {
-	list := make([]*discoveryv1.EndpointSlice, 0, len(m.slices[key]))
-	for _, s := range m.slices[key] {
+func (m *Manager) build(who owner) []datapath.Service {
+	if who.pod {
+		return HostPorts(m.pods[who.Key], m.node)
+	}
+	list := make([]*discoveryv1.EndpointSlice, 0, len(m.slices[who.Key]))
+	for _, s := range m.slices[who.Key] {
 		list = append(list, s)
 	}
-	return Build(m.services[key], list, m.nodeAddress)
-}
-
-func (m *Manager) note(key Key, s datapath.Service) {
-	if m.written[key] == nil {
-		m.written[key] = map[datapath.Frontend]datapath.Service{}
+	result := Build(m.services[who.Key], list, m.node)
+	if m.health != nil {
+		m.health.set(who.Key, result.HealthPort, result.LocalEndpoints)
 	}
-	m.written[key][s.Frontend] = s
-	m.frontends[frontend{s.Frontend.Address, s.Frontend.Port, s.Frontend.Protocol}] = key
+	return result.Services
 }
 
-// sync writes what changed of one service.
-func (m *Manager) sync(ctx context.Context, key Key) error {
+// claim leaves a service those frontends that nobody else has, and lets it wait for the others.
+func (m *Manager) claim(who owner, s *datapath.Service) {
+	s.Frontends = slices.DeleteFunc(s.Frontends, func(f datapath.Frontend) bool {
+		name := nameOf(f)
+		if has, taken := m.frontends[name]; taken && has != who {
+			if !slices.Contains(m.waiting[name], who) {
+				m.waiting[name] = append(m.waiting[name], who)
+				m.log.Warn("an address of a service is another's already", "service", who.Namespace+"/"+who.Name, "address", netip.AddrPortFrom(f.Address, f.Port), "has", has.Namespace+"/"+has.Name)
+			}
+			return true
+		}
+		return false
+	})
+}
+
+// sync writes what changed of one owner.
+func (m *Manager) sync(ctx context.Context, who owner) error {
 	if !m.live {
 		return nil
 	}
 	var errs []error
-	wanted := map[datapath.Frontend]struct{}{}
-	for _, s := range m.build(key) {
-		wanted[s.Frontend] = struct{}{}
-		if old, ok := m.written[key][s.Frontend]; ok && same(old, s) {
+	wanted := map[datapath.ServiceID]struct{}{}
+	for _, s := range m.build(who) {
+		m.claim(who, &s)
+		wanted[s.ServiceID] = struct{}{}
+		old, known := m.written[who][s.ServiceID]
+		if known && reflect.DeepEqual(old, s) {
 			continue
 		}
 		if err := m.dp.UpsertService(ctx, s); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		m.note(key, s)
+		for _, f := range old.Frontends {
+			if !slices.ContainsFunc(s.Frontends, func(n datapath.Frontend) bool { return nameOf(n) == nameOf(f) }) {
+				m.release(who, f)
+			}
+		}
+		for _, f := range s.Frontends {
+			m.frontends[nameOf(f)] = who
+		}
+		if m.written[who] == nil {
+			m.written[who] = map[datapath.ServiceID]datapath.Service{}
+		}
+		m.written[who][s.ServiceID] = s
 	}
-	for f := range m.written[key] {
-		if _, ok := wanted[f]; ok {
+	for id, s := range m.written[who] {
+		if _, ok := wanted[id]; ok {
 			continue
 		}
-		name := frontend{f.Address, f.Port, f.Protocol}
-		if owner, ok := m.frontends[name]; ok && owner != key {
-			// Another service has written itself there since.
-			delete(m.written[key], f)
-			continue
-		}
-		if err := m.dp.DeleteService(ctx, f); err != nil {
+		if err := m.dp.DeleteService(ctx, id); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		delete(m.written[key], f)
-		delete(m.frontends, name)
-		// Of two services with one external address the datapath has had one; the other's turn comes with Retry.
-		for other := range m.services {
-			if other == key {
-				continue
-			}
-			for _, s := range m.build(other) {
-				if (frontend{s.Frontend.Address, s.Frontend.Port, s.Frontend.Protocol}) == name {
-					delete(m.written[other], s.Frontend)
-					m.dirty[other] = struct{}{}
-				}
-			}
+		delete(m.written[who], id)
+		for _, f := range s.Frontends {
+			m.release(who, f)
 		}
 	}
-	if len(m.written[key]) == 0 {
-		delete(m.written, key)
+	if len(m.written[who]) == 0 {
+		delete(m.written, who)
 	}
 	if len(errs) > 0 {
-		m.dirty[key] = struct{}{}
+		m.dirty[who] = struct{}{}
 	} else {
-		delete(m.dirty, key)
+		delete(m.dirty, who)
 	}
 	return errors.Join(errs...)
+}
+
+// release frees an address; the turn of those who wait for it comes with Retry.
+func (m *Manager) release(who owner, f datapath.Frontend) {
+	name := nameOf(f)
+	if m.frontends[name] == who {
+		delete(m.frontends, name)
+	}
+	for _, other := range m.waiting[name] {
+		if other != who {
+			m.dirty[other] = struct{}{}
+		}
+	}
+	delete(m.waiting, name)
 }
 
 // SetService is called for a new or changed service; nil for a deleted one.
@@ -268,7 +202,7 @@ func (m *Manager) SetService(ctx context.Context, key Key, s *corev1.Service) er
 	} else {
 		m.services[key] = s
 	}
-	return m.sync(ctx, key)
+	return m.sync(ctx, owner{Key: key})
 }
 
 // SetSlice is called for a new or changed slice; deleted tells that it is gone.
@@ -290,7 +224,37 @@ func (m *Manager) SetSlice(ctx context.Context, slice *discoveryv1.EndpointSlice
 		}
 		m.slices[key][slice.Name] = slice
 	}
-	return m.sync(ctx, key)
+	return m.sync(ctx, owner{Key: key})
+}
+
+// SetPod is called for pods of this node, for their host ports; nil for a deleted one.
+func (m *Manager) SetPod(ctx context.Context, key Key, p *corev1.Pod) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, known := m.pods[key]
+	if len(HostPorts(p, m.node)) == 0 {
+		if !known {
+			return nil
+		}
+		delete(m.pods, key)
+	} else {
+		m.pods[key] = p
+	}
+	return m.sync(ctx, owner{key, true})
+}
+
+// SetNode is called when this node's zone or addresses change.
+func (m *Manager) SetNode(ctx context.Context, change func(*Node)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	node := m.node
+	node.Addresses = slices.Clone(node.Addresses)
+	change(&node)
+	if node.Zone == m.node.Zone && slices.Equal(node.Addresses, m.node.Addresses) {
+		return nil
+	}
+	m.node = node
+	return m.syncAll(ctx)
 }
 
 // Retry writes again what the datapath refused; it returns how many services are still behind.
@@ -298,8 +262,14 @@ func (m *Manager) Retry(ctx context.Context) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
-	for key := range m.dirty {
-		errs = append(errs, m.sync(ctx, key))
+	for _, who := range m.everybody() {
+		if _, ok := m.dirty[who]; ok {
+			errs = append(errs, m.sync(ctx, who))
+		}
+	}
+	for who := range m.dirty {
+		// Gone, and not yet out of the datapath.
+		errs = append(errs, m.sync(ctx, who))
 	}
 	return len(m.dirty), errors.Join(errs...)
 }
@@ -308,8 +278,8 @@ func (m *Manager) Retry(ctx context.Context) (int, error) {
 func (m *Manager) Find(address netip.Addr, port uint16, protocol uint8) (Key, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	key, ok := m.frontends[frontend{address, port, protocol}]
-	return key, ok
+	who, ok := m.frontends[frontend{address, port, protocol}]
+	return who.Key, ok
 }
 
 // Count is how many frontends there are.

@@ -2,10 +2,15 @@ package services
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,85 +20,15 @@ import (
 	"fairlead.dev/node-agent/internal/datapath/datapathtest"
 )
 
-func ptr[T any](v T) *T { return &v }
-
-func service(change func(*corev1.Service)) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web"}, Spec: corev1.ServiceSpec{
-		ClusterIP: "10.96.0.5", Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}
-	if change != nil {
-		change(s)
-	}
-	return s
-}
-
-type condition struct {
-	address                     string
-	ready, serving, terminating bool
-}
-
-func slice(name string, conditions ...condition) *discoveryv1.EndpointSlice {
-	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr("http"), Port: ptr(int32(8080)), Protocol: ptr(corev1.ProtocolTCP)}}}
-	for _, c := range conditions {
-		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{c.address},
-			Conditions: discoveryv1.EndpointConditions{Ready: &c.ready, Serving: &c.serving, Terminating: &c.terminating}})
-	}
-	return s
-}
-
-func TestBuild(t *testing.T) {
-	node := netip.MustParseAddr("172.31.77.11")
-	tests := []struct {
-		name                 string
-		change               func(*corev1.Service)
-		slice                *discoveryv1.EndpointSlice
-		frontends, backends  int
-		terminating, headful bool
-		affinity             uint32
-	}{
-		{name: "plain", slice: slice("s", condition{"10.0.0.1", true, true, false}, condition{"10.0.0.2", true, true, false}), frontends: 1, backends: 2},
-		{name: "no endpoints is a frontend that refuses", slice: slice("s"), frontends: 1},
-		{name: "unready is left out", slice: slice("s", condition{"10.0.0.1", false, false, false}), frontends: 1},
-		{name: "terminating and serving is kept", slice: slice("s", condition{"10.0.0.1", false, true, true}), frontends: 1, backends: 1, terminating: true},
-		{name: "terminating and broken is not", slice: slice("s", condition{"10.0.0.1", false, false, true}), frontends: 1},
-		{name: "headless", change: func(s *corev1.Service) { s.Spec.ClusterIP = "None" }, slice: slice("s")},
-		{name: "somebody else's", change: func(s *corev1.Service) { s.Labels = map[string]string{proxyNameLabel: "other"} }, slice: slice("s")},
-		{name: "node port, external and load balancer address", slice: slice("s", condition{"10.0.0.1", true, true, false}), frontends: 4, backends: 1,
-			change: func(s *corev1.Service) {
-				s.Spec.Ports[0].NodePort = 30080
-				s.Spec.ExternalIPs = []string{"198.51.100.80"}
-				s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.81"}}
-			}},
-		{name: "affinity", slice: slice("s"), frontends: 1, affinity: 10800, change: func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got := Build(service(tt.change), []*discoveryv1.EndpointSlice{tt.slice}, node)
-			if len(got) != tt.frontends {
-				t.Fatalf("%d frontends: %+v", len(got), got)
-			}
-			for _, s := range got {
-				if len(s.Backends) != tt.backends || s.AffinitySeconds != tt.affinity {
-					t.Errorf("got %+v", s)
-				}
-				for _, b := range s.Backends {
-					if b.Terminating != tt.terminating || b.Port != 8080 {
-						t.Errorf("backend %+v", b)
-					}
-				}
-			}
-		})
-	}
-}
-
 func TestManagerPrunesOnlyAfterStart(t *testing.T) {
 	ctx := context.Background()
 	dp := &datapathtest.Fake{}
-	old := datapath.Service{Frontend: datapath.Frontend{Address: netip.MustParseAddr("10.96.0.9"), Port: 1, Protocol: 6}, Namespace: "a", Name: "old"}
+	old := datapath.Service{ServiceID: datapath.ServiceID{Namespace: "a", Name: "old"}, Frontends: []datapath.Frontend{{Address: netip.MustParseAddr("10.96.0.9"), Port: 1, Protocol: 6}}}
 	_ = dp.UpsertService(ctx, old)
-	m := New(dp, netip.Addr{}, slog.Default())
+	dp.Restart()
+	m := New(dp, Node{}, nil, slog.New(slog.DiscardHandler))
 	_ = m.SetService(ctx, Key{"a", "web"}, service(nil))
-	_ = m.SetSlice(ctx, slice("s", condition{"10.0.0.1", true, true, false}), false)
+	_ = m.SetSlice(ctx, slice("s", ready("10.0.0.1")), false)
 	if list, _ := dp.Services(); len(list) != 1 || list[0].Name != "old" {
 		t.Fatalf("changed before Start: %+v", list)
 	}
@@ -108,7 +43,7 @@ func TestManagerPrunesOnlyAfterStart(t *testing.T) {
 		t.Fatal("not found by its frontend")
 	}
 	dp.Fail("UpsertService", errors.New("map is full"))
-	if err := m.SetSlice(ctx, slice("s2", condition{"10.0.0.2", true, true, false}), false); err == nil {
+	if err := m.SetSlice(ctx, slice("s2", ready("10.0.0.2")), false); err == nil {
 		t.Fatal("the error was swallowed")
 	}
 	dp.Fail("UpsertService", nil)
@@ -116,7 +51,7 @@ func TestManagerPrunesOnlyAfterStart(t *testing.T) {
 		t.Fatalf("%d, %v", n, err)
 	}
 	calls := len(dp.Calls())
-	_ = m.SetSlice(ctx, slice("s2", condition{"10.0.0.2", true, true, false}), false)
+	_ = m.SetSlice(ctx, slice("s2", ready("10.0.0.2")), false)
 	if len(dp.Calls()) != calls {
 		t.Fatal("an unchanged service was written again")
 	}
@@ -126,31 +61,138 @@ func TestManagerPrunesOnlyAfterStart(t *testing.T) {
 	}
 }
 
+func TestNodeChangesFrontendsAndHints(t *testing.T) {
+	ctx := context.Background()
+	dp := &datapathtest.Fake{}
+	m := New(dp, Node{Name: "n1"}, nil, slog.New(slog.DiscardHandler))
+	_ = m.SetService(ctx, Key{"a", "web"}, service(func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30080 }))
+	_ = m.SetSlice(ctx, slice("s", ready("10.0.0.1").hinted("zone:a"), ready("10.0.0.2").hinted("zone:b")), false)
+	_ = m.Start(ctx)
+	want := func(text string) {
+		t.Helper()
+		list, _ := dp.Services()
+		if len(list) != 1 || describe(list[0]) != text {
+			t.Fatalf("got %s, want %s", describe(list[0]), text)
+		}
+	}
+	want("[ClusterIP=10.96.0.5:80] in[10.0.0.1 10.0.0.2] out[10.0.0.1 10.0.0.2]")
+	_ = m.SetNode(ctx, func(n *Node) { n.Zone = "b" })
+	want("[ClusterIP=10.96.0.5:80] in[10.0.0.2] out[10.0.0.2]")
+	_ = m.SetNode(ctx, func(n *Node) { n.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1")} })
+	want("[ClusterIP=10.96.0.5:80 NodePort=192.0.2.1:30080 NodePort=0.0.0.0:30080] in[10.0.0.2] out[10.0.0.2]")
+}
+
 func TestOneOfTwoServicesWithOneAddressGoes(t *testing.T) {
 	for _, gone := range []string{"web", "shop"} {
 		t.Run(gone, func(t *testing.T) {
 			ctx := context.Background()
 			dp := &datapathtest.Fake{}
-			m := New(dp, netip.Addr{}, slog.Default())
+			m := New(dp, Node{}, nil, slog.New(slog.DiscardHandler))
 			if err := m.Start(ctx); err != nil {
 				t.Fatal(err)
 			}
-			for name, address := range map[string]string{"web": "10.96.0.5", "shop": "10.96.0.6"} {
+			for i, name := range []string{"web", "shop"} {
 				_ = m.SetService(ctx, Key{"a", name}, service(func(s *corev1.Service) {
-					s.Name, s.Spec.ClusterIP, s.Spec.ExternalIPs = name, address, []string{"198.51.100.80"}
+					s.Name, s.Spec.ClusterIP, s.Spec.ExternalIPs = name, fmt.Sprintf("10.96.0.%d", 5+i), []string{"198.51.100.80"}
 				}))
+			}
+			if key, ok := m.Find(netip.MustParseAddr("198.51.100.80"), 80, 6); !ok || key.Name != "web" {
+				t.Fatalf("the address belongs to %v, not to who had it first", key)
 			}
 			_ = m.SetService(ctx, Key{"a", gone}, nil)
 			if left, err := m.Retry(ctx); left != 0 || err != nil {
 				t.Fatalf("%d left, %v", left, err)
 			}
 			list, _ := dp.Services()
-			if len(list) != 2 || list[0].Name == gone || list[1].Name == gone {
+			if len(list) != 1 || list[0].Name == gone || len(list[0].Frontends) != 2 {
 				t.Fatalf("got %+v", list)
 			}
 			if key, ok := m.Find(netip.MustParseAddr("198.51.100.80"), 80, 6); !ok || key.Name == gone {
 				t.Fatalf("the address belongs to %v", key)
 			}
 		})
+	}
+}
+
+func TestHealthPort(t *testing.T) {
+	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := probe.Addr().(*net.TCPAddr).Port
+	probe.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	m := New(&datapathtest.Fake{}, here, NewHealth(ctx, nil, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
+	_ = m.Start(ctx)
+	_ = m.SetService(ctx, Key{"a", "web"}, service(func(s *corev1.Service) {
+		local(s)
+		s.Spec.Type, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, int32(port)
+	}))
+	get := func() (status int, answer struct {
+		Service        struct{ Namespace, Name string }
+		LocalEndpoints int
+		Healthy        bool `json:"serviceProxyHealthy"`
+	}, err error) {
+		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		if err != nil {
+			return 0, answer, err
+		}
+		defer r.Body.Close()
+		return r.StatusCode, answer, json.NewDecoder(r.Body).Decode(&answer)
+	}
+	// The listener is made in the background.
+	deadline := time.Now().Add(5 * time.Second)
+	status, answer, err := get()
+	for ; err != nil && time.Now().Before(deadline); status, answer, err = get() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err != nil || status != 503 || answer.LocalEndpoints != 0 || answer.Service.Name != "web" || answer.Service.Namespace != "a" {
+		t.Fatalf("%d %+v %v", status, answer, err)
+	}
+	_ = m.SetSlice(ctx, slice("s", ready("10.0.0.1").on("n1"), ready("10.0.0.2").on("n2")), false)
+	if status, answer, err := get(); err != nil || status != 200 || answer.LocalEndpoints != 1 || !answer.Healthy {
+		t.Fatalf("%d %+v %v", status, answer, err)
+	}
+	_ = m.SetService(ctx, Key{"a", "web"}, nil)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, _, err := get(); err != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the port of a deleted service still answers")
+		}
+	}
+}
+
+// BenchmarkChange is one endpoint of one service that changes, in a cluster of 5,000 services with 10 endpoints each.
+func BenchmarkChange(b *testing.B) {
+	ctx := context.Background()
+	m := New(&datapathtest.Fake{}, here, nil, slog.New(slog.DiscardHandler))
+	sliceOf := func(i, shift int) *discoveryv1.EndpointSlice {
+		var all []condition
+		for j := range 10 {
+			all = append(all, ready(fmt.Sprintf("10.%d.%d.%d", 1+i>>8, i&255, 1+j+shift)))
+		}
+		s := slice(fmt.Sprintf("s%d", i), all...)
+		s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("web-%d", i)}
+		return s
+	}
+	for i := range 5000 {
+		_ = m.SetService(ctx, Key{"a", fmt.Sprintf("web-%d", i)}, service(func(s *corev1.Service) {
+			s.ObjectMeta = metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprintf("web-%d", i)}
+			s.Spec.ClusterIP = fmt.Sprintf("10.96.%d.%d", i>>8, i&255)
+		}))
+		_ = m.SetSlice(ctx, sliceOf(i, 0), false)
+	}
+	if err := m.Start(ctx); err != nil {
+		b.Fatal(err)
+	}
+	i := 0
+	for b.Loop() {
+		i++
+		if err := m.SetSlice(ctx, sliceOf(i%5000, i%2), false); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -1739,10 +1739,14 @@ func (x *ListIdentitiesResponse) GetIdentities() []*IdentityInfo {
 }
 
 type ServiceBackend struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Port    uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// active, or terminating: it serves what it has, and new clients only where no other is left.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Which new clients may be sent there: those inside of the cluster, those outside.
+	Internal      bool `protobuf:"varint,4,opt,name=internal,proto3" json:"internal,omitempty"`
+	External      bool `protobuf:"varint,5,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1798,16 +1802,34 @@ func (x *ServiceBackend) GetState() string {
 	return ""
 }
 
+func (x *ServiceBackend) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *ServiceBackend) GetExternal() bool {
+	if x != nil {
+		return x.External
+	}
+	return false
+}
+
 type ServiceInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	PortName      string                 `protobuf:"bytes,3,opt,name=port_name,json=portName,proto3" json:"port_name,omitempty"`
-	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
-	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	Port          uint32                 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Backends      []*ServiceBackend      `protobuf:"bytes,8,rep,name=backends,proto3" json:"backends,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	PortName  string                 `protobuf:"bytes,3,opt,name=port_name,json=portName,proto3" json:"port_name,omitempty"`
+	Kind      string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Address   string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	Port      uint32                 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol  uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Backends  []*ServiceBackend      `protobuf:"bytes,8,rep,name=backends,proto3" json:"backends,omitempty"`
+	// What is special: externalTrafficPolicy=Local, affinity=10800s, ranges=10.0.0.0/8, refuses, ...
+	Flags []string `protobuf:"bytes,9,rep,name=flags,proto3" json:"flags,omitempty"`
+	// How clients outside of the cluster get a backend: random or maglev; empty where they cannot come.
+	Algorithm     string `protobuf:"bytes,10,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1896,6 +1918,20 @@ func (x *ServiceInfo) GetBackends() []*ServiceBackend {
 		return x.Backends
 	}
 	return nil
+}
+
+func (x *ServiceInfo) GetFlags() []string {
+	if x != nil {
+		return x.Flags
+	}
+	return nil
+}
+
+func (x *ServiceInfo) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
 }
 
 type ListServicesRequest struct {
@@ -3737,11 +3773,13 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x16ListIdentitiesResponse\x129\n" +
 	"\n" +
 	"identities\x18\x01 \x03(\v2\x19.fairlead.v1.IdentityInfoR\n" +
-	"identities\"T\n" +
+	"identities\"\x8c\x01\n" +
 	"\x0eServiceBackend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x14\n" +
-	"\x05state\x18\x03 \x01(\tR\x05state\"\xf3\x01\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x1a\n" +
+	"\binternal\x18\x04 \x01(\bR\binternal\x12\x1a\n" +
+	"\bexternal\x18\x05 \x01(\bR\bexternal\"\xa7\x02\n" +
 	"\vServiceInfo\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -3750,7 +3788,10 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x06 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\a \x01(\rR\bprotocol\x127\n" +
-	"\bbackends\x18\b \x03(\v2\x1b.fairlead.v1.ServiceBackendR\bbackends\"\x15\n" +
+	"\bbackends\x18\b \x03(\v2\x1b.fairlead.v1.ServiceBackendR\bbackends\x12\x14\n" +
+	"\x05flags\x18\t \x03(\tR\x05flags\x12\x1c\n" +
+	"\talgorithm\x18\n" +
+	" \x01(\tR\talgorithm\"\x15\n" +
 	"\x13ListServicesRequest\"L\n" +
 	"\x14ListServicesResponse\x124\n" +
 	"\bservices\x18\x01 \x03(\v2\x18.fairlead.v1.ServiceInfoR\bservices\"\xd4\x01\n" +

@@ -20,7 +20,8 @@ type Fake struct {
 	endpoints map[datapath.EndpointID]datapath.Endpoint
 	policy    map[datapath.PolicyKey]datapath.PolicyValue
 	ips       map[netip.Prefix]datapath.IPEntry
-	services  map[datapath.Frontend]datapath.Service
+	services  map[datapath.ServiceID]datapath.Service
+	published map[datapath.ServiceID]struct{}
 	nodes     map[string]datapath.Node
 	conntrack []datapath.ConntrackEntry
 	drops     []datapath.DropCount
@@ -237,27 +238,45 @@ func (f *Fake) IPs() ([]datapath.IPEntry, error) {
 // UpsertService implements datapath.Datapath.
 func (f *Fake) UpsertService(ctx context.Context, s datapath.Service) error {
 	return f.change(ctx, "UpsertService", func() error {
-		s.Backends = slices.Clone(s.Backends)
-		put(&f.services, s.Frontend, s)
+		s.Backends, s.Frontends = slices.Clone(s.Backends), slices.Clone(s.Frontends)
+		put(&f.services, s.ServiceID, s)
+		put(&f.published, s.ServiceID, struct{}{})
 		return nil
 	})
 }
 
 // DeleteService implements datapath.Datapath.
-func (f *Fake) DeleteService(ctx context.Context, front datapath.Frontend) error {
+func (f *Fake) DeleteService(ctx context.Context, id datapath.ServiceID) error {
 	return f.change(ctx, "DeleteService", func() error {
-		delete(f.services, front)
+		delete(f.services, id)
 		return nil
 	})
+}
+
+// PruneServices implements datapath.Datapath: what was there before Restart and was not published since goes.
+func (f *Fake) PruneServices(ctx context.Context) error {
+	return f.change(ctx, "PruneServices", func() error {
+		for id := range f.services {
+			if _, ok := f.published[id]; !ok {
+				delete(f.services, id)
+			}
+		}
+		return nil
+	})
+}
+
+// Restart forgets who published which service, as a new run of the agent does.
+func (f *Fake) Restart() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.published = nil
 }
 
 // Services implements datapath.Datapath.
 func (f *Fake) Services() ([]datapath.Service, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return sorted(f.services, func(s datapath.Service) string {
-		return fmt.Sprintf("%s:%05d/%03d", s.Frontend.Address, s.Frontend.Port, s.Frontend.Protocol)
-	}), f.failures["Services"]
+	return sorted(f.services, func(s datapath.Service) string { return fmt.Sprint(s.ServiceID) }), f.failures["Services"]
 }
 
 // UpsertNode implements datapath.Datapath.

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/services"
+)
+
+// nodeHealthAddress is where kube-proxy says whether a node translates services.
+const nodeHealthAddress = ":10256"
+
+func (a *agent) loadBalancer() datapath.LoadBalancer {
+	c := a.config
+	first, last, _ := c.NodePortRange()
+	return datapath.LoadBalancer{Mode: c.LoadBalancer.Mode, Algorithm: c.LoadBalancer.Algorithm, Acceleration: c.LoadBalancer.Acceleration,
+		MaglevTableSize: c.Maglev.TableSize, MaglevHashSeed: c.Maglev.HashSeed, NodePortMin: first, NodePortMax: last,
+		SocketsOff: !*c.SocketLB.Enabled, HostNamespaceOnly: c.SocketLB.HostNamespaceOnly, ServicesMax: c.BPF.LBMapMax}
+}
+
+// newServices makes the manager of services. Without the replacement of kube-proxy it only knows their names, for flows.
+func (a *agent) newServices(settings datapath.Config, dp datapath.Datapath) *services.Manager {
+	node := services.Node{Name: a.NodeName, WithoutExternalIPs: !*a.config.ExternalIPs.Enabled, WithoutHostPorts: !*a.config.HostPort.Enabled,
+		WithoutAffinity: !*a.config.SessionAffinity}
+	if !settings.KubeProxyReplacement {
+		node.WithoutHostPorts = true
+		return services.New(dp, node, nil, a.log)
+	}
+	return services.New(dp, node, a.serviceHealth, a.log)
+}
+
+// followNode tells the services where this node's ports are: on every address of its devices.
+func (a *agent) followNode(ctx context.Context, s *serving) error {
+	settings := s.parts.Settings
+	if !settings.KubeProxyReplacement {
+		return nil
+	}
+	addresses := nodePortAddresses(settings)
+	return s.parts.Services.SetNode(ctx, func(own *services.Node) { own.Addresses = addresses })
+}
+
+func nodePortAddresses(c datapath.Config) (out []netip.Addr) {
+	for _, name := range c.Devices {
+		device, err := net.InterfaceByName(name)
+		if err != nil {
+			continue
+		}
+		addresses, err := device.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, each := range addresses {
+			n, ok := each.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			if address, ok := netip.AddrFromSlice(n.IP); ok && !address.IsLinkLocalUnicast() {
+				out = append(out, address.Unmap())
+			}
+		}
+	}
+	if !slices.Contains(out, c.NodeAddress) {
+		out = append(out, c.NodeAddress)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// trimService keeps of the annotations the one that has a meaning.
+func trimService(s *corev1.Service) {
+	ranges, ok := s.Annotations[services.RangesAnnotation]
+	s.Annotations = nil
+	if ok {
+		s.Annotations = map[string]string{services.RangesAnnotation: ranges}
+	}
+}
+
+// hostPorts publishes a pod's host ports; nil takes them back.
+func (w *watcher) hostPorts(of, now *corev1.Pod) {
+	w.note("host ports", w.parts.Services.SetPod(w.ctx, services.Key{Namespace: of.Namespace, Name: of.Name}, now))
+}
+
+// zone tells the services in which zone this node is.
+func (w *watcher) zone(n *corev1.Node) {
+	if n.Name == w.self {
+		w.note("zone", w.parts.Services.SetNode(w.ctx, func(own *services.Node) { own.Zone = n.Labels[corev1.LabelTopologyZone] }))
+	}
+}
