@@ -5,6 +5,7 @@
  */
 #define FILE_NUMBER 3
 #include "lib/decap.h"
+#include "lib/nodeport.h"
 
 /* Packets of the tunnel that can be taken out of it here; TC_ACT_UNSPEC for all others. */
 static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
@@ -53,8 +54,11 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	if (in_pod_range(&p.source) && local_endpoint(&p.source))
 		return drop(skb, &p, &r, DROP_INVALID_SIP);
 	ep = local_endpoint(&p.destination);
-	if (!ep)
-		return TC_ACT_UNSPEC;
+	if (!ep) {
+		int verdict = config.services && !err ? serve_client(skb, &p, &r, &in) : NOT_SERVED;
+
+		return verdict == NOT_SERVED ? TC_ACT_UNSPEC : verdict;
+	}
 	if (err < 0)
 		return drop(skb, &p, &r, err);
 	find_peer(&p.source, &in.peer);
@@ -81,8 +85,8 @@ int from_netdev(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (config.tunnel && ip.daddr == config.node_address.word[3] && ip.protocol == IPPROTO_UDP)
 		return from_tunnel(skb, &ip);
-	/* Almost everything else ends here: packets of the node itself. */
-	if ((ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
+	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
+	if (!config.services && (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
 	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3])
 		return TC_ACT_UNSPEC;
 	return from_wire(skb);

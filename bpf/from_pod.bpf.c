@@ -5,70 +5,42 @@
  */
 #define FILE_NUMBER 1
 #include "lib/deliver.h"
-#include "lib/services.h"
+#include "lib/translate.h"
 #include "lib/encap.h"
 #include "lib/fib.h"
 
-/*
- * Service addresses that no socket program replaced. The choice is kept in an entry of its own, under the
- * service's address; a datagram's choice is made again when the service's backends change, a TCP connection's
- * never.
- */
-__verified_once int translate(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-			      struct tracking *t)
-{
-	struct connection_key key;
-	struct connection *fresh, *c;
-	__u32 zero = 0;
-	struct backend backend;
-	struct service *service;
-	__u64 now = bpf_ktime_get_coarse_ns();
-	__be16 port;
-	bool syn;
-	int err;
+#define CONTINUE (-1)
 
-	if (!p || !ep || !t)
-		return -DROP_INVALID;
-	port = p->destination_port;
-	syn = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	connection_key(&key, p, ep->id, OUT);
-	c = bpf_map_lookup_elem(&connections, &key);
-	if (c && !(c->flags & CONNECTION_SERVICE) && c->expires >= now)
-		return 0;
-	service = find_service(&p->destination, port, p->protocol);
-	t->service = p->destination;
-	if (c && (c->flags & CONNECTION_SERVICE) && c->expires >= now && !syn &&
-	    (p->protocol == IPPROTO_TCP || (service && service->generation == c->revision))) {
-		if (!config.dry_run) {
-			c->expires = now + (p->protocol == IPPROTO_TCP ? LIFETIME_TCP : LIFETIME_OTHER);
-			c->packets[OUT]++;
-			c->bytes[OUT] += p->length;
-		}
-		err = rewrite(skb, p, false, &c->translated, c->translated_port);
+/* Services: a verdict, or CONTINUE with the packet as it should go on. */
+__verified_once int serve(struct __sk_buff *skb, struct packet *p, struct report *r, struct endpoint *ep,
+			  struct tracking *out)
+{
+	int err, verdict;
+
+	if (!p || !r || !ep || !out)
+		return TC_ACT_SHOT;
+	if (is_hairpin(p)) {
+		err = hairpin_back(skb, p, ep);
 	} else {
-		if (!service)
-			return 0;
-		err = pick_backend(service, p->source.word[3], 1, &backend);
+		err = translate(skb, p, ep, out);
+		if (err == REFUSED) {
+			verdict = drop(skb, p, r, DROP_NO_BACKEND);
+			/* The refusal goes back to the pod as if the service had sent it. */
+			return refuse(skb, p) ? verdict : to_peer_of(skb, ep);
+		}
 		if (err)
-			return err;
-		fresh = bpf_map_lookup_elem(&scratch, &zero);
-		if (!fresh)
-			return -DROP_CT_INSERT;
-		__builtin_memset(fresh, 0, sizeof(*fresh));
-		fresh->flags = CONNECTION_SERVICE;
-		fresh->initiator = EGRESS;
-		fresh->revision = service->generation;
-		fresh->translated = backend.address;
-		fresh->translated_port = backend.port;
-		fresh->expires = now + LIFETIME_OTHER;
-		fresh->packets[OUT] = 1;
-		fresh->bytes[OUT] = p->length;
-		if (!config.dry_run && bpf_map_update_elem(&connections, &key, fresh, BPF_ANY))
-			return -DROP_CT_INSERT;
-		err = rewrite(skb, p, false, &backend.address, backend.port);
+			return drop(skb, p, r, err);
+		if (!out->has_service || !same_address(&p->source, &p->destination))
+			return CONTINUE;
+		err = hairpin(skb, p, ep, out);
 	}
-	t->has_service = true;
-	t->service_port = port;
+	if (err)
+		return drop(skb, p, r, err);
+	/* A pod may always talk to itself. */
+	err = to_peer_of(skb, ep);
+	if (err < 0)
+		return drop(skb, p, r, err);
+	trace(skb, p, r, TO_ENDPOINT, !config.aggregate);
 	return err;
 }
 
@@ -109,9 +81,9 @@ int from_pod(struct __sk_buff *skb)
 		return drop(skb, &p, &r, DROP_INVALID_SMAC);
 
 	if (config.services && has_ports(p.protocol)) {
-		err = translate(skb, &p, ep, &out);
-		if (err)
-			return drop(skb, &p, &r, err);
+		err = serve(skb, &p, &r, ep, &out);
+		if (err != CONTINUE)
+			return err;
 	}
 	local = local_endpoint(&p.destination);
 	if (local) {
@@ -121,6 +93,12 @@ int from_pod(struct __sk_buff *skb)
 	err = track(skb, &p, ep, &out, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	/* The answer to a client outside, who asked a service. */
+	if (out.reverse) {
+		err = rewrite(skb, &p, true, &out.service, out.service_port);
+		if (err)
+			return drop(skb, &p, &r, err);
+	}
 
 	if (local) {
 		count(0, EGRESS, p.length);

@@ -2,7 +2,8 @@
 /*
  * Socket programs on the cgroup's root: a connection to a service is one to its backend from the start, so
  * that no packet of it is ever translated. May assume: the caller is a process below the configured cgroup,
- * in any network namespace.
+ * in any network namespace. A socket of version 6 that talks to an address of version 4 has it mapped, as
+ * everything here has.
  */
 #include <linux/in.h>
 #include "lib/services.h"
@@ -11,16 +12,18 @@
 #define FORWARDED 2
 #define REJECT 0
 #define PROCEED 1
+#define EADDRINUSE 98
 #define ECONNREFUSED 111
 
 /* Without the helper (a dead branch to the verifier then) the caller sees EPERM. */
-static __always_inline void refuse(void)
+static __always_inline void refuse_with(int error)
 {
 	if (config.set_retval)
-		bpf_set_retval(-ECONNREFUSED);
+		bpf_set_retval(-error);
 }
 
-static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 address, __be16 port)
+static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, const struct address *address,
+			     __be16 port)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	__u64 namespace = bpf_get_netns_cookie(ctx);
@@ -48,10 +51,11 @@ static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 addre
 		e->endpoint = owner->id;
 	} else {
 		/* Not a pod's: the node itself, or a pod of its network. */
-		e->source = mapped(config.node_address.word[3]);
+		e->source = is_v4(address) ? config_address(&config.node_address)
+					   : config_address(&config.node_address6);
 		e->source_identity = IDENTITY_HOST;
 	}
-	e->destination = mapped(address);
+	e->destination = *address;
 	e->dest_port = port;
 	e->socket_cookie = bpf_get_socket_cookie(ctx);
 	e->cgroup = bpf_get_current_cgroup_id();
@@ -59,82 +63,230 @@ static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, __be32 addre
 	return 0;
 }
 
-static __always_inline int translate(struct bpf_sock_addr *ctx, bool connecting)
+static __always_inline bool is_loopback(const struct address *a)
 {
-	__be32 address = ctx->user_ip4;
-	__be16 port = ctx->user_port;
-	struct address front;
+	if (is_v4(a))
+		return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
+}
+
+/* A node port by any node's address, as far as it is the same whichever node is asked. */
+static __always_inline struct service *find_node_port(const struct address *address, __be16 port,
+						      __u8 protocol, bool host)
+{
+	struct address any = {};
 	struct service *service;
-	struct backend backend;
+	struct peer peer;
+
+	if (is_v4(address))
+		any = mapped(0);
+	service = find_service(&any, port, protocol);
+	if (!service)
+		return NULL;
+	if (is_loopback(address))
+		return host ? service : NULL;
+	find_peer(address, &peer);
+	if (peer.identity == IDENTITY_HOST)
+		return service;
+	/* The other node knows whom it has. */
+	if ((service->flags & SERVICE_EXTERNAL_LOCAL) || service->kind != KIND_NODE_PORT)
+		return NULL;
+	return peer.identity == IDENTITY_REMOTE_NODE ? service : NULL;
+}
+
+static __noinline int translate(struct bpf_sock_addr *ctx, struct address *to, bool connecting)
+{
+	__be16 port = ctx->user_port;
+	struct address address = *to;
+	struct service *service;
+	struct pick q = {.view = INSIDE};
 	struct socket_key key = {};
 	struct socket_value was = {};
+	__u64 namespace = bpf_get_netns_cookie(ctx);
+	bool host = !config.host_cookie || namespace == config.host_cookie;
 
-	if (!config.services || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
+	if (!config.services || (config.host_sockets && !host) ||
+	    (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
 		return PROCEED;
-	front = mapped(address);
-	service = find_service(&front, port, ctx->protocol);
+	service = find_service(&address, port, ctx->protocol);
+	if (!service)
+		service = find_node_port(&address, port, ctx->protocol, host);
 	if (!service)
 		return PROCEED;
-	if (pick_backend(service, bpf_get_netns_cookie(ctx), 0, &backend)) {
-		refuse();
+	/* Whoever may make a service could take any address of the world from the pods (CVE-2020-8554). */
+	if (service->kind == KIND_EXTERNAL_IP && !is_host(&address))
+		return PROCEED;
+	*(__u64 *)&q.client = namespace;
+	if (pick_backend(service, &q)) {
+		refuse_with(ECONNREFUSED);
 		return REJECT;
 	}
 	if (connecting)
-		report(ctx, FORWARD, address, port);
+		report(ctx, FORWARD, &address, port);
 	key.cookie = bpf_get_socket_cookie(ctx);
-	key.address = backend.address.word[3];
-	key.port = backend.port;
+	key.address = q.backend.address;
+	key.port = q.backend.port;
 	was.address = address;
 	was.port = port;
 	/* getpeername and recvmsg show the service again; without room for it they show the backend. */
 	bpf_map_update_elem(&sockets, &key, &was, BPF_ANY);
-	ctx->user_ip4 = backend.address.word[3];
-	ctx->user_port = backend.port;
+	*to = q.backend.address;
+	ctx->user_port = q.backend.port;
 	if (connecting)
-		report(ctx, FORWARDED, backend.address.word[3], backend.port);
+		report(ctx, FORWARDED, &q.backend.address, q.backend.port);
 	return PROCEED;
 }
 
-static __always_inline int restore(struct bpf_sock_addr *ctx)
+/* True: the socket believes to talk to what is in `a` now. */
+static __noinline bool restore(struct bpf_sock_addr *ctx, struct address *a)
 {
 	struct socket_key key = {};
 	struct socket_value *was;
 
 	if (!config.services || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
-		return PROCEED;
+		return false;
 	key.cookie = bpf_get_socket_cookie(ctx);
-	key.address = ctx->user_ip4;
+	key.address = *a;
 	key.port = ctx->user_port;
 	was = bpf_map_lookup_elem(&sockets, &key);
-	if (was) {
-		ctx->user_ip4 = was->address;
-		ctx->user_port = was->port;
-	}
+	if (!was)
+		return false;
+	*a = was->address;
+	ctx->user_port = was->port;
+	return true;
+}
+
+static __always_inline int translate4(struct bpf_sock_addr *ctx, bool connecting)
+{
+	struct address a = mapped(ctx->user_ip4);
+	int verdict = translate(ctx, &a, connecting);
+
+	ctx->user_ip4 = a.word[3];
+	return verdict;
+}
+
+static __always_inline struct address address6(struct bpf_sock_addr *ctx)
+{
+	struct address a;
+
+	a.word[0] = ctx->user_ip6[0];
+	a.word[1] = ctx->user_ip6[1];
+	a.word[2] = ctx->user_ip6[2];
+	a.word[3] = ctx->user_ip6[3];
+	return a;
+}
+
+static __always_inline void set_address6(struct bpf_sock_addr *ctx, const struct address *a)
+{
+	ctx->user_ip6[0] = a->word[0];
+	ctx->user_ip6[1] = a->word[1];
+	ctx->user_ip6[2] = a->word[2];
+	ctx->user_ip6[3] = a->word[3];
+}
+
+static __always_inline int translate6(struct bpf_sock_addr *ctx, bool connecting)
+{
+	struct address a = address6(ctx);
+	int verdict = translate(ctx, &a, connecting);
+
+	set_address6(ctx, &a);
+	return verdict;
+}
+
+static __always_inline int restore4(struct bpf_sock_addr *ctx)
+{
+	struct address a = mapped(ctx->user_ip4);
+
+	if (restore(ctx, &a))
+		ctx->user_ip4 = a.word[3];
+	return PROCEED;
+}
+
+static __always_inline int restore6(struct bpf_sock_addr *ctx)
+{
+	struct address a = address6(ctx);
+
+	if (restore(ctx, &a))
+		set_address6(ctx, &a);
 	return PROCEED;
 }
 
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return translate(ctx, true);
+	return translate4(ctx, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return translate(ctx, false);
+	return translate4(ctx, false);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return restore(ctx);
+	return restore4(ctx);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return restore(ctx);
+	return restore4(ctx);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return translate6(ctx, true);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return translate6(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return restore6(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return restore6(ctx);
+}
+
+/* A process of the node that binds to a node port would never see a client: it hears of it now. */
+static __always_inline int protect(struct bpf_sock *ctx, bool v6)
+{
+	struct address any = {};
+	struct service *service;
+
+	if (!config.services || !config.host_cookie || bpf_get_netns_cookie(ctx) != config.host_cookie ||
+	    (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
+		return PROCEED;
+	if (!v6)
+		any = mapped(0);
+	service = find_service(&any, bpf_htons(ctx->src_port), ctx->protocol);
+	if (!service || service->kind != KIND_NODE_PORT)
+		return PROCEED;
+	refuse_with(EADDRINUSE);
+	return REJECT;
+}
+
+SEC("cgroup/post_bind4")
+int post_bind4(struct bpf_sock *ctx)
+{
+	return protect(ctx, false);
+}
+
+SEC("cgroup/post_bind6")
+int post_bind6(struct bpf_sock *ctx)
+{
+	return protect(ctx, true);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

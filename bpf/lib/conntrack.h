@@ -279,7 +279,7 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		refresh(c, p, t->side, now);
 		t->report = report_due(c, p, t->side, now);
 		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
-		if (t->reply && t->side == IN && (c->flags & CONNECTION_REVERSE)) {
+		if (t->reply && (c->flags & CONNECTION_REVERSE)) {
 			t->reverse = true;
 			t->has_service = true;
 			t->service = c->translated;

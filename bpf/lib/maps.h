@@ -70,7 +70,8 @@ struct {
 	__type(value, struct fragment_value);
 } fragments SEC(".maps");
 
-/* Services by frontend. Writer: agent. Readers: from_pod and the socket programs. */
+/* Services by frontend; the address 0.0.0.0 or :: stands for any node's. Writer: agent. Readers: from_pod,
+ * from_netdev and the socket programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
@@ -79,24 +80,57 @@ struct {
 	__type(value, struct service);
 } services SEC(".maps");
 
-/* Backends by service and slot (0 .. count-1). Writer: agent. Readers: as of services. */
+/* Numbers of backends by list and slot (0 .. count-1). Writer: agent. Readers: as of services. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct backend_key);
+	__type(key, struct slot_key);
+	__type(value, __u32);
+} slots SEC(".maps");
+
+/* Backends by number; a number is never used again. Writer: agent. Readers: as of services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
 	__type(value, struct backend);
 } backends SEC(".maps");
 
-/* Clients of services with affinity. Writers and readers: from_pod and the socket programs. */
+/* Numbers of backends by list and hash. Writer: agent. Reader: from_netdev. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_ARRAY);
+		    __uint(max_entries, 16381);
+		    __type(key, __u32);
+		    __type(value, __u32);
+	    });
+} maglev SEC(".maps");
+
+/* Who may come from outside, by service. Writer: agent. Reader: from_netdev. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct range_key);
+	__type(value, __u8);
+} source_ranges SEC(".maps");
+
+/* Clients of services with affinity. Writers and readers: as of services. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity_value);
 } affinity SEC(".maps");
 
-/* What a socket believes to talk to. Writers: connect4, sendmsg4. Readers: recvmsg4, getpeername4. */
+/* What a socket believes to talk to. Writers: connect, sendmsg. Readers: recvmsg, getpeername. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
@@ -144,6 +178,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct address);
 } tunnels SEC(".maps");
+
+/* The same for what is being found out about a service. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct service_work);
+} service_scratch SEC(".maps");
 
 /* When a flow of the tunnel last had a packet for the tunnel device, by the flow's port; ns. Writer and
  * reader: from_netdev. */

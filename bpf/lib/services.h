@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* From a service's address to one of its backends: two hash lookups, however many services there are. */
+/* From a service's address to one of its backends: three hash lookups, however many services there are. */
 #pragma once
 
 #include "maps.h"
@@ -12,43 +12,90 @@ static __always_inline struct service *find_service(const struct address *addres
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-/* client: the network namespace's cookie (sockets) or the address (packets). */
-__verified_once int pick_backend(struct service *service, __u64 client, __u32 by_address, struct backend *out)
+/* A backend by its number, as long as it is one. */
+static __always_inline struct backend *find_backend(__u32 id)
 {
-	struct affinity_key who = {.client = client, .by_address = by_address};
-	struct backend_key key = {};
-	struct backend *backend;
+	return bpf_map_lookup_elem(&backends, &id);
+}
+
+static __always_inline bool may_come(const struct service *service, const struct address *client)
+{
+	struct range_key key = {.prefixlen = 32 + 128, .service = service->id, .address = *client};
+
+	return !(service->flags & SERVICE_RANGES) || bpf_map_lookup_elem(&source_ranges, &key);
+}
+
+/* The number that stands where the client's connection leads to in the service's Maglev table; 0: none. */
+static __always_inline __u32 in_table(const struct service *service, __u32 hash)
+{
+	__u32 list = service->view[OUTSIDE].list, place;
+	void *table = bpf_map_lookup_elem(&maglev, &list);
+	__u32 *id;
+
+	if (!table || !config.maglev_size)
+		return 0;
+	place = hash % config.maglev_size;
+	id = bpf_map_lookup_elem(table, &place);
+	return id ? *id : 0;
+}
+
+/* 0 with the backend in `q`, or -DROP_NO_BACKEND. */
+__verified_once int pick_backend(struct service *service, struct pick *q)
+{
+	struct affinity_key who = {};
+	struct slot_key key = {};
+	struct backend *backend = NULL;
+	__u32 *slot, view, count;
 	__u64 now = 0;
 
-	if (!service || !out || !service->count)
+	if (!service || !q)
 		return -DROP_NO_BACKEND;
+	view = q->view & 1;
+	count = service->view[view].count;
+	key.list = service->view[view].list;
+	if (!count)
+		return -DROP_NO_BACKEND;
+	who.client = q->client;
 	who.service = service->id;
-	key.service = service->id;
+	who.by_address = q->by_address;
 	if (service->affinity) {
 		struct affinity_value *last = bpf_map_lookup_elem(&affinity, &who);
 
 		now = bpf_ktime_get_coarse_ns();
-		if (last && last->until > now && last->generation == service->generation) {
-			if (!config.dry_run)
-				last->until = now + service->affinity * NSEC_PER_SEC;
-			*out = last->backend;
-			return 0;
+		if (last && last->until > now) {
+			backend = find_backend(last->backend);
+			if (backend && (backend->flags & (1 << view))) {
+				if (!config.dry_run)
+					last->until = now + service->affinity * NSEC_PER_SEC;
+				q->id = last->backend;
+				q->backend = *backend;
+				return 0;
+			}
 		}
 	}
-	key.slot = bpf_get_prandom_u32() % service->count;
-	backend = bpf_map_lookup_elem(&backends, &key);
-	if (!backend) {
-		/* The list was just shortened. */
-		key.slot = 0;
-		backend = bpf_map_lookup_elem(&backends, &key);
-		if (!backend)
-			return -DROP_NO_BACKEND;
+	backend = NULL;
+	if (view == OUTSIDE && (service->flags & SERVICE_MAGLEV)) {
+		q->id = in_table(service, q->hash);
+		backend = find_backend(q->id);
 	}
-	*out = *backend;
+	/* The list may just have been changed: then what a slot had is looked for again. */
+#pragma unroll
+	for (int i = 0; i < 3; i++) {
+		if (backend)
+			break;
+		key.slot = i == 2 ? 0 : bpf_get_prandom_u32() % count;
+		slot = bpf_map_lookup_elem(&slots, &key);
+		if (!slot)
+			continue;
+		q->id = *slot;
+		backend = find_backend(q->id);
+	}
+	if (!backend)
+		return -DROP_NO_BACKEND;
+	q->backend = *backend;
 	if (service->affinity && !config.dry_run) {
 		struct affinity_value value = {.until = now + service->affinity * NSEC_PER_SEC,
-					       .backend = *backend,
-					       .generation = service->generation};
+					       .backend = q->id};
 
 		bpf_map_update_elem(&affinity, &who, &value, BPF_ANY);
 	}

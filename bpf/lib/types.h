@@ -51,6 +51,7 @@
 #define DROP_INVALID_IDENTITY 171
 #define DROP_UNKNOWN_SENDER 172
 #define DROP_FRAG_NOT_FOUND 175
+#define DROP_NOT_IN_SOURCE_RANGE 177
 #define DROP_POLICY_DENY 181
 #define DROP_INVALID_VNI 183
 
@@ -109,8 +110,11 @@ struct config {
 	__u32 set_retval; /* 1: the kernel has the helper (5.18) */
 	/* 1: the program is asked what it would do: it writes no map, sends no event and leaves no trace. */
 	__u32 dry_run;
-	__u32 masquerade; /* 1: the programs masquerade, not the kernel's netfilter */
+	__u32 masquerade;   /* 1: the programs masquerade, not the kernel's netfilter */
+	__u32 host_sockets; /* 1: only the node's own sockets are translated, pods' packets are */
+	__u32 maglev_size;
 	__u32 pad;
+	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
 
@@ -215,46 +219,99 @@ struct service_key {
 	__u8 pad;
 };
 
+#define KIND_CLUSTER_IP 0
+#define KIND_NODE_PORT 1
+#define KIND_LOAD_BALANCER 2
+#define KIND_EXTERNAL_IP 3
+#define KIND_HOST_PORT 4
+
+#define SERVICE_RANGES (1 << 0)	      /* clients outside have to be in source_ranges */
+#define SERVICE_DROP_INSIDE (1 << 1)  /* without backend: clients inside wait in vain, nobody refuses them */
+#define SERVICE_DROP_OUTSIDE (1 << 2) /* the same for clients outside */
+#define SERVICE_EXTERNAL_LOCAL (1 << 3) /* externalTrafficPolicy Local */
+#define SERVICE_INTERNAL_LOCAL (1 << 4) /* internalTrafficPolicy Local */
+#define SERVICE_MAGLEV (1 << 5)		/* the list of clients outside has a table */
+
+/* Which backends a client gets: one inside of the cluster, or one outside. */
+#define INSIDE 0
+#define OUTSIDE 1
+
 struct service {
 	__u32 id;
-	__u32 count;
-	__u32 generation;
 	__u32 affinity; /* seconds; 0 is off */
-	__u32 kind;
+	__u16 flags;
+	__u8 kind;
+	__u8 pad;
+	struct {
+		__u32 list;
+		__u32 count;
+	} view[2];
 };
 
-struct backend_key {
-	__u32 service;
+struct slot_key {
+	__u32 list;
 	__u32 slot;
 };
+
+/* Bits 0 and 1: in the list of clients INSIDE, OUTSIDE. */
+#define BACKEND_TERMINATING (1 << 2)
 
 struct backend {
 	struct address address;
 	__be16 port;
-	__u16 flags;
+	__u8 protocol;
+	__u8 flags;
+	__u32 service;
+};
+
+struct range_key {
+	__u32 prefixlen;
+	__u32 service;
+	struct address address;
 };
 
 struct affinity_key {
-	__u64 client; /* network namespace cookie, or address */
+	struct address client; /* or the cookie of its network namespace in the first two words */
 	__u32 service;
 	__u32 by_address;
 };
 
 struct affinity_value {
 	__u64 until;
+	__u32 backend;
+	__u32 pad;
+};
+
+/* Who asks, and what was chosen. */
+struct pick {
+	struct address client; /* or the cookie of its network namespace in the first two words */
+	__u32 by_address;
+	__u32 view; /* INSIDE or OUTSIDE */
+	__u32 hash; /* of the connection, the same on every node */
+	__u32 id;   /* out: the backend's number */
 	struct backend backend;
-	__u32 generation;
+};
+
+struct service_work {
+	struct connection_key key;
+	struct pick pick;
+	struct address backend;
+	struct address front;
+	struct address from;
+	__be16 port;
+	__be16 front_port;
+	bool fresh; /* this packet opened the connection */
 };
 
 struct socket_key {
 	__u64 cookie;
-	__be32 address;
+	struct address address;
 	__be16 port;
-	__u16 pad;
+	__u16 pad[3];
 };
 
 struct socket_value {
-	__be32 address;
+	struct address address;
 	__be16 port;
 	__u16 pad;
 };
@@ -336,6 +393,18 @@ static __always_inline bool same_address(const struct address *a, const struct a
 {
 	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
 		 (a->word[3] ^ b->word[3]));
+}
+
+/* A constant of the configuration as a value. */
+static __always_inline struct address config_address(const volatile struct address *a)
+{
+	struct address out;
+
+	out.word[0] = a->word[0];
+	out.word[1] = a->word[1];
+	out.word[2] = a->word[2];
+	out.word[3] = a->word[3];
+	return out;
 }
 
 /* A packet's address can be compared with a constant of the configuration. */

@@ -165,11 +165,8 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 			attachment{program: "from_overlay", device: tunnelName, ifindex: tunnelIfindex, ingress: true},
 			attachment{program: "from_host", device: hostName, ifindex: hostLink.Attrs().Index})
 	}
-	if k.config.KubeProxyReplacement {
-		for program, kind := range map[string]ebpf.AttachType{
-			"connect4": ebpf.AttachCGroupInet4Connect, "sendmsg4": ebpf.AttachCGroupUDP4Sendmsg,
-			"recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "getpeername4": ebpf.AttachCgroupInet4GetPeername,
-		} {
+	if k.config.KubeProxyReplacement && !k.config.LoadBalancer.SocketsOff {
+		for program, kind := range socketHooks {
 			all = append(all, attachment{program: program, cgroup: k.config.CgroupRoot, kind: kind})
 		}
 	}
@@ -193,6 +190,15 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 		}
 	}
 	return nil
+}
+
+// socketHooks are the programs of sockets.bpf.c and where they go.
+var socketHooks = map[string]ebpf.AttachType{
+	"connect4": ebpf.AttachCGroupInet4Connect, "sendmsg4": ebpf.AttachCGroupUDP4Sendmsg,
+	"recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "getpeername4": ebpf.AttachCgroupInet4GetPeername,
+	"connect6": ebpf.AttachCGroupInet6Connect, "sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
+	"recvmsg6": ebpf.AttachCGroupUDP6Recvmsg, "getpeername6": ebpf.AttachCgroupInet6GetPeername,
+	"post_bind4": ebpf.AttachCGroupInet4PostBind, "post_bind6": ebpf.AttachCGroupInet6PostBind,
 }
 
 // MTU implements Datapath.

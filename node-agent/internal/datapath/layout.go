@@ -23,7 +23,9 @@ type configLayout struct {
 	TunnelIfindex, Tunnel, Underlay6                         uint32
 	TunnelPort                                               big16
 	MTU                                                      uint16
-	Services, Aggregate, SetRetval, DryRun, Masquerade, Pad  uint32
+	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
+	HostSockets, MaglevSize, Pad                             uint32
+	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }
 

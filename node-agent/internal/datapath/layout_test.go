@@ -24,7 +24,8 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"policy":      {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
 		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
 		"services":    {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
-		"backends":    {unsafe.Sizeof(backendKeyLayout{}), unsafe.Sizeof(backendLayout{})},
+		"slots":       {unsafe.Sizeof(slotKeyLayout{}), 4},
+		"backends":    {4, unsafe.Sizeof(backendLayout{})},
 		"namespaces":  {8, unsafe.Sizeof(socketOwnerLayout{})},
 		"metrics":     {4, unsafe.Sizeof(counterLayout{})},
 	}
@@ -117,23 +118,6 @@ func TestPrefixRoundTrip(t *testing.T) {
 		p := netip.MustParsePrefix(text)
 		if got := keyToPrefix(prefixToKey(p)); got != p {
 			t.Errorf("%s came back as %s", p, got)
-		}
-	}
-}
-
-func TestUsableBackends(t *testing.T) {
-	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	for name, test := range map[string]struct {
-		in   []Backend
-		want int
-	}{
-		"none":                         {nil, 0},
-		"terminating ones stand aside": {[]Backend{{a, 80, false}, {b, 80, true}}, 1},
-		"unless no other is left":      {[]Backend{{a, 80, true}, {b, 80, true}}, 2},
-		"listed twice":                 {[]Backend{{a, 80, false}, {a, 80, false}}, 1},
-	} {
-		if got := usableBackends(test.in); len(got) != test.want {
-			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

@@ -55,3 +55,17 @@ func (n *namespace) do(fn func() error) error {
 	}
 	return result
 }
+
+// hostCookie identifies the network namespace of the calling thread in socket programs; 0 where the kernel does not tell.
+func hostCookie() uint64 {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0
+	}
+	return cookie
+}

@@ -49,13 +49,15 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	}
 	for field, set := range map[*uint32]bool{
 		&values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
-		&values.SetRetval: setRetval,
+		&values.SetRetval: setRetval, &values.HostSockets: c.LoadBalancer.HostNamespaceOnly,
 	} {
 		if set {
 			*field = 1
 		}
 	}
-	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax}
+	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
+	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax, "services": c.LoadBalancer.ServicesMax,
+		"slots": 4 * c.LoadBalancer.ServicesMax, "backends": 4 * c.LoadBalancer.ServicesMax, "maglev": c.LoadBalancer.ServicesMax}
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
 	for _, name := range hookObjects {
 		raw, err := compiled.ReadFile("objects/" + name + ".o")
@@ -74,6 +76,9 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 		for mapName, m := range collection.Maps {
 			if n := sizes[mapName]; n > 0 {
 				m.MaxEntries = uint32(n)
+			}
+			if m.InnerMap != nil {
+				m.InnerMap.MaxEntries = values.MaglevSize
 			}
 		}
 		out.collections[name] = collection

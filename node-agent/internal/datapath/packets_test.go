@@ -62,7 +62,7 @@ func newRig(t *testing.T, routing RoutingMode) *rig {
 	}
 	t.Cleanup(func() { ns.file.Close() })
 	return &rig{t, &kernel{
-		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{}, services: map[Frontend]*serviceState{},
+		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{},
 	}, 1}
 }
 
@@ -294,10 +294,15 @@ func TestServiceTranslation(t *testing.T) {
 	r.endpoint(1, "10.77.1.11", macA, nil)
 	r.endpoint(2, "10.77.1.12", macB, nil)
 	front := Frontend{Address: netip.MustParseAddr("10.96.0.1"), Port: 443, Protocol: unix.IPPROTO_TCP}
-	r.must(r.UpsertService(context.Background(), Service{Frontend: front}))
+	service := Service{ServiceID: ServiceID{Name: "api", Protocol: unix.IPPROTO_TCP}, Frontends: []Frontend{front}}
+	r.must(r.UpsertService(context.Background(), service))
 	f := frame{mac: macA, source: "10.77.1.11", destination: "10.96.0.1", protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 443, flags: syn}
-	r.expectDrop("a service without backends", "from_pod", f, 158)
-	r.must(r.UpsertService(context.Background(), Service{Frontend: front, Backends: []Backend{{Address: netip.MustParseAddr("10.77.1.12"), Port: 6443}}}))
+	r.expect("a service without backends refuses", "from_pod", f, verdictRedirect)
+	if n := r.counters()[158]; n != 1 {
+		t.Errorf("the refusal was counted %d times", n)
+	}
+	service.Backends = []Backend{{Address: netip.MustParseAddr("10.77.1.12"), Port: 6443, Internal: true, External: true}}
+	r.must(r.UpsertService(context.Background(), service))
 	out := r.expect("to the backend", "from_pod", f, verdictRedirect)
 	if to := netip.AddrFrom4([4]byte(out[30:34])); to.String() != "10.77.1.12" || binary.BigEndian.Uint16(out[36:]) != 6443 {
 		t.Errorf("sent to %s port %d", to, binary.BigEndian.Uint16(out[36:]))

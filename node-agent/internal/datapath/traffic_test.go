@@ -254,11 +254,12 @@ func TestServicePerPacket(t *testing.T) {
 		for _, p := range []*pod{c.nodes[0].pods[1], c.nodes[1].pods[0]} {
 			p.space.echoTCP(t, ":7000")
 			p.space.echoUDP(t, ":7000")
-			backends = append(backends, datapath.Backend{Address: p.address, Port: 7000})
+			backends = append(backends, datapath.Backend{Address: p.address, Port: 7000, Internal: true, External: true})
 		}
 		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			must(t, c.nodes[0].datapath.UpsertService(ctx, datapath.Service{
-				Frontend: datapath.Frontend{Address: addr("10.96.0.10"), Port: 80, Protocol: protocol}, Name: "echo", Backends: backends,
+				ServiceID: datapath.ServiceID{Name: "echo", Protocol: protocol},
+				Frontends: []datapath.Frontend{{Address: addr("10.96.0.10"), Port: 80, Protocol: protocol}}, Backends: backends,
 			}))
 		}
 		for i := range 8 {
@@ -291,8 +292,9 @@ func TestServiceBySocket(t *testing.T) {
 	server := c.nodes[1].pods[0]
 	server.space.echoTCP(t, ":7000")
 	service := datapath.Service{
-		Frontend: datapath.Frontend{Address: addr("10.96.0.11"), Port: 80, Protocol: unix.IPPROTO_TCP}, Name: "echo",
-		Backends: []datapath.Backend{{Address: server.address, Port: 7000}},
+		ServiceID: datapath.ServiceID{Name: "echo", Protocol: unix.IPPROTO_TCP},
+		Frontends: []datapath.Frontend{{Address: addr("10.96.0.11"), Port: 80, Protocol: unix.IPPROTO_TCP}},
+		Backends:  []datapath.Backend{{Address: server.address, Port: 7000, Internal: true, External: true}},
 	}
 	must(t, n.datapath.UpsertService(ctx, service))
 	events := make(chan datapath.Event, 100)
@@ -315,7 +317,7 @@ func TestServiceBySocket(t *testing.T) {
 	for deadline := time.After(3 * time.Second); len(sources) < 2; {
 		select {
 		case e := <-events:
-			if e.Type == datapath.EventSocket && e.SubType == 1 && e.Destination == service.Frontend.Address && e.DestPort == 80 {
+			if e.Type == datapath.EventSocket && e.SubType == 1 && e.Destination == service.Frontends[0].Address && e.DestPort == 80 {
 				sources[e.Source] = true
 			}
 		case <-deadline:

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Which backend a connection to a service has. The choice is kept in an entry of its own, under the service's
+ * address: for a pod's packets the pod's, for those of clients outside the node's (endpoint 0). `revision` is
+ * the backend's number.
+ */
+#pragma once
+
+#include "conntrack.h"
+#include "nat.h"
+#include "services.h"
+
+/* The node's own entries in `connections`. */
+#define NODE_ENDPOINT 0
+
+/* Not a service, or one that leaves the packet alone. */
+#define NO_SERVICE 1
+/* Nobody there: to be refused. */
+#define REFUSED 2
+
+static __always_inline __u64 choice_lifetime(struct connection *c, struct packet *p, __u64 now)
+{
+	if (p->protocol != IPPROTO_TCP)
+		return now + LIFETIME_OTHER;
+	if (p->tcp_flags & (TCP_FIN | TCP_RST)) {
+		c->flags |= CONNECTION_FIN_OUT;
+		return now + LIFETIME_TCP_SYN;
+	}
+	if (p->tcp_flags & TCP_SYN) {
+		c->flags &= ~CONNECTION_FIN_OUT;
+		return now + LIFETIME_TCP_SYN;
+	}
+	return now + (c->flags & CONNECTION_FIN_OUT ? LIFETIME_TCP_SYN : LIFETIME_TCP);
+}
+
+/*
+ * Whether the earlier choice stands: of a TCP connection always, until it is opened again; of everything else
+ * as long as the backend is one.
+ */
+static __always_inline bool still_chosen(struct connection *c, struct packet *p, __u32 view)
+{
+	bool opens = p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	struct backend *backend;
+
+	if (!opens)
+		return true;
+	backend = find_backend(c->revision);
+	if (!backend)
+		return false;
+	/* A datagram goes on to a backend that is about to go; what opens a connection does not. */
+	return p->protocol != IPPROTO_TCP || (backend->flags & (1 << view));
+}
+
+/* Hash of a client's connection that all nodes agree on; with affinity the port does not count. */
+static __always_inline __u32 client_hash(struct packet *p, bool with_port)
+{
+	__u32 h = 0x9e3779b9;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		h ^= p->source.word[i];
+		h *= 0x85ebca6b;
+		h ^= h >> 13;
+		h ^= p->destination.word[i];
+		h *= 0xc2b2ae35;
+		h ^= h >> 16;
+	}
+	h ^= (with_port ? (__u32)p->source_port << 16 : 0) | p->destination_port;
+	h *= 0x85ebca6b;
+	h ^= h >> 13;
+	h ^= p->protocol;
+	h *= 0xc2b2ae35;
+	return h ^ h >> 16;
+}
+
+/* What the functions about services work on; too large for the stack. */
+static __always_inline struct service_work *service_work(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&service_scratch, &zero);
+}
+
+/* The entry that keeps a choice, with what has not to do with the packet in it. */
+static __always_inline struct connection *new_entry(__u8 flags, const struct address *translated, __be16 port)
+{
+	__u32 zero = 0;
+	struct connection *c = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!c)
+		return NULL;
+	__builtin_memset(c, 0, sizeof(*c));
+	c->flags = flags;
+	c->initiator = EGRESS;
+	c->translated = *translated;
+	c->translated_port = port;
+	return c;
+}
+
+static __always_inline int keep_entry(struct connection_key *key, struct connection *c, struct packet *p,
+				      __u64 now)
+{
+	c->expires = choice_lifetime(c, p, now);
+	c->packets[OUT] = 1;
+	c->bytes[OUT] = p->length;
+	/* Under contention an LRU insert may fail once. */
+	if (!config.dry_run && bpf_map_update_elem(&connections, key, c, BPF_ANY) &&
+	    bpf_map_update_elem(&connections, key, c, BPF_ANY))
+		return -DROP_CT_INSERT;
+	return 0;
+}
+
+static __always_inline void touch_entry(struct connection *c, struct packet *p, __u8 side, __u64 now)
+{
+	if (config.dry_run)
+		return;
+	c->expires = choice_lifetime(c, p, now);
+	c->packets[side & 1]++;
+	c->bytes[side & 1] += p->length;
+}
+
+/*
+ * Sets w->backend, w->port and w->fresh, and w->front and w->front_port from the packet. 0, NO_SERVICE,
+ * REFUSED or a negative drop reason.
+ */
+__verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
+{
+	struct service_work *w = service_work();
+	struct connection *c;
+	struct service *service;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!p || !w)
+		return -DROP_CT_INSERT;
+	w->fresh = false;
+	w->front = p->destination;
+	w->front_port = p->destination_port;
+	connection_key(&w->key, p, endpoint, OUT);
+	c = bpf_map_lookup_elem(&connections, &w->key);
+	if (c && c->expires < now)
+		c = NULL;
+	/* The address is a service's now, and was somebody's before. */
+	if (c && !(c->flags & CONNECTION_SERVICE))
+		return NO_SERVICE;
+	if (c && still_chosen(c, p, view)) {
+		touch_entry(c, p, OUT, now);
+		w->backend = c->translated;
+		w->port = c->translated_port;
+		return 0;
+	}
+	service = find_service(&p->destination, p->destination_port, p->protocol);
+	if (!service)
+		return NO_SERVICE;
+	if (view == OUTSIDE) {
+		/* Cluster addresses are the cluster's. */
+		if (service->kind == KIND_CLUSTER_IP)
+			return NO_SERVICE;
+		if (!may_come(service, &p->source))
+			return -DROP_NOT_IN_SOURCE_RANGE;
+		w->pick.hash = client_hash(p, !service->affinity);
+	} else if (service->kind == KIND_EXTERNAL_IP && !is_host(&p->destination)) {
+		/* Whoever may make a service could take any address of the world from the pods
+		 * (CVE-2020-8554). */
+		return NO_SERVICE;
+	}
+	w->pick.client = p->source;
+	w->pick.by_address = 1;
+	w->pick.view = view;
+	if (pick_backend(service, &w->pick))
+		return service->flags & (view == OUTSIDE ? SERVICE_DROP_OUTSIDE : SERVICE_DROP_INSIDE)
+			   ? -DROP_NO_BACKEND
+			   : REFUSED;
+	w->fresh = true;
+	w->backend = w->pick.backend.address;
+	w->port = w->pick.backend.port;
+	c = new_entry(CONNECTION_SERVICE, &w->backend, w->port);
+	if (!c)
+		return -DROP_CT_INSERT;
+	c->revision = w->pick.id;
+	return keep_entry(&w->key, c, p, now);
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Clients outside of the cluster: node ports, load balancers' and external addresses, host ports.
+ *
+ *   backend here		destination translated, into the pod; the pod's entry has the service's
+ *address for the answers backend is the node	destination translated, to the stack; to_netdev puts the
+ *address back backend elsewhere	destination and source translated, so that the answers come back here;
+ *from_netdev (from_overlay through a tunnel) undoes both
+ *
+ * Two entries of the node in `connections`: the choice under the client and the service, and under the client
+ *and the backend what to put back.
+ */
+#pragma once
+
+#include "choice.h"
+#include "deliver.h"
+#include "encap.h"
+#include "fib.h"
+#include "refuse.h"
+
+/* Keeps or refreshes what answers of this backend get as their source. Before the source is translated. */
+static __always_inline int remember_front(struct packet *p, struct service_work *w)
+{
+	struct connection *c;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	connection_key(&w->key, p, NODE_ENDPOINT, OUT);
+	c = bpf_map_lookup_elem(&connections, &w->key);
+	if (c && !w->fresh) {
+		touch_entry(c, p, OUT, now);
+		return 0;
+	}
+	c = new_entry(CONNECTION_REVERSE, &w->front, w->front_port);
+	return c ? keep_entry(&w->key, c, p, now) : -DROP_CT_INSERT;
+}
+
+/*
+ * An answer of a backend to a client outside, with the client as its destination already: the service's
+ * address back as its source. 1: done; 0: it is no such answer; or a negative drop reason.
+ */
+__verified_once int restore_front(struct __sk_buff *skb, struct packet *p)
+{
+	struct service_work *w = service_work();
+	struct connection *c;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	int err;
+
+	if (!p || !w || !has_ports(p->protocol))
+		return 0;
+	connection_key(&w->key, p, NODE_ENDPOINT, IN);
+	c = bpf_map_lookup_elem(&connections, &w->key);
+	if (!c || !(c->flags & CONNECTION_REVERSE) || c->expires < now)
+		return 0;
+	touch_entry(c, p, IN, now);
+	err = rewrite(skb, p, true, &c->translated, c->translated_port);
+	return err ? err : 1;
+}
+
+static __always_inline int swap_macs(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 macs[12];
+
+	__builtin_memcpy(macs, p->source_mac, 6);
+	__builtin_memcpy(macs + 6, p->dest_mac, 6);
+	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
+}
+
+/* A packet of a client outside becomes one to a backend. 0, NO_SERVICE, REFUSED or a negative drop reason. */
+__verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct tracking *in)
+{
+	struct service_work *w = service_work();
+	int err;
+
+	if (!p || !in || !w)
+		return -DROP_INVALID;
+	if (!has_ports(p->protocol))
+		return NO_SERVICE;
+	err = choose_backend(p, OUTSIDE, NODE_ENDPOINT);
+	if (err)
+		return err;
+	err = rewrite(skb, p, false, &w->backend, w->port);
+	if (err)
+		return err;
+	in->has_service = true;
+	in->service = w->front;
+	in->service_port = w->front_port;
+	if (local_endpoint(&p->destination))
+		return 0;
+	return remember_front(p, w);
+}
+
+/* Not a verdict: the packet is for no service. */
+#define NOT_SERVED (-2)
+
+/* The whole way of a packet that came over the wire. A verdict or NOT_SERVED. `in`: its ingress side,
+ * from_wire. */
+__verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct report *r,
+				 struct tracking *in)
+{
+	struct endpoint *ep;
+	int err, verdict;
+
+	if (!p || !r || !in)
+		return TC_ACT_SHOT;
+	err = from_client(skb, p, in);
+	if (err == NO_SERVICE)
+		return NOT_SERVED;
+	if (err == REFUSED) {
+		verdict = drop(skb, p, r, DROP_NO_BACKEND);
+		if (refuse(skb, p) || swap_macs(skb, p))
+			return verdict;
+		return bpf_redirect(skb->ifindex, 0);
+	}
+	if (err)
+		return drop(skb, p, r, err);
+	ep = local_endpoint(&p->destination);
+	if (ep) {
+		find_peer(&p->source, &in->peer);
+		err = admit(skb, p, ep, in, r);
+		if (!err)
+			err = to_peer_of(skb, ep);
+		if (err < 0)
+			return drop(skb, p, r, err);
+		trace(skb, p, r, TO_ENDPOINT, in->report);
+		return err;
+	}
+	verdict = TC_ACT_OK;
+	if (!is_host(&p->destination))
+		return drop(skb, p, r, DROP_NO_BACKEND);
+	trace(skb, p, r,
+	      verdict == TC_ACT_OK ? TO_HOST
+	      : r->tunnel	   ? TO_OVERLAY
+				   : TO_NETWORK,
+	      !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+	return verdict;
+}
+
+/* The answer of a backend elsewhere, after snat_in(): on to the client. A verdict or NOT_SERVED. */
+__verified_once int serve_answer(struct __sk_buff *skb, struct packet *p, struct report *r)
+{
+	int err;
+
+	if (!p || !r)
+		return TC_ACT_SHOT;
+	err = restore_front(skb, p);
+	if (!err)
+		return NOT_SERVED;
+	if (err < 0)
+		return drop(skb, p, r, err);
+	err = forward_by_fib(skb, p);
+	r->reply = 1;
+	trace(skb, p, r, TO_NETWORK, !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+	return err;
+}
