@@ -76,6 +76,20 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	return err;
 }
 
+/* To the node's end of the tunnel, or a later fragment that may be. */
+static __always_inline bool is_tunneled(struct __sk_buff *skb, struct iphdr *ip)
+{
+	__be16 port;
+
+	if (!config.tunnel || ip->daddr != config.node_address.word[3] || ip->protocol != IPPROTO_UDP)
+		return false;
+	if (ip->frag_off & bpf_htons(0x1fff))
+		return true;
+	return !bpf_skb_load_bytes(skb, ETH_HLEN + ip->ihl * 4 + offsetof(struct udp_header, destination),
+				   &port, 2) &&
+	       port == config.tunnel_port;
+}
+
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
@@ -83,7 +97,7 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
-	if (config.tunnel && ip.daddr == config.node_address.word[3] && ip.protocol == IPPROTO_UDP)
+	if (is_tunneled(skb, &ip))
 		return from_tunnel(skb, &ip);
 	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
 	if (!config.services && (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&

@@ -326,3 +326,25 @@ func (s *space) ping(to string, flags ...string) error {
 		return nil
 	})
 }
+
+// answer tells every datagram who got it.
+func (s *space) answer(t testing.TB, at, name string) {
+	t.Helper()
+	var c net.PacketConn
+	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp", at); return err }))
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			_, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo([]byte(name+"\n"), from)
+		}
+	}()
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
