@@ -228,6 +228,9 @@ func (k *kernel) writeService(state *serviceState, s Service) error {
 		if view == internal || list != state.lists[internal] {
 			errs = append(errs, k.shorten(list, counts[view]))
 		}
+		if list != state.lists[external] || !maglev {
+			errs = append(errs, k.deleteMaglev(list.id))
+		}
 	}
 	return errors.Join(append(errs, k.deleteBackends(state, s.Backends))...)
 }
