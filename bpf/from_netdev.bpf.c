@@ -31,6 +31,8 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
 	err = admit(skb, &p, ep, &in, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	if (in.to_proxy)
+		return admitted_to_proxy(skb, &p, &in, &r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
 		return drop(skb, &p, &r, err);
@@ -69,6 +71,8 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	err = admit(skb, &p, ep, &in, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	if (in.to_proxy)
+		return admitted_to_proxy(skb, &p, &in, &r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
 		return drop(skb, &p, &r, err);

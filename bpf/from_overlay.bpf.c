@@ -41,6 +41,8 @@ int from_overlay(struct __sk_buff *skb)
 	err = admit(skb, &p, ep, &in, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	if (in.to_proxy)
+		return admitted_to_proxy(skb, &p, &in, &r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
 		return drop(skb, &p, &r, err);

@@ -93,6 +93,10 @@ int from_pod(struct __sk_buff *skb)
 	err = track(skb, &p, ep, &out, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	if (out.to_proxy && proxy_takes(skb, &p, out.proxy_port)) {
+		trace(skb, &p, &r, TO_PROXY, out.report);
+		return redirect_to_proxy(skb, out.proxy_port);
+	}
 	/* The answer to a client outside, who asked a service. */
 	if (out.reverse) {
 		err = rewrite(skb, &p, true, &out.service, out.service_port);
@@ -106,6 +110,8 @@ int from_pod(struct __sk_buff *skb)
 		err = admit(skb, &p, local, &in, &r);
 		if (err)
 			return drop(skb, &p, &r, err);
+		if (in.to_proxy)
+			return admitted_to_proxy(skb, &p, &in, &r);
 		err = to_peer_of(skb, local);
 		if (err < 0)
 			return drop(skb, &p, &r, err);

@@ -33,6 +33,8 @@ int to_pod(struct __sk_buff *skb)
 	err = admit(skb, &p, ep, &in, &r);
 	if (err)
 		return drop(skb, &p, &r, err);
+	if (in.to_proxy)
+		return admitted_to_proxy(skb, &p, &in, &r);
 	trace(skb, &p, &r, TO_ENDPOINT, in.report);
 	return TC_ACT_OK;
 }

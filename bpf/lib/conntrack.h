@@ -10,6 +10,7 @@
 
 #include "events.h"
 #include "policy.h"
+#include "proxy.h"
 
 #define LIFETIME_TCP (8000 * NSEC_PER_SEC)
 #define LIFETIME_TCP_SYN (60 * NSEC_PER_SEC)
@@ -25,6 +26,8 @@ struct tracking {
 	bool from_wire;
 	bool reverse;	  /* replies: put the service's address back as the source */
 	bool has_service; /* the service's fields are set */
+	bool to_proxy;	  /* the packet belongs to the agent's proxy */
+	__be16 proxy_port; /* that accepts it, where it may open a connection */
 	__be16 service_port;
 	struct address
 	    service; /* a new connection was sent to this service address; on reply: what to put back */
@@ -135,6 +138,7 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 		v->reason = 0;
 		v->rule = 0;
 		v->match = 0;
+		v->proxy_port = 0;
 		return 0;
 	}
 	if (is_icmp(key->protocol))
@@ -184,6 +188,17 @@ __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, str
 		c->translated = t->service;
 		c->translated_port = t->service_port;
 	}
+	if (v.proxy_port) {
+		c->proxy_port = v.proxy_port;
+		c->flags |= CONNECTION_PROXY | CONNECTION_REPLIED;
+		t->to_proxy = true;
+		t->proxy_port = v.proxy_port;
+	}
+	/* The proxy's own connection into the pod, with the client's address. */
+	if (t->side == IN && is_from_proxy(skb, INGRESS)) {
+		c->flags |= CONNECTION_PROXY;
+		t->to_proxy = false;
+	}
 	refresh(c, p, t->side, now);
 	c->reported[t->side & 1] = now;
 	c->seen[t->side & 1] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
@@ -212,7 +227,63 @@ static __noinline int judge_again(struct packet *p, struct endpoint *ep, struct 
 	}
 	c->rule = v.rule;
 	c->revision = ep->revision;
+	/* What the proxy has stays with it: it knows that rules are gone. A connection that was none of its
+	 * business and is now comes to it in the middle, and is refused. */
+	if (v.proxy_port) {
+		c->proxy_port = v.proxy_port;
+		c->flags |= CONNECTION_PROXY;
+	}
 	return 0;
+}
+
+/*
+ * A packet to the pod of a connection that the proxy opened on the pod's behalf: the proxy's socket is the
+ * only trace of it. True: it is tracked now. No policy: the proxy asked it.
+ */
+__verified_once int adopt(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, struct tracking *t,
+			  struct report *r)
+{
+	struct connection_key key;
+	struct connection *c;
+	__u32 zero = 0;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	c = bpf_map_lookup_elem(&scratch, &zero);
+	if (!c || !p || !ep || !t || !r || !proxy_has(skb, p))
+		return 0;
+	__builtin_memset(c, 0, sizeof(*c));
+	connection_key(&key, p, ep->id, IN);
+	c->initiator = EGRESS;
+	c->flags = CONNECTION_PROXY | CONNECTION_REPLIED;
+	c->revision = ep->revision;
+	c->peer = t->peer.identity;
+	c->tunnel = t->peer.tunnel;
+	refresh(c, p, IN, now);
+	c->reported[IN] = now;
+	c->seen[IN] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	/* Where the table is full it is found by its socket again. */
+	if (!config.dry_run)
+		bpf_map_update_elem(&connections, &key, c, BPF_ANY);
+	t->to_proxy = true;
+	t->proxy_port = 0;
+	t->report = true;
+	t->reply = true;
+	t->has_service = false;
+	r->reply = 1;
+	r->trace_reason = TRACE_REPLY;
+	return 1;
+}
+
+/* Whether a packet of a connection that the proxy has a part in goes to it, and where it may open one. */
+static __always_inline void find_proxy(struct __sk_buff *skb, struct packet *p, struct connection *c,
+				       struct tracking *t)
+{
+	bool opens = (c->initiator == EGRESS) == (t->side == OUT);
+
+	if (t->side == IN && is_from_proxy(skb, c->initiator))
+		return;
+	t->proxy_port = opens ? c->proxy_port : 0;
+	t->to_proxy = p->protocol != IPPROTO_UDP || opens || proxy_has(skb, p);
 }
 
 static __always_inline bool usable(struct connection *c, struct packet *p, __u64 now)
@@ -253,6 +324,9 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		if (!t->peer_known)
 			find_peer(t->side == OUT ? &p->destination : &p->source, &t->peer);
 		report_sides(r, ep, t);
+		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) &&
+		    adopt(skb, p, ep, t, r))
+			return 0;
 		return open_connection(skb, p, ep, t, r);
 	}
 	if (config.dry_run && !(c = connection_copy(c)))
@@ -270,6 +344,8 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 	t->reply = (c->initiator == EGRESS) != (t->side == OUT);
 	t->from_wire = c->flags & CONNECTION_WIRE;
 	t->has_service = false;
+	if (c->flags & CONNECTION_PROXY)
+		find_proxy(skb, p, c, t);
 	if (p->related) {
 		t->report = true;
 		r->trace_reason = TRACE_RELATED;

@@ -14,9 +14,17 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct
 
 	if (err)
 		return err;
-	if (t->reverse)
+	if (t->reverse && !t->to_proxy)
 		return rewrite(skb, p, true, &t->service, t->service_port);
 	return 0;
+}
+
+/* What admit() let in: to its proxy. The proxy opens a connection of its own into the pod. */
+static __always_inline int admitted_to_proxy(struct __sk_buff *skb, struct packet *p, struct tracking *t,
+					     struct report *r)
+{
+	trace(skb, p, r, TO_PROXY, t->report);
+	return redirect_to_proxy(skb, t->proxy_port);
 }
 
 static __always_inline int to_peer_of(struct __sk_buff *skb, struct endpoint *ep)

@@ -3,6 +3,10 @@
  * What an endpoint's policy says: the longest line for the peer's identity and the longest for any identity.
  * Denied if either denies, else allowed if either allows, else as the endpoint's default. The agent sees to
  * it that no longer line for one identity allows what a shorter one denies.
+ *
+ * Where both allow, the line for any identity makes the proxy of the peer's own line unnecessary if it names
+ * a protocol. A line for any port does not: it may say no more than that nobody asked for default deny. The
+ * proxy knows better, and lets everything pass where that is so.
  */
 #pragma once
 
@@ -12,6 +16,7 @@ struct verdict {
 	int reason; /* 0 or a drop reason */
 	__u32 rule;
 	__u8 match;
+	__be16 proxy_port;
 };
 
 struct question {
@@ -47,12 +52,15 @@ __verified_once int judge(struct question *q, struct verdict *v)
 	v->reason = 0;
 	v->rule = 0;
 	v->match = 0;
+	v->proxy_port = 0;
 	peer = bpf_map_lookup_elem(&policy, &key);
 	key.identity = 0;
 	any = bpf_map_lookup_elem(&policy, &key);
 	if (peer && peer->deny)
 		line = peer;
 	else if (any && any->deny)
+		line = any;
+	else if (peer && peer->proxy_port && any && !any->proxy_port && any->prefixlen > POLICY_PREFIX_PEER)
 		line = any;
 	else
 		line = peer ? peer : any;
@@ -63,5 +71,6 @@ __verified_once int judge(struct question *q, struct verdict *v)
 	v->rule = line->rule;
 	v->match = match_type(line->prefixlen, line == any);
 	v->reason = line->deny ? DROP_POLICY_DENY : 0;
+	v->proxy_port = line->deny ? 0 : line->proxy_port;
 	return v->reason;
 }

@@ -52,6 +52,8 @@
 #define DROP_UNKNOWN_SENDER 172
 #define DROP_FRAG_NOT_FOUND 175
 #define DROP_NOT_IN_SOURCE_RANGE 177
+#define DROP_PROXY_LOOKUP 178
+#define DROP_PROXY_ASSIGN 179
 #define DROP_POLICY_DENY 181
 #define DROP_INVALID_VNI 183
 
@@ -61,6 +63,7 @@
 #define EVENT_VERDICT 5
 #define EVENT_SOCKET 7
 #define TO_ENDPOINT 0
+#define TO_PROXY 1
 #define TO_HOST 2
 #define TO_STACK 3
 #define TO_OVERLAY 4
@@ -113,7 +116,7 @@ struct config {
 	__u32 masquerade;   /* 1: the programs masquerade, not the kernel's netfilter */
 	__u32 host_sockets; /* 1: only the node's own sockets are translated, pods' packets are */
 	__u32 maglev_size;
-	__u32 pad;
+	__u32 proxy_ifindex; /* of fairlead_host, where packets for the agent's proxies come in; 0: none */
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
@@ -192,6 +195,7 @@ struct connection_key {
 #define CONNECTION_FIN_IN (1 << 4)
 #define CONNECTION_RESET (1 << 5)
 #define CONNECTION_WIRE (1 << 6) /* came past the host's netfilter, so replies must do so too */
+#define CONNECTION_PROXY (1 << 7) /* one side is the agent's proxy; see proxy.h */
 
 struct connection {
 	__u64 expires;	  /* CLOCK_MONOTONIC, ns */
@@ -207,7 +211,7 @@ struct connection {
 	__u8 initiator; /* INGRESS or EGRESS, of the endpoint */
 	__u8 flags;
 	__u8 seen[2]; /* TCP flags */
-	__u16 pad;
+	__be16 proxy_port; /* where new connections of CONNECTION_PROXY are accepted */
 };
 #define IN 0
 #define OUT 1

@@ -40,6 +40,8 @@ func Cleanup(ctx context.Context, bpffs string) error {
 				note("removing "+name, netlink.LinkDel(l))
 			}
 		}
+		note("removing the proxies' routes", removeProxyRoutes())
+		note("removing the proxies' rules", writeProxyTable(ns, false))
 		routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 		note("listing routes", err)
 		for _, r := range routes {

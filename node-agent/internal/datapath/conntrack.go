@@ -144,7 +144,7 @@ func (k *kernel) conntrackEntry(key *connectionKeyLayout, v *connectionLayout, n
 
 func connectionFlags(f uint8) string {
 	var out []string
-	for i, name := range []string{"service", "reverse", "replied", "fin-out", "fin-in", "reset", "wire"} {
+	for i, name := range []string{"service", "reverse", "replied", "fin-out", "fin-in", "reset", "wire", "proxy"} {
 		if f&(1<<i) != 0 {
 			out = append(out, name)
 		}

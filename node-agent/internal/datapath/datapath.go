@@ -45,6 +45,10 @@ type Config struct {
 	MTU int
 	// Masquerade makes traffic that leaves the cluster carry NodeAddress.
 	Masquerade bool
+	// L7Proxy lets policy lines send connections to the agent's proxies.
+	L7Proxy bool
+	// hostIfindex is fairlead_host's, once it is there.
+	hostIfindex int
 	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
 	LoadBalancer         LoadBalancer
@@ -124,6 +128,8 @@ type PolicyKey struct {
 type PolicyValue struct {
 	Deny bool
 	Rule uint32
+	// ProxyPort is where the agent's proxy accepts what the line lets pass; 0 where none looks into it.
+	ProxyPort uint16
 }
 
 // PolicyEntry is a key with its value.

@@ -281,7 +281,7 @@ func (k *kernel) ApplyPolicy(ctx context.Context, add []PolicyEntry, remove []Po
 		var failed []error
 		for _, e := range add {
 			key := policyKeyToLayout(e.PolicyKey)
-			value := policyValueLayout{Rule: e.Rule, PrefixLen: uint8(key.PrefixLen)}
+			value := policyValueLayout{Rule: e.Rule, PrefixLen: uint8(key.PrefixLen), ProxyPort: toPort(e.ProxyPort)}
 			if e.Deny {
 				value.Deny = 1
 			}
@@ -306,7 +306,7 @@ func (k *kernel) Policy(id EndpointID) ([]PolicyEntry, error) {
 	err := k.read("listing policy", func() error {
 		lines, err := k.policyLines(id)
 		for key, value := range lines {
-			out = append(out, PolicyEntry{policyKeyFromLayout(key), PolicyValue{Deny: value.Deny != 0, Rule: value.Rule}})
+			out = append(out, PolicyEntry{policyKeyFromLayout(key), PolicyValue{Deny: value.Deny != 0, Rule: value.Rule, ProxyPort: fromPort(value.ProxyPort)}})
 		}
 		return err
 	})

@@ -122,6 +122,10 @@ func (k *kernel) open() error {
 	if err != nil {
 		return err
 	}
+	k.config.hostIfindex = hostLink.Attrs().Index
+	if err := k.ensureProxyRoutes(); err != nil {
+		return err
+	}
 	s, err := newSpec(k.config, tunnelIfindex, k.mtu, k.options.probes.Probe("set-retval") == nil)
 	if err != nil {
 		return err
@@ -164,6 +168,9 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 		all = append(all,
 			attachment{program: "from_overlay", device: tunnelName, ifindex: tunnelIfindex, ingress: true},
 			attachment{program: "from_host", device: hostName, ifindex: hostLink.Attrs().Index})
+	}
+	if k.config.L7Proxy {
+		all = append(all, attachment{program: "to_proxy", device: hostName, ifindex: hostLink.Attrs().Index, ingress: true})
 	}
 	if k.config.KubeProxyReplacement && !k.config.LoadBalancer.SocketsOff {
 		for program, kind := range socketHooks {

@@ -133,6 +133,11 @@ func cgroup2Root() string {
 
 func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Option) *cluster {
 	t.Helper()
+	return newClusterWith(t, routing, func(*datapath.Config) {}, opts...)
+}
+
+func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*datapath.Config), opts ...datapath.Option) *cluster {
+	t.Helper()
 	requireRoot(t)
 	c := &cluster{}
 	for i := range c.nodes {
@@ -155,6 +160,7 @@ func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Opt
 			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
 			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
 		}
+		change(&n.config)
 		c.nodes[i] = n
 	}
 	must(t, c.nodes[0].space.in(func() error {

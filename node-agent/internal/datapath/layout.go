@@ -24,7 +24,7 @@ type configLayout struct {
 	TunnelPort                                               big16
 	MTU                                                      uint16
 	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
-	HostSockets, MaglevSize, Pad                             uint32
+	HostSockets, MaglevSize, ProxyIfindex                    uint32
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }
@@ -97,7 +97,7 @@ type connectionLayout struct {
 	TranslatedPort           big16
 	Initiator, Flags         uint8
 	Seen                     [2]uint8
-	Pad                      uint16
+	ProxyPort                big16
 }
 
 const (
@@ -108,6 +108,7 @@ const (
 	connectionFinIn
 	connectionReset
 	connectionWire
+	connectionProxy
 )
 
 type serviceKeyLayout struct {

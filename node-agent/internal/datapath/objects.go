@@ -23,7 +23,7 @@ import (
 var compiled embed.FS
 
 // hookObjects are the object files, by the name that they share with their C file.
-var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "from_overlay", "from_host", "sockets"}
+var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "from_overlay", "from_host", "to_proxy", "sockets"}
 
 // defaultReportInterval is Hubble's habit at its medium aggregation.
 const defaultReportInterval = 5 * time.Second
@@ -46,6 +46,9 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values.NativeNet6, values.NativeMask6 = netAndMask(c.NativeRoutingCIDR6)
 	if c.Routing == RoutingTunnel {
 		values.Tunnel = tunnelVXLAN
+	}
+	if c.L7Proxy {
+		values.ProxyIfindex = uint32(c.hostIfindex)
 	}
 	for field, set := range map[*uint32]bool{
 		&values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,

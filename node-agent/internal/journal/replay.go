@@ -18,6 +18,9 @@ type Undo struct {
 	Err  error
 }
 
+// withDatapath undoes what the datapath removes by itself, before the journal is replayed.
+const withDatapath = "fairlead-agent cleanup"
+
 // System is what Replay works on; tests give another.
 type System interface {
 	// RemoveLink deletes an interface; nil where there is none of that name.
@@ -93,6 +96,9 @@ func undo(e Entry, s System) (string, error) {
 	case "route", "rule":
 		if e.Undo == "" {
 			return "gone with its interface", nil
+		}
+		if e.Undo == withDatapath {
+			return "removed with the datapath", nil
 		}
 		return "removed", s.Run(e.Undo)
 	default:

@@ -1,0 +1,202 @@
+package datapath_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/l7"
+	"fairlead.dev/node-agent/policy"
+)
+
+// proxied is a node with proxies for both directions; their ports by direction.
+type proxied struct {
+	node  *node
+	ports [2]uint16
+	mu    sync.Mutex
+	seen  []l7.Record
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+}
+
+func startProxies(t testing.TB, n *node, wanted [2]uint16) *proxied {
+	t.Helper()
+	p := &proxied{node: n}
+	answer := policy.AnswerL7{HTTP: []policy.AttributedHTTP{{HTTPRule: policy.HTTPRule{Method: regexp.MustCompile("^GET$")}}}}
+	running, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	for _, d := range []datapath.Direction{datapath.Ingress, datapath.Egress} {
+		proxy := l7.New(l7.Options{
+			Rules: func(*l7.Connection) policy.AnswerL7 { return answer },
+			Dial: func(ctx context.Context, c *l7.Connection) (conn net.Conn, err error) {
+				err = n.space.in(func() error {
+					conn, err = datapath.DialProxy(ctx, d, "tcp", c.Client.Addr(), c.Server)
+					return err
+				})
+				return conn, err
+			},
+			Record: func(r l7.Record) {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.seen = append(p.seen, r)
+			},
+			Log: slog.New(slog.DiscardHandler),
+		})
+		var listeners []net.Listener
+		must(t, n.space.in(func() (err error) {
+			listeners, p.ports[d], err = datapath.ListenProxy(running, d, wanted[d])
+			return err
+		}))
+		for _, l := range listeners {
+			p.done.Go(func() { _ = proxy.Serve(running, l, policy.Direction(d)) })
+		}
+	}
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *proxied) close() {
+	p.stop()
+	p.done.Wait()
+}
+
+func (p *proxied) records() []l7.Record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := p.seen
+	p.seen = nil
+	return out
+}
+
+// web answers with the client's address.
+func (s *space) web(t testing.TB, at string) {
+	t.Helper()
+	var l net.Listener
+	must(t, s.in(func() (err error) { l, err = net.Listen("tcp", at); return err }))
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, r.RemoteAddr)
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+}
+
+func (s *space) client(t testing.TB) *http.Client {
+	transport := &http.Transport{DialContext: func(_ context.Context, network, to string) (net.Conn, error) { return s.dial(network, to) }}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 3 * time.Second}
+}
+
+func request(c *http.Client, method, to string) (int, string, error) {
+	r, err := http.NewRequest(method, "http://"+to+"/", strings.NewReader(strings.Repeat("x", 3000)))
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := c.Do(r)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+func proxyLine(p *pod, identity uint32, d datapath.Direction, port, proxy uint16) datapath.PolicyEntry {
+	e := line(p, identity, d, unix.IPPROTO_TCP, port, false, 90)
+	e.ProxyPort = proxy
+	return e
+}
+
+func withProxies(t *testing.T, routing datapath.RoutingMode) (*cluster, [2]*proxied) {
+	c := newClusterWith(t, routing, func(config *datapath.Config) { config.L7Proxy = true })
+	var out [2]*proxied
+	for i, n := range c.nodes {
+		out[i] = startProxies(t, n, [2]uint16{})
+	}
+	return c, out
+}
+
+func govern(t testing.TB, p *pod, ingress, egress bool, lines ...datapath.PolicyEntry) {
+	t.Helper()
+	must(t, p.node.datapath.ApplyPolicy(ctx, lines, nil))
+	e := p.endpoint
+	e.PolicyIngress, e.PolicyEgress = ingress, egress
+	must(t, p.node.datapath.UpsertEndpoint(ctx, e))
+}
+
+func TestHTTPPolicy(t *testing.T) {
+	for _, routing := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
+		t.Run(string(routing), func(t *testing.T) { tryHTTPPolicy(t, routing) })
+	}
+}
+
+func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
+	c, proxies := withProxies(t, routing)
+	a, b, remote, other := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0], c.nodes[1].pods[1]
+	for _, s := range []*space{a.space, b.space, remote.space, other.space, c.nodes[0].space, c.nodes[1].space} {
+		s.web(t, ":8000")
+	}
+	must(t, c.nodes[0].datapath.UpsertService(ctx, datapath.Service{
+		ServiceID: datapath.ServiceID{Name: "web", Protocol: unix.IPPROTO_TCP},
+		Frontends: []datapath.Frontend{{Address: addr("10.96.0.10"), Port: 80, Protocol: unix.IPPROTO_TCP}},
+		Backends:  []datapath.Backend{{Address: b.address, Port: 8000, Internal: true, External: true}},
+	}))
+	try := func(name string, from *pod, to string, seen netip.Addr, through ...*proxied) {
+		t.Run(name, func(t *testing.T) {
+			for _, p := range proxies {
+				p.records()
+			}
+			client := from.space.client(t)
+			for i := range 3 {
+				code, text, err := request(client, "GET", to)
+				if err != nil || code != 200 || !strings.HasPrefix(text, seen.String()+":") {
+					t.Fatalf("request %d: %d, the server saw %q, %v", i, code, text, err)
+				}
+				if code, text, err := request(client, "PUT", to); err != nil || code != 403 || text != "Access denied\r\n" {
+					t.Fatalf("denied request %d: %d %q %v", i, code, text, err)
+				}
+			}
+			for _, p := range through {
+				records := p.records()
+				if len(records) < 6 {
+					t.Errorf("the proxy of %s saw %d requests and responses", p.node.name, len(records))
+					continue
+				}
+				if r := records[0]; r.Client.Addr() != from.address {
+					t.Errorf("the proxy of %s was called by %s", p.node.name, r.Client)
+				}
+			}
+		})
+	}
+	n1, n2 := proxies[0], proxies[1]
+	govern(t, b, true, false, proxyLine(b, a.endpoint.Identity, datapath.Ingress, 8000, n1.ports[datapath.Ingress]),
+		proxyLine(b, remote.endpoint.Identity, datapath.Ingress, 8000, n1.ports[datapath.Ingress]))
+	at := func(address netip.Addr) string { return netip.AddrPortFrom(address, 8000).String() }
+	try("ingress, same node", a, at(b.address), a.address, n1)
+	try("ingress, by a service", a, "10.96.0.10:80", a.address, n1)
+	try("ingress, from another node", remote, at(b.address), remote.address, n1)
+	if _, _, err := request(other.space.client(t), "GET", at(b.address)); err == nil {
+		t.Error("a peer that no line names got in")
+	}
+	govern(t, remote, false, true, proxyLine(remote, 0, datapath.Egress, 8000, n2.ports[datapath.Egress]))
+	try("egress, same node", remote, at(other.address), remote.address, n2)
+	try("egress, to another node", remote, at(a.address), remote.address, n2)
+	try("egress, to the own node", remote, at(c.nodes[1].config.NodeAddress), remote.address, n2)
+	try("egress and ingress on two nodes", remote, at(b.address), remote.address, n2, n1)
+	govern(t, a, false, true, proxyLine(a, 0, datapath.Egress, 8000, n1.ports[datapath.Egress]))
+	try("egress and ingress on one node", a, at(b.address), a.address, n1)
+	try("egress, by a service", a, "10.96.0.10:80", a.address, n1)
+	try("egress, to the world", a, world+":8000", c.nodes[0].config.NodeAddress, n1)
+}
