@@ -41,6 +41,8 @@ export interface EngineOptions {
 export interface Engine {
   readonly implementation: Implementation;
   readonly lab: LabCommand;
+  /** Whether an address is one that the engine has asked a person to open: a login page that is being shown. */
+  readonly asksToOpen: (address: string) => boolean;
   readonly close: () => Promise<void>;
 }
 
@@ -77,6 +79,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       audit,
       kubeconfigs: options.kubeconfigs ?? [],
       denyLoginPrograms: options.denyLoginPrograms ?? false,
+      showLogin: (name, url, signal) => questions.browser({ about: name, title: `Log in to ${name}`, url }, signal),
       ssh,
       ...(options.context === undefined ? {} : { context: options.context }),
       ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),
@@ -129,6 +132,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   return {
     implementation: recordings.wrap(live),
     lab,
+    asksToOpen: questions.asksToOpen,
     async close() {
       opened.dispose();
     },

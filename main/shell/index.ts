@@ -13,6 +13,8 @@ import { openWindow } from './window.ts';
 const stateDirectory = app.getPath('userData');
 const log = createLog({ file: join(stateDirectory, 'fairlead.log'), quiet: app.isPackaged });
 let window: BrowserWindow | undefined;
+/** Until there is an engine nothing asks a person to open anything. */
+let asksToOpen: (address: string) => boolean = () => false;
 
 /** Opens the window, or brings the one that is open to the front. */
 function show(): void {
@@ -46,6 +48,7 @@ async function start(): Promise<void> {
         }
       : {}),
   });
+  asksToOpen = engine.asksToOpen;
   handOutPorts(engine.implementation, () => window, log);
   let closed = false;
   app.on('before-quit', (event) => {
@@ -59,7 +62,7 @@ async function start(): Promise<void> {
   show();
 }
 
-restrictApplication(log);
+restrictApplication(log, (address) => asksToOpen(address));
 registerScheme();
 if (app.requestSingleInstanceLock()) {
   // Its arguments are not looked at: another instance can bring this one to the front and nothing else.

@@ -24,8 +24,11 @@ export function restrictSession(session: Session, log: Log): void {
   });
 }
 
+/** Whether an address is one that a person was just asked to open: a login page that the engine shows. */
+export type AskedToOpen = (address: string) => boolean;
+
 /** Denies navigation, popups, frames of other origins and webviews to every page that is ever made. */
-export function restrictContents(contents: WebContents, log: Log): void {
+export function restrictContents(contents: WebContents, log: Log, asked: AskedToOpen): void {
   contents.on('will-attach-webview', (event) => event.preventDefault());
   const stay = (event: { readonly preventDefault: () => void; readonly url: string }) => {
     if (isOwn(event.url)) return;
@@ -36,16 +39,16 @@ export function restrictContents(contents: WebContents, log: Log): void {
   contents.on('will-frame-navigate', stay);
   contents.on('will-redirect', stay);
   contents.setWindowOpenHandler(({ url }) => {
-    if (mayOpenOutside(url)) void shell.openExternal(url);
+    if (mayOpenOutside(url) || (url.startsWith('https://') && asked(url))) void shell.openExternal(url);
     else log.warn('shell', `opening ${url.slice(0, 200)} was refused`);
     return { action: 'deny' };
   });
 }
 
 /** Puts the restrictions on everything that will be made; before the application is ready. */
-export function restrictApplication(log: Log): void {
+export function restrictApplication(log: Log, asked: AskedToOpen): void {
   app.enableSandbox();
-  app.on('web-contents-created', (_event, contents) => restrictContents(contents, log));
+  app.on('web-contents-created', (_event, contents) => restrictContents(contents, log, asked));
   // Certificates of servers are the engine's affair; the page has no business with TLS at all.
   app.on('certificate-error', (event, _contents, _url, _error, _certificate, decide) => {
     event.preventDefault();

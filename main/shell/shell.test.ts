@@ -8,12 +8,16 @@ import { createClient, createTransport } from '../../contract/rpc/client.ts';
 import { refusingImplementation } from '../engine/testing.ts';
 import { electron, FakeContents, type FakePort } from './testing/fake-electron.ts';
 
+/** Addresses that the engine asks to open. */
+const asked = vi.hoisted((): string[] => []);
+
 vi.mock('electron', () => electron);
 
 // The whole shell runs against the fake, its engine replaced by one that answers without doing anything.
 vi.mock('../engine/engine.ts', () => ({
   createEngine: async () => ({
     implementation: refusingImplementation(),
+    asksToOpen: (address: string) => asked.includes(address),
     close: async () => {},
   }),
 }));
@@ -101,6 +105,18 @@ describe('pages', () => {
     expect(electron.shell.openExternal).not.toHaveBeenCalled();
     expect(open('https://kubernetes.io/docs/')).toEqual({ action: 'deny' });
     expect(electron.shell.openExternal).toHaveBeenCalledExactlyOnceWith('https://kubernetes.io/docs/');
+  });
+  it('may open a login page while the engine asks for it, over https only', () => {
+    const open = (url: string) => window().webContents.openHandler?.({ url });
+    electron.shell.openExternal.mockClear();
+    const pages = ['https://login.example/authorize?state=x', 'http://login.example/', 'smb://login.example/'];
+    asked.push(...pages);
+    for (const url of pages) expect(open(url)).toEqual({ action: 'deny' });
+    expect(electron.shell.openExternal).toHaveBeenCalledExactlyOnceWith(pages[0]);
+    asked.length = 0;
+    electron.shell.openExternal.mockClear();
+    open(pages[0] ?? '');
+    expect(electron.shell.openExternal).not.toHaveBeenCalled();
   });
   it('may not attach webviews, whoever makes the contents', () => {
     const contents = new FakeContents();

@@ -5,6 +5,7 @@ import { type CredentialOptions, loadCredentials } from '../kube/credentials.ts'
 import { describeExec } from '../kube/exec-plugin.ts';
 import { loginCodes } from '../kube/failures.ts';
 import type { ResolvedContext } from '../kube/kubeconfig.ts';
+import type { ShowLogin } from '../kube/oidc.ts';
 import type { Log } from '../log.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type FoundContext, originOf } from './kubeconfig-files.ts';
@@ -19,6 +20,8 @@ export interface ClusterOptions {
   /** SSH as this cluster's own configuration has it. */
   readonly ssh: () => SshConnector;
   readonly colour: () => string | undefined;
+  /** Shows a login page to the person at the console. */
+  readonly showLogin: (name: string, ...login: Parameters<ShowLogin>) => ReturnType<ShowLogin>;
   /** First and longest wait between attempts, and time between looks at a healthy server, in milliseconds. */
   readonly timing?: { readonly retry: readonly [number, number]; readonly health: number };
 }
@@ -188,7 +191,11 @@ export class ManagedCluster {
     if (attempt.signal.aborted) return failed(this.#superseded());
     if (!resolved.ok) return this.#tryAgain(resolved.failure);
     const context = resolved.value;
-    const credentials = await loadCredentials(context, { allowed: this.#options.allowed, signal: attempt.signal });
+    const credentials = await loadCredentials(context, {
+      allowed: this.#options.allowed,
+      signal: attempt.signal,
+      showLogin: (url, signal) => this.#options.showLogin(found.name, url, signal),
+    });
     if (attempt.signal.aborted) return failed(this.#superseded());
     if (!credentials.ok) {
       // Nothing that time alone would mend: no retry until the user or the file changes something.

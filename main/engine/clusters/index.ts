@@ -9,7 +9,7 @@ import { describeExec } from '../kube/exec-plugin.ts';
 import { type Kubeconfig, parseKubeconfig } from '../kube/kubeconfig.ts';
 import type { Log } from '../log.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
-import { ManagedCluster } from './cluster.ts';
+import { type ClusterOptions, ManagedCluster } from './cluster.ts';
 import { streamInventory } from './inventory.ts';
 import {
   clusterId,
@@ -38,6 +38,8 @@ export interface ClustersOptions {
   /** SSH to the machines of clusters that are not the lab; undefined path: the user's own configuration. */
   readonly ssh: (configPath: string | undefined) => SshConnector;
   readonly sshConfig?: string;
+  /** Shows a login page to the person at the console; nobody is asked without it. */
+  readonly showLogin?: ClusterOptions['showLogin'];
 }
 
 /** A cluster whose files are given rather than found: the lab. */
@@ -109,6 +111,7 @@ export function createClusters(options: ClustersOptions): Clusters {
             isProtected: () => store.has('protected', context.id),
             ssh: () => options.ssh(context.source === 'lab' ? lab?.sshConfig : options.sshConfig),
             colour: () => store.colour(context.id),
+            showLogin: options.showLogin ?? (() => ({ signal: AbortSignal.abort(), [Symbol.dispose]() {} })),
             changed,
           }),
         );

@@ -4,6 +4,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import { describeExec, type ExecCredential, runExec } from './exec-plugin.ts';
 import type { Material, ResolvedContext } from './kubeconfig.ts';
+import { createOidcLogin, type OidcLogin, readOidcSettings, type ShowLogin } from './oidc.ts';
 import type { RequestHeaders, TlsSettings } from './transport.ts';
 
 /** Who a cluster's requests are made as. */
@@ -19,6 +20,8 @@ export interface CredentialOptions {
   /** Whether the login program with this hash may run; `denied`: no program may, and nobody can allow one. */
   readonly allowed: (hash: string) => boolean | 'denied';
   readonly signal: AbortSignal;
+  /** Shows a login page to the person at the console; without it nobody is asked. */
+  readonly showLogin?: ShowLogin;
   readonly now?: () => number;
 }
 
@@ -142,13 +145,17 @@ export async function loadCredentials(
     });
   }
 
-  const provider = user.authProvider ? await providerHeaders(context) : undefined;
-  if (provider && !provider.ok) return provider;
+  const provider = await providerLogin(context, options);
+  if (!provider.ok) return provider;
+  // Connecting is what a person asked for, so a person may be asked now; a request later must not open windows.
+  const entered = await provider.value?.token(true);
+  if (entered && !entered.ok) return entered;
 
   return ok({
     tls,
     invalidate: () => {
       said = undefined;
+      provider.value?.invalidate();
     },
     async headers() {
       const headers: Record<string, string | readonly string[]> = {};
@@ -161,11 +168,9 @@ export async function loadCredentials(
         if (token.value) headers.authorization = `Bearer ${token.value.toString('utf8').trim()}`;
       }
       if (user.token) headers.authorization = `Bearer ${user.token}`;
-      if (provider) {
-        const given = await provider.value();
-        if (!given.ok) return given;
-        Object.assign(headers, given.value);
-      }
+      const token = await provider.value?.token(false);
+      if (token && !token.ok) return token;
+      if (token) headers.authorization = `Bearer ${token.value}`;
       const credential = await login();
       if (!credential.ok) return credential;
       if (credential.value?.token) headers.authorization = `Bearer ${credential.value.token}`;
@@ -178,38 +183,28 @@ export async function loadCredentials(
   });
 }
 
-/** Legacy auth providers (oidc with refresh) are left to the Kubernetes client library, loaded only for them. */
-async function providerHeaders(context: ResolvedContext): Promise<Result<() => Promise<Result<RequestHeaders>>>> {
+/** The OIDC login of a context; other auth providers were removed from Kubernetes itself. */
+async function providerLogin(
+  context: ResolvedContext,
+  options: CredentialOptions,
+): Promise<Result<OidcLogin | undefined>> {
   const provider = context.user.authProvider;
-  if (provider?.name !== 'oidc') {
+  if (!provider) return ok(undefined);
+  if (provider.name !== 'oidc') {
     return failed({
       code: 'kubeconfig.auth-provider-removed',
       what: `The context “${context.name}” cannot be used.`,
-      why: `It logs in with the auth provider “${provider?.name}”, which Kubernetes removed in 1.26.`,
+      why: `It logs in with the auth provider “${provider.name}”, which Kubernetes removed in 1.26.`,
       fix: 'Get a kubeconfig that uses the cloud’s login program (exec) instead, e.g. gke-gcloud-auth-plugin or kubelogin.',
     });
   }
-  const { KubeConfig } = await import('@kubernetes/client-node');
-  const config = new KubeConfig();
-  config.loadFromOptions({
-    clusters: [{ name: 'cluster', server: context.cluster.server, skipTLSVerify: context.cluster.insecure }],
-    users: [{ name: 'user', authProvider: { name: 'oidc', config: { ...provider.config } } }],
-    contexts: [{ name: 'context', cluster: 'cluster', user: 'user' }],
-    currentContext: 'context',
-  });
-  return ok(async () => {
-    const options: { headers?: Record<string, string> } = {};
-    try {
-      await config.applyToHTTPSOptions(options as never);
-    } catch (error) {
-      return failed({
-        code: 'cluster.login-failed',
-        what: `The login of “${context.name}” could not be renewed.`,
-        why: error instanceof Error ? error.message : String(error),
-        fix: 'Log in again with the program that wrote the kubeconfig, then connect again.',
-      });
-    }
-    const authorization = options.headers?.Authorization;
-    return ok(authorization ? { authorization } : {});
-  });
+  const file = provider.config['idp-certificate-authority'];
+  const authority = await load(file ? { file } : undefined, context, 'authority of the OIDC issuer');
+  if (!authority.ok) return authority;
+  const settings = readOidcSettings(provider.config, authority.value);
+  if (!settings.ok) return settings;
+  const nobody: ShowLogin = () => ({ signal: AbortSignal.abort(), [Symbol.dispose]() {} });
+  return ok(
+    createOidcLogin(settings.value, context.name, options.showLogin ?? nobody, options.signal, options.now ?? Date.now),
+  );
 }

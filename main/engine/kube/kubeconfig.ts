@@ -133,7 +133,8 @@ function place(lines: LineCounter, offset: number | undefined, path: string): st
 /** Reads a kubeconfig's text. What is wrong is told with its line and column; values of secrets never appear in it. */
 export function parseKubeconfig(source: string, path: string): Result<Kubeconfig> {
   const lines = new LineCounter();
-  const document = parseDocument(source, { lineCounter: lines, logLevel: 'silent', prettyErrors: false });
+  // Merge keys (<<) as kubectl's own reader takes them.
+  const document = parseDocument(source, { lineCounter: lines, logLevel: 'silent', prettyErrors: false, merge: true });
   const malformed = (why: string, offset?: number): Result<Kubeconfig> =>
     failed({
       code: 'kubeconfig.malformed',

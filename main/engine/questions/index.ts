@@ -29,6 +29,7 @@ const gone = (id: string): Failure => ({
 /** Keeps the questions that wait, and hands each answer to whoever asked. Answers are never kept or logged. */
 export function createQuestions(): Questions & {
   readonly implementation: CapabilityImplementation<'questions'>;
+  readonly asksToOpen: (address: string) => boolean;
 } & Disposable {
   const waiting = new Map<string, Waiting>();
   const listeners = new Set<() => void>();
@@ -76,6 +77,8 @@ export function createQuestions(): Questions & {
       const close = ask({ kind: 'browser', id: randomUUID(), ...question }, signal, () => given.abort());
       return { signal: given.signal, [Symbol.dispose]: close };
     },
+    asksToOpen: (address) =>
+      [...waiting.values()].some(({ question }) => question.kind === 'browser' && question.url === address),
     implementation: {
       async watch(_input, sink, { signal }) {
         let wake: () => void = () => {};

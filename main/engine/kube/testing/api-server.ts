@@ -53,8 +53,8 @@ function ready(url: string, ca: () => Buffer): Promise<boolean> {
   });
 }
 
-/** Starts both and waits until the API server is ready. */
-export async function startApiServer(): Promise<ApiServer> {
+/** Starts both and waits until the API server is ready. `flags` are added to the API server's. */
+export async function startApiServer(flags: readonly string[] = []): Promise<ApiServer> {
   const programs = findHyperkube();
   if (!programs) throw new Error('the lab’s Kubernetes has not been built: run lab/lab build');
   const directory = mkdtempSync(join(tmpdir(), 'fairlead-api-'));
@@ -100,6 +100,7 @@ export async function startApiServer(): Promise<ApiServer> {
     `--service-account-key-file=${join(directory, 'sa.key')}`,
     `--service-account-signing-key-file=${join(directory, 'sa.key')}`,
     '--disable-admission-plugins=ServiceAccount',
+    ...flags,
   ]);
   const ca = () => readFileSync(join(directory, 'certs', 'apiserver.crt'));
   const until = Date.now() + 30_000;
