@@ -52,6 +52,9 @@ type Config struct {
 	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
 	LoadBalancer         LoadBalancer
+	// NetnsDirectory has a file for each pod's network namespace; empty: sockets of pods are not ended when their backend
+	// goes.
+	NetnsDirectory string
 	// CgroupRoot is the mounted cgroup2 directory whose processes get the socket hooks.
 	CgroupRoot string
 	// BPFFS is the mounted bpf file system; pins live below BPFFS/fairlead.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -30,6 +31,8 @@ type kernel struct {
 	services  serviceTable
 	// maglev is the backends, by number, of each list's table.
 	maglev map[uint32][]uint32
+	// gone are backends whose sockets are still to be ended.
+	gone map[goneBackend]time.Time
 	// revision rises with each change that may revoke something.
 	revision uint32
 	lostBase uint64
@@ -68,11 +71,10 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	k.stop = stop
-	k.done.Add(1)
-	go func() {
-		defer k.done.Done()
-		k.collectConnections(background)
-	}()
+	k.done.Go(func() { k.collectConnections(background) })
+	if c.KubeProxyReplacement && !c.LoadBalancer.SocketsOff {
+		k.done.Go(func() { k.terminateSockets(background) })
+	}
 	return k, nil
 }
 

@@ -135,6 +135,19 @@ type backendLayout struct {
 	Service         uint32
 }
 
+type socketKeyLayout struct {
+	Cookie  uint64
+	Address wireAddress
+	Port    big16
+	Pad     [3]uint16
+}
+
+type socketValueLayout struct {
+	Address wireAddress
+	Port    big16
+	Pad     uint16
+}
+
 type rangeKeyLayout struct {
 	PrefixLen, Service uint32
 	Address            wireAddress

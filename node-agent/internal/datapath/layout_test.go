@@ -24,6 +24,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"policy":      {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
 		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
 		"services":    {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
+		"sockets":     {unsafe.Sizeof(socketKeyLayout{}), unsafe.Sizeof(socketValueLayout{})},
 		"slots":       {unsafe.Sizeof(slotKeyLayout{}), 4},
 		"backends":    {4, unsafe.Sizeof(backendLayout{})},
 		"namespaces":  {8, unsafe.Sizeof(socketOwnerLayout{})},

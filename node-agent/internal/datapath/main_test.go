@@ -1,10 +1,13 @@
 package datapath_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +29,20 @@ func connectFromHere(to string) int {
 		fmt.Println(err)
 		return 1
 	}
-	c, err := net.DialTimeout("tcp4", to, 2*time.Second)
+	if port, ok := strings.CutPrefix(to, "bind:"); ok {
+		l, err := net.Listen("tcp4", ":"+port)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		l.Close()
+		return 0
+	}
+	network := os.Getenv("FAIRLEAD_TEST_NETWORK")
+	if network == "" {
+		network = "tcp4"
+	}
+	c, err := net.DialTimeout(network, to, 2*time.Second)
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -38,7 +54,61 @@ func connectFromHere(to string) int {
 		return 1
 	}
 	fmt.Printf("peer %s answered %s\n", c.RemoteAddr(), answer)
+	// Each further line is a question.
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if answer, err := ask(c, in.Text()); err != nil {
+			fmt.Printf("error %v\n", err)
+		} else {
+			fmt.Printf("answer %s\n", answer)
+		}
+	}
 	return 0
+}
+
+// talker is a process of the node's cgroup that keeps a connection open.
+type talker struct {
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func (n *node) talk(t testing.TB, s *space, network, to string) (*talker, string) {
+	t.Helper()
+	out := &talker{}
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), "FAIRLEAD_TEST_CONNECT="+to, "FAIRLEAD_TEST_CGROUP="+n.cgroup, "FAIRLEAD_TEST_NETWORK="+network)
+	must(t, s.in(func() (err error) {
+		if out.in, err = command.StdinPipe(); err != nil {
+			return err
+		}
+		reader, err := command.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		out.out = bufio.NewReader(reader)
+		return command.Start()
+	}))
+	t.Cleanup(func() {
+		out.in.Close()
+		_ = command.Wait()
+	})
+	return out, out.line(t)
+}
+
+func (k *talker) line(t testing.TB) string {
+	t.Helper()
+	line, err := k.out.ReadString('\n')
+	if err != nil {
+		t.Fatalf("the process that talks: %v after %q", err, line)
+	}
+	return strings.TrimSpace(line)
+}
+
+func (k *talker) ask(t testing.TB) string {
+	t.Helper()
+	if _, err := io.WriteString(k.in, "question\n"); err != nil {
+		t.Fatal(err)
+	}
+	return k.line(t)
 }
 
 // inCgroup connects from a process of the node's cgroup in the namespace.

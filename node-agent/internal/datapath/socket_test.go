@@ -1,0 +1,166 @@
+package datapath_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath"
+)
+
+func requireCgroup(t testing.TB, n *node) {
+	t.Helper()
+	if n.cgroup == "" {
+		t.Skip("no cgroup2 file system is mounted, and socket programs attach to one")
+	}
+}
+
+func TestNodePortBySocket(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	server := c.nodes[1].pods[0]
+	server.space.echoTCP(t, ":7000")
+	s := echoService(unix.IPPROTO_TCP, backend(server, 7000))
+	must(t, n.datapath.UpsertService(ctx, s))
+	must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("192.0.2.2/32"), Identity: 6}))
+	for name, test := range map[string]struct {
+		space *space
+		to    string
+		works bool
+	}{
+		"pod to a node port":                   {n.pods[0].space, "192.0.2.1:30080", true},
+		"pod to another node's":                {n.pods[0].space, "192.0.2.2:30080", true},
+		"pod to its own loopback":              {n.pods[0].space, "127.0.0.1:30080", false},
+		"node to its loopback":                 {n.space, "127.0.0.1:30080", true},
+		"pod to a load balancer's address":     {n.pods[0].space, vip + ":80", true},
+		"pod to an external address":           {n.pods[0].space, "198.18.0.81:80", false},
+		"pod to a port that is no node port":   {n.pods[0].space, "192.0.2.2:30081", false},
+		"node to the world by a node's number": {n.space, "203.0.113.99:30080", false},
+	} {
+		out, err := n.inCgroup(test.space, test.to)
+		if (err == nil) != test.works || test.works && !strings.Contains(out, "peer "+test.to) {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+	// The other node knows whom it has.
+	s.ExternalLocal = true
+	must(t, n.datapath.UpsertService(ctx, s))
+	if out, err := n.inCgroup(n.pods[0].space, "192.0.2.2:30080"); err == nil {
+		t.Errorf("policy Local was decided on the wrong node: %s", out)
+	}
+	if out, err := n.inCgroup(n.pods[0].space, "192.0.2.1:30080"); err != nil {
+		t.Errorf("a client inside is not limited: %v: %s", err, out)
+	}
+	// Nobody of the node gets a node port for itself.
+	if out, err := n.inCgroup(n.space, "bind:30080"); err == nil || !strings.Contains(out, "address already in use") {
+		t.Errorf("binding to a node port: %v: %s", err, out)
+	}
+	if out, err := n.inCgroup(n.pods[0].space, "bind:30080"); err != nil {
+		t.Errorf("a pod's own ports: %v: %s", err, out)
+	}
+}
+
+func TestOnlyTheNodesSockets(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	must(t, n.datapath.Close())
+	n.config.LoadBalancer.HostNamespaceOnly = true
+	n.open()
+	server := c.nodes[1].pods[0]
+	server.space.echoTCP(t, ":7000")
+	must(t, n.datapath.UpsertService(ctx, echoService(unix.IPPROTO_TCP, backend(server, 7000))))
+	before := socketCount(t, n)
+	for _, s := range []*space{n.pods[0].space, n.space} {
+		if out, err := n.inCgroup(s, "10.96.0.10:80"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	if got := socketCount(t, n) - before; got != 1 {
+		t.Errorf("%d sockets were translated, want the node's only", got)
+	}
+}
+
+// socketCount is how many sockets the socket programs remember.
+func socketCount(t testing.TB, n *node) (count int) {
+	t.Helper()
+	pins, err := filepath.Glob(n.config.BPFFS + "/fairlead/maps/sockets_v*")
+	must(t, err)
+	m, err := ebpf.LoadPinnedMap(pins[0], nil)
+	must(t, err)
+	defer m.Close()
+	var key, value []byte
+	all := m.Iterate()
+	for all.Next(&key, &value) {
+		count++
+	}
+	must(t, all.Err())
+	return count
+}
+
+func prefix(text string) netip.Prefix { return netip.MustParsePrefix(text) }
+
+// A socket of a backend that is gone is ended: its client gets an error instead of silence.
+func TestSocketsOfGoneBackendsEnd(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	directory := t.TempDir()
+	for i, p := range n.pods {
+		must(t, os.Symlink(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.space.file.Fd()), filepath.Join(directory, fmt.Sprint(i))))
+	}
+	must(t, n.datapath.Close())
+	n.config.NetnsDirectory = directory
+	n.open()
+	goes, stays := c.nodes[1].pods[0], c.nodes[1].pods[1]
+	for _, p := range []*pod{goes, stays} {
+		p.space.echoTCP(t, ":7000")
+		p.space.answer(t, ":7000", p.address.String())
+	}
+	udp, tcp := echoService(unix.IPPROTO_UDP, backend(goes, 7000)), echoService(unix.IPPROTO_TCP, backend(goes, 7000))
+	for _, s := range []datapath.Service{udp, tcp} {
+		must(t, n.datapath.UpsertService(ctx, s))
+	}
+	for name, where := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
+		datagrams, first := n.talk(t, where, "udp4", "10.96.0.10:80")
+		stream, _ := n.talk(t, where, "tcp4", "10.96.0.10:80")
+		direct, _ := n.talk(t, where, "udp4", goes.address.String()+":7000")
+		if !strings.HasSuffix(first, goes.address.String()) {
+			t.Fatalf("%s: %s", name, first)
+		}
+		udp.Backends, tcp.Backends = []datapath.Backend{backend(stays, 7000)}, []datapath.Backend{backend(stays, 7000)}
+		for _, s := range []datapath.Service{udp, tcp} {
+			must(t, n.datapath.UpsertService(ctx, s))
+		}
+		within(t, name+": the datagram socket goes on", func() bool { return strings.HasPrefix(datagrams.ask(t), "error") })
+		for what, k := range map[string]*talker{"the stream": stream, "a socket that never was a service's": direct} {
+			if got := k.ask(t); strings.HasPrefix(got, "error") {
+				t.Errorf("%s: %s ended too: %s", name, what, got)
+			}
+		}
+		must(t, n.datapath.DeleteIP(ctx, prefix(goes.address.String()+"/32")))
+		within(t, name+": the stream goes on", func() bool { return strings.HasPrefix(stream.ask(t), "error") })
+		must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix(goes.address.String() + "/32"), Identity: goes.endpoint.Identity}))
+		udp.Backends, tcp.Backends = []datapath.Backend{backend(goes, 7000)}, []datapath.Backend{backend(goes, 7000)}
+		for _, s := range []datapath.Service{udp, tcp} {
+			must(t, n.datapath.UpsertService(ctx, s))
+		}
+	}
+}
+
+func within(t testing.TB, otherwise string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(otherwise)
+		}
+	}
+}
