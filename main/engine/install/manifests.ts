@@ -89,6 +89,7 @@ const mounts: readonly Body[] = [
   { name: 'state', mountPath: '/var/lib/fairlead' },
   { name: 'run', mountPath: '/var/run/fairlead' },
   { name: 'hubble', mountPath: '/var/run/cilium' },
+  { name: 'netns', mountPath: '/host/var/run/netns', mountPropagation: 'HostToContainer' },
 ];
 
 function hostPath(name: string, path: string, type = 'DirectoryOrCreate'): Body {
@@ -105,6 +106,7 @@ const volumes = (values: Values): readonly Body[] => [
   hostPath('state', '/var/lib/fairlead'),
   hostPath('run', '/var/run/fairlead'),
   hostPath('hubble', '/var/run/cilium'),
+  hostPath('netns', '/var/run/netns'),
 ];
 
 function probe(path: string, periodSeconds: number, failureThreshold: number): Body {

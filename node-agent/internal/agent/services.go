@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,18 @@ func (a *agent) loadBalancer() datapath.LoadBalancer {
 	return datapath.LoadBalancer{Mode: c.LoadBalancer.Mode, Algorithm: c.LoadBalancer.Algorithm, Acceleration: c.LoadBalancer.Acceleration,
 		MaglevTableSize: c.Maglev.TableSize, MaglevHashSeed: c.Maglev.HashSeed, NodePortMin: first, NodePortMax: last,
 		SocketsOff: !*c.SocketLB.Enabled, HostNamespaceOnly: c.SocketLB.HostNamespaceOnly, ServicesMax: c.BPF.LBMapMax}
+}
+
+// netnsDirectories are where the files of pods' network namespaces are, in the agent's container and on the node itself.
+var netnsDirectories = []string{"/host/var/run/netns", "/var/run/netns"}
+
+func netnsDirectory() string {
+	for _, d := range netnsDirectories {
+		if s, err := os.Stat(d); err == nil && s.IsDir() {
+			return d
+		}
+	}
+	return ""
 }
 
 // newServices makes the manager of services. Without the replacement of kube-proxy it only knows their names, for flows.
