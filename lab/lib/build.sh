@@ -32,7 +32,7 @@ artefact() {
 		say "building $name"
 		# Another process of this program, which ends with this one: a build that
 		# nobody waits for would go on beside the next.
-		export HYPERKUBE AGNHOST COREDNS KUBETOOLS TOOLS STARWARS IMAGES
+		export HYPERKUBE AGNHOST COREDNS KUBETOOLS TOOLS STARWARS IMAGES CONFORMANCE
 		setpriv --pdeathsig KILL "$SELF" _make "$make" "$temp" 8>&- 9>&- >"$CACHE/$name/build.log" 2>&1 ||
 			die "$name could not be built." "$(tail -n 3 "$CACHE/$name/build.log")" "See $CACHE/$name/build.log"
 		mv -T "$temp" "$ARTEFACT"

@@ -17,27 +17,29 @@ image_coredns() { mkimage -ref fairlead.lab/coredns:1 -o "$1/image.tar" -entrypo
 image_starwars() { mkimage -ref fairlead.lab/starwars:1 -o "$1/image.tar" -entrypoint /starwars -arg serve "$STARWARS/starwars:/starwars"; }
 image_traffic() { mkimage -ref fairlead.lab/traffic:1 -o "$1/image.tar" -entrypoint /traffic "$TOOLS/traffic:/traffic"; }
 
-# The netshoot image: programs with the libraries that the loader finds for
-# them, at the same paths.
-image_netshoot() {
-	local p f args=() d=$LAB/images/netshoot
-	declare -A had
-	for p in $NETSHOOT; do
-		f=$(command -v "$p"); args+=("$(readlink -f "$f"):/usr/bin/$p")
+# with_libraries LIST HAD PROGRAM...: to the array LIST (by name) add programs, with
+# the libraries that the loader finds for them at the same paths, each file once
+# (HAD: an associative array by name)
+with_libraries() {
+	local -n list=$1 seen=$2; shift 2
+	local p f
+	for p; do
+		f=$(readlink -f "$(command -v "$p")"); list+=("$f:/usr/bin/$p")
 		while read -r f; do
-			[ -n "${had[$f]:-}" ] || { had[$f]=1; args+=("$(readlink -f "$f"):$f"); }
-		done < <(ldd "$(readlink -f "$(command -v "$p")")" | grep -o '/[^ ]*')
+			[ -n "${seen[$f]:-}" ] || { seen[$f]=1; list+=("$(readlink -f "$f"):$f"); }
+		done < <(ldd "$f" 2>/dev/null | grep -o '/[^ ]*')
 	done
-	f=$(readlink -f "$(command -v busybox)"); args+=("$f:/bin/busybox")
-	if ldd "$f" >/dev/null 2>&1; then
-		while read -r f; do
-			[ -n "${had[$f]:-}" ] || { had[$f]=1; args+=("$(readlink -f "$f"):$f"); }
-		done < <(ldd "$(readlink -f "$(command -v busybox)")" | grep -o '/[^ ]*')
-	fi
-	for p in $APPLETS; do args+=("busybox->:/bin/$p"); done
-	args+=("$d/passwd:/etc/passwd:644" "$d/group:/etc/group:644" "$d/nsswitch.conf:/etc/nsswitch.conf:644")
-	for f in /etc/protocols /etc/services; do [ ! -f $f ] || args+=("$f:$f:644"); done
-	mkimage -ref fairlead.lab/netshoot:1 -o "$1/image.tar" -entrypoint /bin/sh "${args[@]}"
+}
+
+image_netshoot() {
+	local p f files=() d=$LAB/images/netshoot
+	local -A had
+	# shellcheck disable=SC2086 # a list of words
+	with_libraries files had $NETSHOOT busybox
+	for p in busybox $APPLETS; do files+=("/usr/bin/busybox->:/bin/$p"); done
+	files+=("$d/passwd:/etc/passwd:644" "$d/group:/etc/group:644" "$d/nsswitch.conf:/etc/nsswitch.conf:644")
+	for f in /etc/protocols /etc/services; do [ ! -f $f ] || files+=("$f:$f:644"); done
+	mkimage -ref fairlead.lab/netshoot:1 -o "$1/image.tar" -entrypoint /bin/sh "${files[@]}"
 }
 
 # make_template: let a containerd of its own, in namespaces of its own, import
@@ -74,7 +76,7 @@ build_images() {
 		coredns) from=$COREDNS ;;
 		starwars) from=$STARWARS ;;
 		traffic) from=$TOOLS ;;
-		netshoot) from="$(dpkg-query -W -f '${Package}=${Version} ' $NETSHOOT_PACKAGES 'busybox*' 2>/dev/null) $(cat "$LAB"/images/netshoot/*) $NETSHOOT $APPLETS" ;;
+		netshoot) from="$(declare -f with_libraries) $(dpkg-query -W -f '${Package}=${Version} ' $NETSHOOT_PACKAGES 'busybox*' 2>/dev/null) $(cat "$LAB"/images/netshoot/*) $NETSHOOT $APPLETS" ;;
 		esac
 		artefact "image-$name" "$(hash_of "$from" "$KUBETOOLS" "$(declare -f "image_$name")")" "image_$name"
 		IMAGES="$IMAGES $ARTEFACT/image.tar"
