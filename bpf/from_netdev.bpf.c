@@ -68,6 +68,8 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	 * wire. */
 	if ((config.tunnel && in.peer.tunnel) || in.peer.identity == IDENTITY_HOST)
 		return drop(skb, &p, &r, DROP_INVALID_SIP);
+	if (config.dsr)
+		hear_front(skb, &p, &in);
 	err = admit(skb, &p, ep, &in, &r);
 	if (err)
 		return drop(skb, &p, &r, err);

@@ -4,6 +4,16 @@
 
 #include "parse.h"
 
+/* A sum as it stands in a header. */
+static __always_inline __u16 csum_of(__s64 sum)
+{
+	__u32 s = sum;
+
+	s = (s & 0xffff) + (s >> 16);
+	s = (s & 0xffff) + (s >> 16);
+	return ~s;
+}
+
 /* TCP and UDP of both families. 0 or a negative drop reason. */
 __verified_once int rewrite(struct __sk_buff *skb, struct packet *p, bool source, const struct address *to,
 			    __be16 port)

@@ -14,6 +14,7 @@
 
 #include "choice.h"
 #include "deliver.h"
+#include "dsr.h"
 #include "encap.h"
 #include "fib.h"
 #include "refuse.h"
@@ -65,6 +66,25 @@ static __always_inline int swap_macs(struct __sk_buff *skb, struct packet *p)
 	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
 }
 
+/* To a backend on another node. A verdict or a negative drop reason. */
+__verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct report *r)
+{
+	struct service_work *w = service_work();
+	struct peer peer;
+	int err;
+
+	if (!p || !r || !w)
+		return -DROP_INVALID;
+	find_peer(&p->destination, &peer);
+	r->source_identity = IDENTITY_WORLD;
+	r->dest_identity = peer.identity;
+	if (by_dsr(p)) {
+		err = tell_front(skb, p, &w->front, w->front_port);
+		return err ? err : forward_by_fib(skb, p);
+	}
+	return -DROP_NAT_UNSUPPORTED_L4;
+}
+
 /* A packet of a client outside becomes one to a backend. 0, NO_SERVICE, REFUSED or a negative drop reason. */
 __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct tracking *in)
 {
@@ -84,7 +104,7 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 	in->has_service = true;
 	in->service = w->front;
 	in->service_port = w->front_port;
-	if (local_endpoint(&p->destination))
+	if (local_endpoint(&p->destination) || (by_dsr(p) && !is_host(&p->destination)))
 		return 0;
 	return remember_front(p, w);
 }
@@ -117,6 +137,8 @@ __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct
 	if (ep) {
 		find_peer(&p->source, &in->peer);
 		err = admit(skb, p, ep, in, r);
+		if (!err && in->to_proxy)
+			return admitted_to_proxy(skb, p, in, r);
 		if (!err)
 			err = to_peer_of(skb, ep);
 		if (err < 0)
@@ -125,8 +147,11 @@ __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct
 		return err;
 	}
 	verdict = TC_ACT_OK;
-	if (!is_host(&p->destination))
-		return drop(skb, p, r, DROP_NO_BACKEND);
+	if (!is_host(&p->destination)) {
+		verdict = to_backend(skb, p, r);
+		if (verdict < 0)
+			return drop(skb, p, r, verdict);
+	}
 	trace(skb, p, r,
 	      verdict == TC_ACT_OK ? TO_HOST
 	      : r->tunnel	   ? TO_OVERLAY

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "parse.h"
+#include "nat.h"
 
 #define TCP_DOFF_MAX 60
 
@@ -67,15 +67,6 @@ __verified_once int refuse_tcp(struct __sk_buff *skb, struct packet *p)
 	return swap_addresses(skb, p);
 }
 
-static __always_inline __u16 folded(__s64 sum)
-{
-	__u32 s = sum;
-
-	s = (s & 0xffff) + (s >> 16);
-	s = (s & 0xffff) + (s >> 16);
-	return ~s;
-}
-
 struct unreachable4 {
 	struct iphdr ip;
 	struct icmp_header icmp;
@@ -101,10 +92,10 @@ __verified_once int refuse_icmp4(struct __sk_buff *skb, struct packet *p)
 	h.ip.saddr = p->destination.word[3];
 	h.ip.daddr = p->source.word[3];
 	h.ip.tot_len = bpf_htons(sizeof(h));
-	h.ip.check = folded(bpf_csum_diff(0, 0, (__be32 *)&h.ip, sizeof(h.ip), 0));
+	h.ip.check = csum_of(bpf_csum_diff(0, 0, (__be32 *)&h.ip, sizeof(h.ip), 0));
 	h.icmp.type = ICMP_DEST_UNREACH;
 	h.icmp.code = 3;
-	h.icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&h.icmp, sizeof(h) - sizeof(h.ip), 0));
+	h.icmp.checksum = csum_of(bpf_csum_diff(0, 0, (__be32 *)&h.icmp, sizeof(h) - sizeof(h.ip), 0));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &h, sizeof(h), BPF_F_INVALIDATE_HASH);
 }
 
@@ -143,7 +134,7 @@ __verified_once int refuse_icmp6(struct __sk_buff *skb, struct packet *p)
 	h.icmp.type = 1;
 	h.icmp.code = 4;
 	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	h.icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&h.icmp, sizeof(h) - sizeof(h.ip), sum));
+	h.icmp.checksum = csum_of(bpf_csum_diff(0, 0, (__be32 *)&h.icmp, sizeof(h) - sizeof(h.ip), sum));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &h, sizeof(h), BPF_F_INVALIDATE_HASH);
 }
 

@@ -116,7 +116,9 @@ struct config {
 	__u32 masquerade;   /* 1: the programs masquerade, not the kernel's netfilter */
 	__u32 host_sockets; /* 1: only the node's own sockets are translated, pods' packets are */
 	__u32 maglev_size;
+	__u32 dsr;	     /* DSR_*: what backends elsewhere answer themselves */
 	__u32 proxy_ifindex; /* of fairlead_host, where packets for the agent's proxies come in; 0: none */
+	__u32 pad;
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
@@ -194,7 +196,7 @@ struct connection_key {
 #define CONNECTION_FIN_OUT (1 << 3)
 #define CONNECTION_FIN_IN (1 << 4)
 #define CONNECTION_RESET (1 << 5)
-#define CONNECTION_WIRE (1 << 6) /* came past the host's netfilter, so replies must do so too */
+#define CONNECTION_WIRE (1 << 6)  /* came past the host's netfilter, so replies must do so too */
 #define CONNECTION_PROXY (1 << 7) /* one side is the agent's proxy; see proxy.h */
 
 struct connection {
@@ -210,7 +212,7 @@ struct connection {
 	__be16 translated_port;
 	__u8 initiator; /* INGRESS or EGRESS, of the endpoint */
 	__u8 flags;
-	__u8 seen[2]; /* TCP flags */
+	__u8 seen[2];	   /* TCP flags */
 	__be16 proxy_port; /* where new connections of CONNECTION_PROXY are accepted */
 };
 #define IN 0

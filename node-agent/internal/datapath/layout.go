@@ -24,7 +24,7 @@ type configLayout struct {
 	TunnelPort                                               big16
 	MTU                                                      uint16
 	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
-	HostSockets, MaglevSize, ProxyIfindex                    uint32
+	HostSockets, MaglevSize, DSR, ProxyIfindex, Pad          uint32
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }

@@ -341,3 +341,37 @@ func TestBackendsChangeUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d changes of services and a restart, %d connections, none lost", changes, len(all))
 }
+
+// routeBack gives the second node a way to the clients of the first.
+func routeBack(t testing.TB, c *cluster) {
+	t.Helper()
+	must(t, c.nodes[1].space.in(func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(prefix("198.51.100.0/24")), Gw: addr("192.0.2.1").AsSlice()})
+	}))
+}
+
+// The backend's node answers the client itself, which the backend sees as it is.
+func TestDirectServerReturn(t *testing.T) {
+	for _, mode := range []string{"dsr", "hybrid"} {
+		t.Run(mode, func(t *testing.T) {
+			c := newCluster(t, datapath.RoutingNative)
+			outside := withOutside(t, c, func(config *datapath.Config) { config.LoadBalancer.Mode = mode })
+			routeBack(t, c)
+			server := c.nodes[1].pods[0]
+			server.space.echoTCP(t, ":7000")
+			server.space.echoUDP(t, ":7000")
+			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				c.publish(t, echoService(protocol, backend(server, 7000)))
+			}
+			got, err := outside.try("tcp4", vip+":80")
+			if err != nil || !strings.HasPrefix(got, outsideAddress+":") {
+				t.Errorf("TCP: %q, %v; drops %v, %v", got, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+			}
+			if mode == "dsr" {
+				if _, err := outside.try("udp4", vip+":80"); err != nil {
+					t.Errorf("UDP: %v; drops %v, %v", err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+				}
+			}
+		})
+	}
+}

@@ -58,6 +58,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 			*field = 1
 		}
 	}
+	values.DSR = c.LoadBalancer.dsr()
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
 	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax, "services": c.LoadBalancer.ServicesMax,
 		"slots": 4 * c.LoadBalancer.ServicesMax, "backends": 4 * c.LoadBalancer.ServicesMax, "maglev": c.LoadBalancer.ServicesMax}

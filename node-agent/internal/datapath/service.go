@@ -79,3 +79,19 @@ type LoadBalancer struct {
 	// ServicesMax is how many frontends fit; 0 is 65536. Four times as many backends fit.
 	ServicesMax int
 }
+
+const (
+	dsrTCP = 1 << iota
+	dsrUDP
+)
+
+// dsr says for which protocols backends on other nodes answer clients themselves.
+func (l LoadBalancer) dsr() uint32 {
+	switch l.Mode {
+	case "dsr":
+		return dsrTCP | dsrUDP
+	case "hybrid":
+		return dsrTCP
+	}
+	return 0
+}
