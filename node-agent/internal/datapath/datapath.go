@@ -304,4 +304,6 @@ type Event struct {
 	// File and Line of the BPF source that decided (drops).
 	File uint8
 	Line uint16
+	// L7 is set for EventL7 only.
+	L7 *L7
 }

@@ -163,7 +163,7 @@ func classify(o *flows.Observation) kind {
 		switch point {
 		case flowpb.TraceObservationPoint_TO_ENDPOINT:
 			return forwarded
-		case flowpb.TraceObservationPoint_TO_STACK, flowpb.TraceObservationPoint_TO_HOST,
+		case flowpb.TraceObservationPoint_TO_STACK, flowpb.TraceObservationPoint_TO_HOST, flowpb.TraceObservationPoint_TO_PROXY,
 			flowpb.TraceObservationPoint_TO_NETWORK, flowpb.TraceObservationPoint_TO_OVERLAY:
 			if e.Endpoint != 0 && !isPod(o.Destination) {
 				return forwarded
@@ -172,6 +172,11 @@ func classify(o *flows.Observation) kind {
 	case datapath.EventPolicyVerdict:
 		if !e.Denied && len(o.Policies) > 0 {
 			return noted
+		}
+	case datapath.EventL7:
+		// What a proxy forwards is seen on its way into the pod.
+		if e.L7 != nil && e.L7.Verdict == datapath.L7Dropped {
+			return dropped
 		}
 	case datapath.EventSocket:
 		if e.SubType == socketAfter && isPod(o.Source) {
@@ -233,6 +238,9 @@ func (c *counts) add(o *flows.Observation, kind kind, service *flows.ServiceInfo
 	case dropped:
 		c.dropped++
 		c.dropReason = uint32(e.SubType)
+		if e.Type == datapath.EventL7 {
+			c.dropReason = uint32(flowpb.DropReason_POLICY_DENIED)
+		}
 		c.dropPolicy = policyText(o.Policies)
 	case noted:
 		if e.Type == datapath.EventPolicyVerdict {

@@ -35,6 +35,9 @@ const clusterLabel = "k8s:io.cilium.k8s.policy.cluster="
 
 // verdict as Hubble derives it from the event's kind.
 func (r *record) verdict() flowpb.Verdict {
+	if r.isL7() {
+		return r.verdictL7()
+	}
 	switch r.eventType {
 	case datapath.EventDrop:
 		return flowpb.Verdict_DROPPED
@@ -59,6 +62,8 @@ func (r *record) verdict() flowpb.Verdict {
 // dropReason is 0 for what was not dropped.
 func (r *record) dropReason() uint32 {
 	switch {
+	case r.isL7() && r.l7.Verdict == datapath.L7Dropped:
+		return uint32(dropPolicyDenied)
 	case r.eventType == datapath.EventDrop:
 		return uint32(r.subType)
 	case r.eventType == datapath.EventPolicyVerdict && r.has(bitDenied) && r.rule != 0:
@@ -80,6 +85,8 @@ func (r *record) isReply() (reply, known bool) {
 	case datapath.EventPolicyVerdict:
 		// Verdicts are given for the first packet of a connection, which is no reply.
 		return false, !r.has(bitDenied)
+	case datapath.EventL7:
+		return r.has(bitReply), true
 	}
 	return false, false
 }
@@ -94,7 +101,7 @@ func (r *record) trafficDirection() flowpb.TrafficDirection {
 	}
 	endpoint := uint32(r.endpoint)
 	switch r.eventType {
-	case datapath.EventPolicyVerdict:
+	case datapath.EventPolicyVerdict, datapath.EventL7:
 		return egress(r.has(bitEgress))
 	case datapath.EventDrop:
 		switch {
@@ -189,6 +196,11 @@ func (s *Store) flow(r *record, sequence uint64) *flowpb.Flow {
 		}
 	case datapath.EventPolicyVerdict:
 		f.PolicyMatchType = uint32(r.matchType)
+	case datapath.EventL7:
+		f.Type = flowpb.FlowType_L7
+		if r.isL7() {
+			f.L7 = r.layer7()
+		}
 	case datapath.EventSocket:
 		f.Type = flowpb.FlowType_SOCK
 		f.SockXlatePoint = flowpb.SocketTranslationPoint(r.subType)
@@ -280,7 +292,7 @@ func (r *record) layer4() *flowpb.Layer4 {
 	switch r.protocol {
 	case protocolTCP:
 		tcp := &flowpb.TCP{SourcePort: source, DestinationPort: destination}
-		if r.eventType != datapath.EventSocket {
+		if r.eventType != datapath.EventSocket && !r.isL7() {
 			tcp.Flags = tcpFlags(r.tcpFlags)
 		}
 		return &flowpb.Layer4{Protocol: &flowpb.Layer4_TCP{TCP: tcp}}

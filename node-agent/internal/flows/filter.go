@@ -101,10 +101,9 @@ func compile(ff *flowpb.FlowFilter) (predicate, error) {
 	if len(ff.GetExperimental().GetCelExpression()) > 0 {
 		c.try("cel_expression", nil, fmt.Errorf("this server does not evaluate CEL expressions; use the other filters"))
 	}
-	// These look at layer 7, at traces or at DNS names, of which an L3/L4 flow has none.
-	if len(ff.GetHttpStatusCode())+len(ff.GetHttpMethod())+len(ff.GetHttpPath())+len(ff.GetHttpUrl())+
-		len(ff.GetHttpHeader())+len(ff.GetDnsQuery())+len(ff.GetTraceId())+len(ff.GetIpTraceId())+
-		len(ff.GetSourceFqdn())+len(ff.GetDestinationFqdn()) > 0 {
+	c.application(ff)
+	// These look at traces or at DNS names of addresses, of which a flow has none.
+	if len(ff.GetTraceId())+len(ff.GetIpTraceId())+len(ff.GetSourceFqdn())+len(ff.GetDestinationFqdn()) > 0 {
 		c.add(never)
 	}
 	if c.err != nil {
@@ -241,7 +240,7 @@ func (c *compiler) packet(ff *flowpb.FlowFilter) {
 			}
 		}
 		c.add(func(v *view) bool {
-			return v.protocol == protocolTCP && v.eventType != datapath.EventSocket &&
+			return v.protocol == protocolTCP && v.eventType != datapath.EventSocket && !v.isL7() &&
 				slices.ContainsFunc(masks, func(mask uint8) bool { return v.tcpFlags&mask == mask })
 		})
 	}
@@ -341,6 +340,7 @@ func ports(texts []string) ([]uint16, error) {
 
 func protocols(texts []string) (predicate, error) {
 	var wanted []uint8
+	http, dns := false, false
 	for _, text := range texts {
 		switch strings.ToLower(text) {
 		case "icmp":
@@ -355,13 +355,19 @@ func protocols(texts []string) (predicate, error) {
 			wanted = append(wanted, protocolUDP)
 		case "sctp":
 			wanted = append(wanted, protocolSCTP)
-		case "dns", "http", "vrrp", "igmp":
+		case "http":
+			http = true
+		case "dns":
+			dns = true
+		case "vrrp", "igmp":
 			// Known to Hubble, never seen here.
 		default:
 			return nil, fmt.Errorf("unknown protocol: %q", text)
 		}
 	}
-	return func(v *view) bool { return slices.Contains(wanted, v.protocol) }, nil
+	return func(v *view) bool {
+		return slices.Contains(wanted, v.protocol) || v.l7 != nil && (http && v.l7.HTTP != nil || dns && v.l7.DNS != nil)
+	}, nil
 }
 
 // flagMask is the header byte with the flags that are asked for; all of them must be set. NS lies in another byte, which

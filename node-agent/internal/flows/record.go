@@ -29,7 +29,9 @@ type record struct {
 	// sourceService and destinationService are nil where the address is not a service's.
 	sourceService, destinationService *ServiceInfo
 	// policies decided; nil where none is known.
-	policies                            *policySet
+	policies *policySet
+	// l7 is set for what a proxy saw.
+	l7                                  *datapath.L7
 	sourceAddress, destinationAddress   [16]byte
 	translated, tunnel                  [16]byte
 	sourceIdentity, destinationIdentity uint32
@@ -75,7 +77,7 @@ func (r *record) pack(e *datapath.Event) {
 		endpoint: uint16(e.Endpoint), line: e.Line, file: e.File,
 		sourceMAC: e.SourceMAC, destinationMAC: e.DestMAC,
 		eventType: e.Type, subType: e.SubType, traceReason: e.TraceReason, matchType: e.MatchType,
-		protocol: e.Protocol, tcpFlags: e.TCPFlags, icmpType: e.ICMPType, icmpCode: e.ICMPCode,
+		l7: e.L7, protocol: e.Protocol, tcpFlags: e.TCPFlags, icmpType: e.ICMPType, icmpCode: e.ICMPCode,
 	}
 	if e.Reply {
 		r.bits |= bitReply

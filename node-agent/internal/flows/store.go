@@ -174,7 +174,8 @@ func (s *Store) decidedBy(e *datapath.Event) *policySet {
 		return s.interner.policy(e.Rule)
 	}
 	denied := e.Type == datapath.EventPolicyVerdict && e.Denied ||
-		e.Type == datapath.EventDrop && e.SubType == dropPolicyDenied
+		e.Type == datapath.EventDrop && e.SubType == dropPolicyDenied ||
+		e.L7 != nil && e.L7.Verdict == datapath.L7Dropped
 	if !denied || e.Endpoint == 0 {
 		return nil
 	}

@@ -87,6 +87,9 @@ func icmpText(names map[uint8]icmpName, kind, code uint8) string {
 
 // summary is the text in parentheses at the end of a line of `hubble observe`.
 func (r *record) summary() string {
+	if r.isL7() {
+		return r.summaryL7()
+	}
 	if r.eventType == datapath.EventSocket {
 		switch r.protocol {
 		case protocolTCP:

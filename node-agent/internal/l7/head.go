@@ -251,7 +251,9 @@ func parseRequest(h *head) (*request, error) {
 	r.upgrade = h.lists("Connection", "upgrade") && len(h.values("Upgrade")) > 0
 	if r.upgrade && slices.ContainsFunc(h.values("Upgrade"), func(v string) bool { return strings.Contains(strings.ToLower(v), "h2c") }) {
 		// What follows such an upgrade would pass unseen; without it the server answers as before.
-		h.remove(func(f field) bool { return strings.EqualFold(f.name, "Upgrade") || strings.EqualFold(f.name, "HTTP2-Settings") })
+		h.remove(func(f field) bool {
+			return strings.EqualFold(f.name, "Upgrade") || strings.EqualFold(f.name, "HTTP2-Settings")
+		})
 		r.upgrade = false
 	}
 	return r, nil

@@ -137,6 +137,10 @@ func verdictOf(e *datapath.Event) flowpb.Verdict {
 	switch {
 	case e.Type == datapath.EventDrop, e.Type == datapath.EventPolicyVerdict && e.Denied:
 		return flowpb.Verdict_DROPPED
+	case e.L7 != nil && e.L7.Verdict == datapath.L7Dropped:
+		return flowpb.Verdict_DROPPED
+	case e.L7 != nil && e.L7.Verdict == datapath.L7Error:
+		return flowpb.Verdict_ERROR
 	case e.Type == datapath.EventSocket && e.SubType%2 == 1:
 		return flowpb.Verdict_TRACED
 	case e.Type == datapath.EventSocket:
@@ -210,6 +214,8 @@ func eventName(t datapath.EventType, sub uint8) (string, string) {
 			point = flowpb.TraceObservationPoint_TO_ENDPOINT
 		}
 		return "Trace", pointName(point)
+	case datapath.EventL7:
+		return "L7", ""
 	case datapath.EventPolicyVerdict:
 		return "PolicyVerdict", ""
 	case datapath.EventSocket:
