@@ -210,6 +210,8 @@ const (
 	RequiresHostFirewall = "hostFirewall.enabled"
 	// RequiresNodeSelectorLabels: the policy names nodes by their labels.
 	RequiresNodeSelectorLabels = "nodeSelectorLabels"
+	// RequiresL7Proxy: the policy looks at the content of connections, or at what DNS says.
+	RequiresL7Proxy = "l7Proxy"
 )
 
 // Requires lists the settings of the agents without which the policy cannot be enforced.
@@ -224,6 +226,13 @@ func (p Policy) Requires() []string {
 	if slices.ContainsFunc(p.rules, func(r rule) bool { return slices.ContainsFunc(r.elements, names) }) {
 		out = append(out, RequiresNodeSelectorLabels)
 	}
+	content := func(e element) bool {
+		return slices.ContainsFunc(e.peers, func(p peer) bool { return p.kind == peerName }) ||
+			slices.ContainsFunc(e.ports, func(m portMatch) bool { return m.l7 != nil })
+	}
+	if slices.ContainsFunc(p.rules, func(r rule) bool { return slices.ContainsFunc(r.elements, content) }) {
+		out = append(out, RequiresL7Proxy)
+	}
 	return out
 }
 
@@ -232,6 +241,9 @@ func (p Policy) Lacking(setting string) Policy {
 	what, fix := "names nodes by their labels, and "+setting+" is off", "Set "+setting+": true, or use the entities host and remote-node."
 	if setting == RequiresHostFirewall {
 		what, fix = "governs nodes, and "+setting+" is off", "Set "+setting+": true in the agents' configuration."
+	}
+	if setting == RequiresL7Proxy {
+		what, fix = "has rules on HTTP, DNS or names, and "+setting+" is off", "Set "+setting+": true in the agents' configuration, or remove these rules."
 	}
 	problem := Problem{Severity: SeverityError, Code: "setting-off", Path: "spec", What: what,
 		Why: "A policy is enforced as a whole or not at all, so the whole policy is not enforced.", Fix: fix}

@@ -244,6 +244,6 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
 		CgroupRoot: root, BPFFS: a.BPFFS, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
-		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(),
+		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,
 	}, nil
 }

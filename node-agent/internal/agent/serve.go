@@ -43,6 +43,7 @@ type serving struct {
 	watcher  *watcher
 	live     chan struct{}
 	resolver *resolver
+	proxies  proxies
 }
 
 // openDatapath opens the datapath, again and again where the kernel refuses, and makes the managers.
@@ -194,6 +195,7 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 	if err := a.waitForSync(ctx, s.watcher.all); err != nil {
 		return err
 	}
+	a.startProxies(ctx, s)
 	// Policy lines before addresses: nobody is judged by an identity that no line knows. Services and nodes last.
 	a.start("policies", p.Policies.Start(ctx))
 	a.start("ipcache", p.Cache.Start(ctx, p.Datapath))

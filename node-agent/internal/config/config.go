@@ -41,6 +41,7 @@ type Config struct {
 	Prometheus         Prometheus   `json:"prometheus,omitempty"`
 	CNI                CNI          `json:"cni,omitempty"`
 	ServiceOptions
+	ProxyOptions
 }
 
 // Cluster names the cluster.
@@ -156,6 +157,7 @@ func (c *Config) fill() {
 	fill(&c.Prometheus.Port, 9962)
 	fill(&c.BPF.MonitorAggregation, "medium")
 	c.fillServices()
+	c.ProxyOptions.fill()
 	yes := true
 	for _, b := range []**bool{&c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
 		if *b == nil {
@@ -214,6 +216,7 @@ func (c *Config) check() error {
 		refuse("bpf.masquerade", "Masquerading in BPF is not in this version.",
 			"Traffic that leaves the cluster is masqueraded with nftables.", "Set bpf.masquerade: false.")
 	}
+	c.ProxyOptions.check(refuse)
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		refuse("MTU", fmt.Sprintf("%d is no usable MTU.", c.MTU), "It has to be 1280 to 65535.", "Use 0 to have it worked out.")
 	}

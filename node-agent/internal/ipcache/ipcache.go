@@ -247,6 +247,20 @@ func (c *Cache) Lookup(address netip.Addr) (Entry, bool) {
 	return Entry{}, false
 }
 
+// Find gives who is behind an address as the datapath finds it: the entry of the longest range around it.
+func (c *Cache) Find(address netip.Addr) (Entry, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for bits := address.BitLen(); bits >= 0; bits-- {
+		if prefix, err := address.Prefix(bits); err == nil {
+			if s := c.all[prefix]; s != nil {
+				return *s.best(), true
+			}
+		}
+	}
+	return Entry{}, false
+}
+
 // Get gives the statement of a source about a prefix.
 func (c *Cache) Get(source Source, prefix netip.Prefix) (Entry, bool) {
 	c.mu.RLock()

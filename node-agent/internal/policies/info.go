@@ -24,7 +24,10 @@ type enforcingKey struct {
 func newInfoCache() *infoCache { return &infoCache{} }
 
 // forget drops the cached answers; called with every change of a policy or subject.
-func (m *Manager) forget() { m.infos.Store(newInfoCache()) }
+func (m *Manager) forget() {
+	m.infos.Store(newInfoCache())
+	m.answersChanged()
+}
 
 // Rule names the policy behind a rule number of the kernel; false for 0 and for forgotten ones.
 func (m *Manager) Rule(rule uint32) (flows.PolicyInfo, bool) {

@@ -58,6 +58,10 @@ type Manager struct {
 	revision atomic.Uint64
 	// infos caches what the flows ask per rule and endpoint; replaced as a whole by every change.
 	infos atomic.Pointer[infoCache]
+	// proxies, changed and answers are of the agent's proxies.
+	proxies Proxies
+	changed func()
+	answers atomic.Pointer[answers]
 }
 
 // object is a policy as the API server has it.
@@ -77,6 +81,7 @@ func New(dp datapath.Datapath, cache *ipcache.Cache, mode Mode, log *slog.Logger
 		settings: map[string]bool{}, nodes: newNodeTable(), objects: map[policy.RefKey]*object{},
 		ports: map[policy.NumericIdentity]policy.NamedPorts{}}
 	m.infos.Store(newInfoCache())
+	m.answers.Store(&answers{})
 	return m
 }
 
@@ -133,7 +138,7 @@ func (m *Manager) reconcile(ctx context.Context, id policy.SubjectID) error {
 	}
 	var adds []datapath.PolicyEntry
 	for _, e := range want {
-		line := lineOf(endpoint, e)
+		line := m.lineOf(endpoint, e)
 		if value, ok := there[line.PolicyKey]; !ok || value != line.PolicyValue {
 			adds = append(adds, line)
 		}
@@ -185,12 +190,6 @@ func (m *Manager) write(ctx context.Context, adds []datapath.PolicyEntry, flags 
 	return nil
 }
 
-func lineOf(endpoint datapath.EndpointID, e policy.Entry) datapath.PolicyEntry {
-	// What a proxy has to look into is closed while there is no proxy.
-	deny := e.Deny || e.Proxy != policy.ProxyNone
-	return datapath.PolicyEntry{PolicyKey: keyOf(endpoint, e.Key), PolicyValue: datapath.PolicyValue{Deny: deny, Rule: uint32(e.Rule)}}
-}
-
 func keyOf(endpoint datapath.EndpointID, k policy.Key) datapath.PolicyKey {
 	return datapath.PolicyKey{Endpoint: endpoint, Identity: uint32(k.Peer), Direction: datapath.Direction(k.Direction),
 		Protocol: k.Protocol, Port: k.Port, PortPrefix: k.PortPrefix}
@@ -198,6 +197,9 @@ func keyOf(endpoint datapath.EndpointID, k policy.Key) datapath.PolicyKey {
 
 // apply writes the engine's changes; called with mu held.
 func (m *Manager) apply(ctx context.Context, changes []policy.Change) error {
+	if len(changes) > 0 {
+		m.answersChanged()
+	}
 	if !m.live || len(changes) == 0 || m.mode == ModeNever {
 		return nil
 	}
@@ -215,7 +217,7 @@ func (m *Manager) apply(ctx context.Context, changes []policy.Change) error {
 	for _, c := range changes {
 		endpoint := datapath.EndpointID(c.Subject)
 		for _, e := range c.Adds {
-			adds = append(adds, lineOf(endpoint, e))
+			adds = append(adds, m.lineOf(endpoint, e))
 		}
 		if c.EnforcedChanged {
 			flags = append(flags, enforcement{endpoint, c.Enforced})

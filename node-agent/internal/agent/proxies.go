@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"fairlead.dev/node-agent/internal/api"
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/l7"
+	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/policy"
+)
+
+// proxies look into what policies have rules about.
+type proxies struct {
+	http [2]*l7.Proxy
+}
+
+const protocolTCP = 6
+
+// startProxies opens the listeners and tells the policies where they are. It comes before the policies are written, so that
+// no line leads to a listener that is not there.
+func (a *agent) startProxies(ctx context.Context, s *serving) {
+	if !*a.config.L7Proxy {
+		a.components.set("proxies", api.StateOff, "l7Proxy is off: policies with rules on HTTP, DNS or names are not valid", "")
+		return
+	}
+	path := filepath.Join(a.RunDirectory, "state", "proxies.json")
+	var wanted, ports policies.Proxies
+	if text, err := os.ReadFile(path); err == nil {
+		// With the same ports as before the restart no line has to be written anew.
+		_ = json.Unmarshal(text, &wanted)
+	}
+	var errs []error
+	for _, d := range []datapath.Direction{datapath.Ingress, datapath.Egress} {
+		listeners, port, err := datapath.ListenProxy(ctx, d, wanted.HTTP[d])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		ports.HTTP[d] = port
+		s.proxies.http[d] = a.httpProxy(s, d)
+		for _, l := range listeners {
+			go func() {
+				if err := s.proxies.http[d].Serve(ctx, l, policy.Direction(d)); err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+					a.components.fail("proxies", err, "Restart the agent.")
+				}
+			}()
+		}
+	}
+	text, err := json.Marshal(ports)
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	a.note("ports of the proxies", err)
+	changed := make(chan struct{}, 1)
+	s.parts.Policies.UseProxies(ports, func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	go s.proxies.follow(ctx, changed)
+	if err := errors.Join(errs...); err != nil {
+		a.components.fail("proxies", err, "Give the agent NET_ADMIN. What policies have rules about is closed until then.")
+		return
+	}
+	a.components.ok("proxies", fmt.Sprintf("HTTP on ports %d (ingress) and %d (egress) of the loopback address", ports.HTTP[datapath.Ingress], ports.HTTP[datapath.Egress]))
+}
+
+func (p *proxies) follow(ctx context.Context, changed <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		for _, proxy := range p.http {
+			if proxy != nil {
+				proxy.Changed()
+			}
+		}
+	}
+}
+
+// parties of a connection: the governed endpoint, and who the other side is.
+type parties struct {
+	endpoint       datapath.EndpointID
+	self, peer     uint32
+	client, server uint32
+}
+
+func (a *agent) parties(s *serving, c *l7.Connection) parties {
+	pod, other := c.Server.Addr(), c.Client.Addr()
+	if c.Direction == policy.Egress {
+		pod, other = other, pod
+	}
+	var out parties
+	if e, ok := s.parts.Cache.Find(pod); ok {
+		out.endpoint, out.self = datapath.EndpointID(e.Owner.EndpointID), e.Identity
+	}
+	out.peer = uint32(policy.IdentityWorld)
+	if e, ok := s.parts.Cache.Find(other); ok {
+		out.peer = e.Identity
+	}
+	out.client, out.server = out.peer, out.self
+	if c.Direction == policy.Egress {
+		out.client, out.server = out.self, out.peer
+	}
+	return out
+}
+
+func (a *agent) httpProxy(s *serving, d datapath.Direction) *l7.Proxy {
+	return l7.New(l7.Options{
+		Rules: func(c *l7.Connection) policy.AnswerL7 {
+			who := a.parties(s, c)
+			if who.endpoint == 0 {
+				return policy.AnswerL7{Denied: true}
+			}
+			return s.parts.Policies.L7(who.endpoint, c.Direction, policy.NumericIdentity(who.peer), protocolTCP, c.Server.Port())
+		},
+		Dial: func(ctx context.Context, c *l7.Connection) (net.Conn, error) {
+			return datapath.DialProxy(ctx, d, "tcp", c.Client.Addr(), c.Server)
+		},
+		Record: func(r l7.Record) { s.parts.Flows.Ingest(a.eventOf(s, &r)) },
+		Log:    a.log,
+	})
+}
+
+// redacted headers are secrets; flows show that they are there.
+var redacted = []string{"Authorization", "Cookie", "Set-Cookie", "Proxy-Authorization"}
+
+func (a *agent) eventOf(s *serving, r *l7.Record) datapath.Event {
+	who := a.parties(s, &r.Connection)
+	verdicts := map[l7.Verdict]datapath.L7Verdict{l7.Dropped: datapath.L7Dropped, l7.Failed: datapath.L7Error}
+	for i := 0; i+1 < len(r.Headers); i += 2 {
+		if slices.Contains(redacted, r.Headers[i]) {
+			r.Headers[i+1] = "HUBBLE_REDACTED"
+		}
+	}
+	e := eventL7(r.Client, r.Server, who, datapath.Direction(r.Direction), r.Response)
+	e.Time, e.Rule, e.Protocol = r.Time, uint32(r.Rule), protocolTCP
+	e.L7 = &datapath.L7{Verdict: verdicts[r.Verdict], Latency: r.Latency,
+		HTTP: &datapath.L7HTTP{Code: uint32(r.Code), Method: r.Method, URL: r.URL, Protocol: r.Protocol, Headers: r.Headers}}
+	if r.Response {
+		e.Time = e.Time.Add(r.Latency)
+	}
+	return e
+}
+
+// eventL7 is about a connection; a response's source is the server.
+func eventL7(client, server netip.AddrPort, who parties, d datapath.Direction, response bool) datapath.Event {
+	e := datapath.Event{Type: datapath.EventL7, Direction: d, Reply: response, ReplyKnown: true, Endpoint: who.endpoint,
+		Source: client.Addr(), SourcePort: client.Port(), SourceIdentity: who.client,
+		Destination: server.Addr(), DestPort: server.Port(), DestIdentity: who.server}
+	if response {
+		e.Source, e.Destination, e.SourcePort, e.DestPort = e.Destination, e.Source, e.DestPort, e.SourcePort
+		e.SourceIdentity, e.DestIdentity = e.DestIdentity, e.SourceIdentity
+	}
+	return e
+}
