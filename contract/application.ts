@@ -7,8 +7,15 @@ export const auditEntrySchema = z.object({
   cluster: z.string(),
   action: z.string(),
   subject: z.string(),
+  /** "done", "begun", or why it was not done. */
   result: z.string(),
+  /** Account on this workstation, and the user that the cluster saw. */
+  who: z._default(z.string(), ''),
+  /** The object before and after, as YAML; "" where there is none. */
+  before: z._default(z.string(), ''),
+  after: z._default(z.string(), ''),
 });
+export type AuditEntry = Readonly<z.output<typeof auditEntrySchema>>;
 
 export const application = {
   /** What runs this console. */

@@ -21,5 +21,8 @@ export interface AuditLog {
     readonly action: string;
     readonly subject: string;
     readonly result: string;
+    /** The object before and after, as YAML, where the write has one; never a Secret's. */
+    readonly before?: string;
+    readonly after?: string;
   }) => void;
 }

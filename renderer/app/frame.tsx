@@ -4,6 +4,7 @@ import {
   IconArrowsLeftRight,
   IconDeviceDesktop,
   IconHelp,
+  IconHistory,
   IconMoon,
   IconServer2,
   IconShieldLock,
@@ -30,6 +31,7 @@ const places = [
   { to: '/flows', text: 'Flows', icon: IconArrowsLeftRight, keys: 'g f' },
   { to: '/policies', text: 'Policies', icon: IconShieldLock, keys: 'g p' },
   { to: '/terminal', text: 'Terminal', icon: IconTerminal2, keys: 'g s' },
+  { to: '/audit', text: 'Audit', icon: IconHistory, keys: 'g a' },
 ] as const;
 
 /** The frame around every view: rail, top bar, notices, palette and help. */

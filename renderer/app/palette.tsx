@@ -6,6 +6,7 @@ import {
   IconBan,
   IconBox,
   IconHelp,
+  IconHistory,
   IconMoon,
   IconPlug,
   IconPlus,
@@ -77,6 +78,7 @@ export function Palette() {
       keys: 'g s',
       run: () => void navigate({ to: '/terminal' }),
     },
+    { id: 'audit', text: 'Audit log', icon: IconHistory, keys: 'g a', run: () => void navigate({ to: '/audit' }) },
   ];
   const actions: readonly Entry[] = [
     {

@@ -106,6 +106,12 @@ const terminalRoute = createRoute({
   component: lazyRouteComponent(() => import('../views/terminal/terminal-view.tsx'), 'TerminalView'),
 });
 
+const auditRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/audit',
+  component: lazyRouteComponent(() => import('../views/audit/audit-view.tsx'), 'AuditView'),
+});
+
 export const router = createRouter({
   routeTree: rootRoute.addChildren([
     indexRoute,
@@ -117,6 +123,7 @@ export const router = createRouter({
     newPolicyRoute,
     policyRoute,
     terminalRoute,
+    auditRoute,
   ]),
   history: createHashHistory(),
   defaultPreload: 'intent',

@@ -1,13 +1,20 @@
 import { appendFileSync, mkdirSync, readFileSync } from 'node:fs';
+import { hostname, userInfo } from 'node:os';
 import { join } from 'node:path';
-import type { z } from 'zod/mini';
-import { auditEntrySchema } from '../../../contract/application.ts';
+import { type AuditEntry, auditEntrySchema } from '../../../contract/application.ts';
 import type { AuditLog } from '../capability.ts';
 import type { Log } from '../log.ts';
 
-export type AuditEntry = Readonly<z.infer<typeof auditEntrySchema>>;
-
 const shown = 1000;
+
+/** Who works at this console: what tells two colleagues apart in a log that is sent around. */
+function account(): string {
+  try {
+    return `${userInfo().username}@${hostname()}`;
+  } catch {
+    return `unknown@${hostname()}`;
+  }
+}
 
 /** One line of JSON per write that the console made, in the state directory; never shortened, never rewritten. */
 export function openAuditLog(
@@ -15,12 +22,13 @@ export function openAuditLog(
   log: Log,
 ): AuditLog & { readonly entries: () => readonly AuditEntry[] } {
   const file = join(directory, 'audit.jsonl');
+  const who = account();
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   return {
     record(entry) {
       log.info('audit', `${entry.cluster} ${entry.action} ${entry.subject}: ${entry.result}`);
       try {
-        appendFileSync(file, `${JSON.stringify({ time: Date.now(), ...entry })}\n`, { mode: 0o600 });
+        appendFileSync(file, `${JSON.stringify({ time: Date.now(), who, ...entry })}\n`, { mode: 0o600 });
       } catch (error) {
         log.error('audit', `${file} cannot be written: ${String(error)}`);
       }

@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import type { AuditEntry } from '../../../contract/application.ts';
 import { type Failure, failed, type Result } from '../../../contract/failure.ts';
 import type { CapabilityImplementation, Implementation } from '../../../contract/implementation.ts';
 import type { Clusters } from '../clusters/index.ts';
 import type { Log } from '../log.ts';
 import { projectFile } from '../project.ts';
-import type { AuditEntry } from './audit.ts';
 import type { LabCommand } from './lab.ts';
 
 export interface ApplicationOptions {

@@ -7,7 +7,7 @@ import { type ClusterConnection, type KubeObject, resources } from '../kube/clus
 import type { Log } from '../log.ts';
 import { ClusterPolicies, EnforcementPoll } from './cluster-policies.ts';
 import { parsePolicyText } from './document.ts';
-import { apiVersionOf, policyTypes } from './kinds.ts';
+import { policyTypes, withKind } from './kinds.ts';
 import { policySchema } from './schema.ts';
 import { carryOver, managerOf, sameContent, toText, withoutNoise } from './text.ts';
 import { validatePolicy } from './validate.ts';
@@ -158,7 +158,7 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
       if (!connection.ok) return connection;
       const found = await connection.value.get<KubeObject>(policyTypes[id.kind], id.name, id.namespace || undefined);
       if (!found.ok) return found;
-      const object = { ...found.value, apiVersion: apiVersionOf(id.kind), kind: id.kind } as KubeObject;
+      const object = withKind(found.value, id.kind);
       return ok({ text: toText(object), resourceVersion: object.metadata.resourceVersion ?? '' });
     },
 
@@ -181,8 +181,7 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
         ? await connection.replace<KubeObject>(type, carryOver(document, stored, undefined), { dryRun: true })
         : await connection.create<KubeObject>(type, document, { dryRun: true });
       if (!result.ok) return result;
-      const full = (object: KubeObject) =>
-        ({ ...object, apiVersion: apiVersionOf(id.kind), kind: id.kind }) as KubeObject;
+      const full = (object: KubeObject) => withKind(object, id.kind);
       const after = full(result.value);
       const manager = stored ? managerOf(stored) : '';
       return ok({
@@ -229,6 +228,8 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
         action: `policies.${stored ? 'update' : 'create'}`,
         subject,
         result: result.ok ? (action === 'unchanged' ? 'unchanged' : 'done') : result.failure.what,
+        before: stored ? toText(withKind(stored, id.kind)) : '',
+        after: toText(withKind(result.ok ? result.value : document, id.kind)),
       });
       log.info('policies', `${subject}: ${result.ok ? action : result.failure.why}`);
       if (!result.ok && result.failure.code === 'kube.exists') return failed(appearedFailure(id));
@@ -241,12 +242,15 @@ export function createPolicies(options: PoliciesOptions): CapabilityImplementati
       if (!writable.ok) return writable;
       const connection = await connections.get(cluster);
       if (!connection.ok) return connection;
+      const stored = await connection.value.get<KubeObject>(policyTypes[id.kind], id.name, id.namespace || undefined);
       const removed = await connection.value.remove(policyTypes[id.kind], id.name, id.namespace || undefined);
       audit.record({
         cluster: connection.value.contextName,
         action: 'policies.remove',
         subject: `${id.kind} ${id.namespace ? `${id.namespace}/` : ''}${id.name}`,
         result: removed.ok ? 'done' : removed.failure.what,
+        // Whoever wants it back finds it here.
+        before: stored.ok ? toText(withKind(stored.value, id.kind)) : '',
       });
       return removed.ok ? ok({}) : removed;
     },
