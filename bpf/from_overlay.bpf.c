@@ -20,7 +20,11 @@ int from_overlay(struct __sk_buff *skb)
 	err = parse(skb, &p);
 	if (err)
 		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
-	if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0))
+	if (config.dry_run) {
+		/* A packet that is only tried has no metadata: see explain_walk.go. */
+		tunnel.tunnel_id = skb->cb[0];
+		tunnel.remote_ipv4 = bpf_ntohl(skb->cb[4]);
+	} else if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0))
 		return drop(skb, &p, &r, DROP_NO_TUNNEL_KEY);
 	err = overlay_sender(&p, &r, &in.peer, tunnel.tunnel_id, bpf_htonl(tunnel.remote_ipv4), false);
 	if (err)

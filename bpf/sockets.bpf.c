@@ -6,7 +6,7 @@
  * everything here has.
  */
 #include <linux/in.h>
-#include "lib/services.h"
+#include "lib/socket.h"
 
 #define FORWARD 1 /* Hubble's SocketTranslationPoint: before, after */
 #define FORWARDED 2
@@ -63,61 +63,19 @@ static __noinline int report(struct bpf_sock_addr *ctx, __u8 point, const struct
 	return 0;
 }
 
-static __always_inline bool is_loopback(const struct address *a)
-{
-	if (is_v4(a))
-		return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-	return !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
-}
-
-/* A node port by any node's address, as far as it is the same whichever node is asked. */
-static __always_inline struct service *find_node_port(const struct address *address, __be16 port,
-						      __u8 protocol, bool host)
-{
-	struct address any = {};
-	struct service *service;
-	struct peer peer;
-
-	if (is_v4(address))
-		any = mapped(0);
-	service = find_service(&any, port, protocol);
-	if (!service)
-		return NULL;
-	if (is_loopback(address))
-		return host ? service : NULL;
-	find_peer(address, &peer);
-	if (peer.identity == IDENTITY_HOST)
-		return service;
-	/* The other node knows whom it has. */
-	if ((service->flags & SERVICE_EXTERNAL_LOCAL) || service->kind != KIND_NODE_PORT)
-		return NULL;
-	return peer.identity == IDENTITY_REMOTE_NODE ? service : NULL;
-}
-
 static __noinline int translate(struct bpf_sock_addr *ctx, struct address *to, bool connecting)
 {
 	__be16 port = ctx->user_port;
 	struct address address = *to;
-	struct service *service;
 	struct pick q = {.view = INSIDE};
 	struct socket_key key = {};
 	struct socket_value was = {};
-	__u64 namespace = bpf_get_netns_cookie(ctx);
-	bool host = !config.host_cookie || namespace == config.host_cookie;
+	int chosen;
 
-	if (!config.services || (config.host_sockets && !host) ||
-	    (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
+	chosen = choose_for_socket(&address, port, ctx->protocol, bpf_get_netns_cookie(ctx), &q);
+	if (!chosen)
 		return PROCEED;
-	service = find_service(&address, port, ctx->protocol);
-	if (!service)
-		service = find_node_port(&address, port, ctx->protocol, host);
-	if (!service)
-		return PROCEED;
-	/* Whoever may make a service could take any address of the world from the pods (CVE-2020-8554). */
-	if (service->kind == KIND_EXTERNAL_IP && !is_host(&address))
-		return PROCEED;
-	*(__u64 *)&q.client = namespace;
-	if (pick_backend(service, &q)) {
+	if (chosen < 0) {
 		refuse_with(ECONNREFUSED);
 		return REJECT;
 	}

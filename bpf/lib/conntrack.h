@@ -24,10 +24,11 @@ struct tracking {
 	bool report; /* a trace event is due */
 	bool reply;
 	bool from_wire;
-	bool reverse;	  /* replies: put the service's address back as the source */
-	bool has_service; /* the service's fields are set */
-	bool to_proxy;	  /* the packet belongs to the agent's proxy */
+	bool reverse;	   /* replies: put the service's address back as the source */
+	bool has_service;  /* the service's fields are set */
+	bool to_proxy;	   /* the packet belongs to the agent's proxy */
 	__be16 proxy_port; /* that accepts it, where it may open a connection */
+	bool stale;	   /* `connections` has an entry under the key that is over */
 	__be16 service_port;
 	struct address
 	    service; /* a new connection was sent to this service address; on reply: what to put back */
@@ -69,6 +70,14 @@ static __always_inline void connection_key(struct connection_key *key, struct pa
 	key->remote_port = side == OUT ? p->destination_port : p->source_port;
 }
 
+/* The key of the packet that is looked at; track() fills it, what it calls reads it. */
+static __always_inline struct connection_key *track_key(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&track_scratch, &zero);
+}
+
 /* A dry run changes the copy. */
 static __always_inline struct connection *connection_copy(struct connection *c)
 {
@@ -80,7 +89,8 @@ static __always_inline struct connection *connection_copy(struct connection *c)
 	return copy;
 }
 
-static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __u8 side)
+/* One that is still being opened never gets the time of one that is open: nobody may be behind it. */
+static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __u8 side, bool opening)
 {
 	if (p->protocol != IPPROTO_TCP)
 		return LIFETIME_OTHER;
@@ -91,12 +101,13 @@ static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __
 	if ((c->flags & CONNECTION_RESET) ||
 	    (c->flags & (CONNECTION_FIN_OUT | CONNECTION_FIN_IN)) == (CONNECTION_FIN_OUT | CONNECTION_FIN_IN))
 		return LIFETIME_TCP_CLOSING;
-	return c->flags & CONNECTION_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+	return !opening && (c->flags & CONNECTION_REPLIED) ? LIFETIME_TCP : LIFETIME_TCP_SYN;
 }
 
-static __always_inline void refresh(struct connection *c, struct packet *p, __u8 side, __u64 now)
+static __always_inline void refresh(struct connection *c, struct packet *p, __u8 side, __u64 now,
+				    bool opening)
 {
-	c->expires = now + lifetime(c, p, side);
+	c->expires = now + lifetime(c, p, side, opening);
 	c->packets[side & 1]++;
 	c->bytes[side & 1] += p->length;
 }
@@ -151,19 +162,18 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
 				    struct tracking *t, struct report *r)
 {
-	struct connection_key key;
+	struct connection_key *key = track_key();
 	struct connection *c;
 	__u32 zero = 0;
 	struct verdict v = {};
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	c = bpf_map_lookup_elem(&scratch, &zero);
-	if (!c || !p || !ep || !t || !r)
+	if (!c || !key || !p || !ep || !t || !r)
 		return -DROP_CT_INSERT;
 	__builtin_memset(c, 0, sizeof(*c));
-	connection_key(&key, p, ep->id, t->side);
 	c->initiator = t->side == OUT ? EGRESS : INGRESS;
-	judge_connection(p, ep, &key, c->initiator, t->peer.identity, &v);
+	judge_connection(p, ep, key, c->initiator, t->peer.identity, &v);
 	r->rule = v.rule;
 	r->match = v.match;
 	r->reply = 0;
@@ -199,14 +209,18 @@ __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, str
 		c->flags |= CONNECTION_PROXY;
 		t->to_proxy = false;
 	}
-	refresh(c, p, t->side, now);
+	refresh(c, p, t->side, now, true);
 	c->reported[t->side & 1] = now;
 	c->seen[t->side & 1] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	/* Under contention an LRU insert may fail once; without state the packet still passes, its reply will
 	 * be judged. */
-	if (!config.dry_run && bpf_map_update_elem(&connections, &key, c, BPF_ANY) &&
-	    bpf_map_update_elem(&connections, &key, c, BPF_ANY))
-		count(DROP_CT_INSERT, r->direction, 0);
+	if (!config.dry_run) {
+		if (t->stale)
+			bpf_map_delete_elem(&connections, key);
+		if (bpf_map_update_elem(&openings, key, c, BPF_ANY) &&
+		    bpf_map_update_elem(&openings, key, c, BPF_ANY))
+			count(DROP_CT_INSERT, r->direction, 0);
+	}
 	t->report = true;
 	t->has_service = false;
 	return 0;
@@ -258,7 +272,7 @@ __verified_once int adopt(struct __sk_buff *skb, struct packet *p, struct endpoi
 	c->revision = ep->revision;
 	c->peer = t->peer.identity;
 	c->tunnel = t->peer.tunnel;
-	refresh(c, p, IN, now);
+	refresh(c, p, IN, now, false);
 	c->reported[IN] = now;
 	c->seen[IN] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	/* Where the table is full it is found by its socket again. */
@@ -297,6 +311,38 @@ static __always_inline bool usable(struct connection *c, struct packet *p, __u64
 	return true;
 }
 
+/* The packet's entry, in `connections` or, then `opening`, among those that are being opened. */
+static __always_inline struct connection *find_connection(struct connection_key *key, struct packet *p,
+							  struct tracking *t, __u64 now, bool *opening)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, key);
+
+	*opening = false;
+	t->stale = c;
+	if (c && usable(c, p, now)) {
+		step_lookup(MAP_CONNECTIONS, key, c);
+		return c;
+	}
+	c = bpf_map_lookup_elem(&openings, key);
+	*opening = true;
+	if (c && !usable(c, p, now))
+		c = NULL;
+	step_lookup(MAP_OPENINGS, key, c);
+	return c;
+}
+
+/* Somebody is behind both ends: the connection is open. Called last, since the entry goes. */
+static __always_inline void confirm(struct connection_key *key, struct connection *c, __u64 now)
+{
+	if (config.dry_run)
+		return;
+	if (key->protocol == IPPROTO_TCP && c->expires < now + LIFETIME_TCP &&
+	    !(c->flags & (CONNECTION_RESET | CONNECTION_FIN_IN | CONNECTION_FIN_OUT)))
+		c->expires = now + LIFETIME_TCP;
+	if (!bpf_map_update_elem(&connections, key, c, BPF_ANY))
+		bpf_map_delete_elem(&openings, key);
+}
+
 /*
  * One endpoint's view of a packet: its connection, and whether it may pass. 0 or a negative drop reason.
  * Fills the sides, rule and trace reason of `r`.
@@ -304,35 +350,35 @@ static __always_inline bool usable(struct connection *c, struct packet *p, __u64
 __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, struct tracking *t,
 			  struct report *r)
 {
-	struct connection_key key;
+	struct connection_key *key = track_key();
 	struct connection *c;
 	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opening;
 	int err;
 
-	if (!p || !ep || !t || !r)
+	if (!p || !ep || !t || !r || !key)
 		return -DROP_CT_INSERT;
-	connection_key(&key, p, ep->id, t->side);
-	c = bpf_map_lookup_elem(&connections, &key);
-	if (p->related && (!c || c->expires < now)) {
+	connection_key(key, p, ep->id, t->side);
+	c = find_connection(key, p, t, now, &opening);
+	if (p->related && !c) {
 		/* It speaks of a connection that does not exist: judged as what it is, and not as what it
 		 * quotes. */
 		p->related = false;
-		connection_key(&key, p, ep->id, t->side);
-		c = bpf_map_lookup_elem(&connections, &key);
+		connection_key(key, p, ep->id, t->side);
+		c = find_connection(key, p, t, now, &opening);
 	}
-	if (!c || !usable(c, p, now)) {
+	if (!c) {
 		if (!t->peer_known)
 			find_peer(t->side == OUT ? &p->destination : &p->source, &t->peer);
 		report_sides(r, ep, t);
-		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) &&
-		    adopt(skb, p, ep, t, r))
+		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) && adopt(skb, p, ep, t, r))
 			return 0;
 		return open_connection(skb, p, ep, t, r);
 	}
 	if (config.dry_run && !(c = connection_copy(c)))
 		return -DROP_CT_INSERT;
 	if (c->revision != ep->revision) {
-		err = judge_again(p, ep, &key, c, t);
+		err = judge_again(p, ep, key, c, t);
 		r->rule = c->rule;
 		t->peer.identity = c->peer;
 		report_sides(r, ep, t);
@@ -352,7 +398,7 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 	} else {
 		if (t->reply)
 			c->flags |= CONNECTION_REPLIED;
-		refresh(c, p, t->side, now);
+		refresh(c, p, t->side, now, opening);
 		t->report = report_due(c, p, t->side, now);
 		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
 		if (t->reply && (c->flags & CONNECTION_REVERSE)) {
@@ -365,5 +411,8 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 	r->rule = c->rule;
 	r->reply = t->reply;
 	report_sides(r, ep, t);
+	if (opening && !t->reply && !p->related && (c->flags & CONNECTION_REPLIED) &&
+	    (p->tcp_flags & (TCP_SYN | TCP_RST)) == 0)
+		confirm(key, c, now);
 	return 0;
 }

@@ -57,6 +57,7 @@ static __noinline bool decapsulate(struct __sk_buff *skb, struct iphdr *outer, _
 	if (follows_bulk(skb, h.outer.udp.source) || !is_node(&node))
 		return false;
 	*vni = bpf_ntohl(h.outer.vni) >> 8;
+	step(STEP_DECAP, 0, s->address[0] = mapped(outer->saddr), s->number[0] = *vni);
 	/* The outer Ethernet header stays, as the packet's only one. */
 	return !bpf_skb_adjust_room(skb, -(__s32)sizeof(h.outer), BPF_ADJ_ROOM_MAC, 0);
 }

@@ -35,5 +35,6 @@ static __always_inline int to_peer_of(struct __sk_buff *skb, struct endpoint *ep
 	__builtin_memcpy(macs + 6, ep->host_mac, 6);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return -DROP_WRITE_ERROR;
+	step(STEP_REDIRECT, REDIRECT_PEER, s->number[0] = ep->ifindex);
 	return bpf_redirect_peer(ep->ifindex, 0);
 }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "vxlan.h"
+#include "steps.h"
 
 #ifndef AF_INET
 #define AF_INET 2
@@ -32,6 +33,8 @@ static __always_inline int encapsulate(struct __sk_buff *skb, __be32 node, __u32
 	key.tunnel_ttl = 64;
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
 		return -DROP_WRITE_ERROR;
+	step(STEP_ENCAP, ENCAP_DEVICE, s->address[0] = mapped(node), s->number[0] = key.tunnel_id);
+	step(STEP_REDIRECT, REDIRECT_DEVICE, s->number[0] = config.tunnel_ifindex);
 	return bpf_redirect(config.tunnel_ifindex, 0);
 }
 
@@ -99,5 +102,7 @@ __noinline int encapsulate_here(struct __sk_buff *skb, struct packet *p, __be32 
 	 * fresh. */
 	next.nh_family = AF_INET;
 	next.ipv4_nh = fib.ipv4_dst;
+	step(STEP_ENCAP, ENCAP_HERE, s->address[0] = mapped(node), s->number[0] = identity_to_vni(identity));
+	step(STEP_REDIRECT, REDIRECT_NEIGHBOUR, s->number[0] = fib.ifindex);
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
 }

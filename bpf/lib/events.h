@@ -23,6 +23,7 @@ struct report {
 	__u32 dest_identity;
 	__u32 vni;
 	__be32 tunnel;
+	__u32 suppressed;
 };
 
 static __always_inline struct event *reserve(void)
@@ -31,8 +32,6 @@ static __always_inline struct event *reserve(void)
 	__u32 zero = 0;
 	__u64 *n;
 
-	if (config.dry_run)
-		return NULL;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (e)
 		return e;
@@ -42,11 +41,45 @@ static __always_inline struct event *reserve(void)
 	return NULL;
 }
 
+/* Denials and drops are many at once where somebody is wrong about something: the same again and again is
+ * held back. */
+static __always_inline bool held_back(struct report *r)
+{
+	struct drop_key key = {.endpoint = r->endpoint,
+			       .reason = r->type == EVENT_DROP ? r->subtype : DROP_POLICY,
+			       .kind = r->type << 1 | (r->direction & 1)};
+	struct limit *l;
+	__u32 index = key.reason;
+	__u64 now, *n;
+
+	if (config.dry_run || !(r->type == EVENT_DROP || (r->type == EVENT_VERDICT && r->denied)))
+		return false;
+	now = bpf_ktime_get_coarse_ns();
+	l = bpf_map_lookup_elem(&drop_limits, &key);
+	if (!l) {
+		bpf_map_update_elem(&drop_limits, &key, (const void *)&no_limit, BPF_NOEXIST);
+		l = bpf_map_lookup_elem(&drop_limits, &key);
+		if (!l)
+			return false;
+	}
+	if (limit_pass(l, now)) {
+		r->suppressed = limit_take(l);
+		return false;
+	}
+	n = bpf_map_lookup_elem(&suppressed, &index);
+	if (n)
+		(*n)++;
+	return true;
+}
+
 __verified_once int emit(struct __sk_buff *skb, struct packet *p, struct report *r)
 {
 	struct event *e;
 
 	if (!p || !r)
+		return 0;
+	r->suppressed = 0;
+	if (held_back(r))
 		return 0;
 	e = reserve();
 	if (!e)
@@ -79,6 +112,7 @@ __verified_once int emit(struct __sk_buff *skb, struct packet *p, struct report 
 	e->icmp_type = p->icmp_type;
 	e->icmp_code = p->icmp_code;
 	e->file = r->file;
+	e->suppressed = r->suppressed;
 	__builtin_memcpy(e->source_mac, p->source_mac, 6);
 	__builtin_memcpy(e->dest_mac, p->dest_mac, 6);
 	bpf_ringbuf_submit(e, 0);
@@ -93,7 +127,7 @@ static __always_inline int drop_at(struct __sk_buff *skb, struct packet *p, stru
 		reason = -reason;
 	count(reason, r->direction, p->length);
 	/* IPv6 is only counted: hosts chatter, and nothing was decided about a flow. */
-	if (reason == DROP_UNSUPPORTED_L3)
+	if (reason == DROP_UNSUPPORTED_L3 && !config.dry_run)
 		return TC_ACT_SHOT;
 	r->type = EVENT_DROP;
 	r->subtype = reason;
@@ -109,7 +143,7 @@ static __always_inline void trace(struct __sk_buff *skb, struct packet *p, struc
 				  bool wanted)
 {
 	count(0, r->direction, p->length);
-	if (!wanted)
+	if (!wanted && !config.dry_run)
 		return;
 	r->type = EVENT_TRACE;
 	r->subtype = point;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "parse.h"
+#include "steps.h"
 
 #ifndef AF_INET
 #define AF_INET 2
@@ -39,6 +40,8 @@ __verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
 	fib.dport = p->destination_port;
 	fib.ifindex = skb->ifindex;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	step(STEP_ROUTE, 0, s->address[0] = p->destination, s->address[1] = mapped(fib.ipv4_dst),
+	     s->result = result, s->number[0] = fib.ifindex);
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		if (decrement_ttl(skb))
 			return TC_ACT_OK;
@@ -46,6 +49,7 @@ __verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
 		__builtin_memcpy(macs + 6, fib.smac, 6);
 		if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 			return TC_ACT_OK;
+		step(STEP_REDIRECT, REDIRECT_DEVICE, s->number[0] = fib.ifindex);
 		return bpf_redirect(fib.ifindex, 0);
 	}
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH) {
@@ -53,6 +57,7 @@ __verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
 			return TC_ACT_OK;
 		next.nh_family = AF_INET;
 		next.ipv4_nh = fib.ipv4_dst;
+		step(STEP_REDIRECT, REDIRECT_NEIGHBOUR, s->number[0] = fib.ifindex);
 		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
 	}
 	return TC_ACT_OK;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "maps.h"
+#include "steps.h"
 
 /* The address of a node out of struct ipcache_value. False: its number is not known. */
 static __always_inline bool tunnel_address(__be32 tunnel, struct address *out)
@@ -28,7 +29,10 @@ struct peer {
 
 static __always_inline struct endpoint *local_endpoint(const struct address *address)
 {
-	return bpf_map_lookup_elem(&endpoints, address);
+	struct endpoint *ep = bpf_map_lookup_elem(&endpoints, address);
+
+	step_lookup(MAP_ENDPOINTS, address, ep);
+	return ep;
 }
 
 /* An address out of this node's pods' range, published or not. */
@@ -71,6 +75,7 @@ __verified_once int find_peer(const struct address *address, struct peer *peer)
 		return 0;
 	peer->identity = IDENTITY_WORLD;
 	value = bpf_map_lookup_elem(&ipcache, &key);
+	step_lookup(MAP_IPCACHE, &key, value);
 	if (value) {
 		peer->identity = value->identity;
 		peer->tunnel = value->tunnel;

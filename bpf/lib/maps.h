@@ -6,6 +6,7 @@
 #pragma once
 
 #include "types.h"
+#include "limit.h"
 
 /* Pods of this node by address. Writer: agent. Readers: all packet programs. */
 struct {
@@ -61,6 +62,18 @@ struct {
 	__type(key, struct connection_key);
 	__type(value, struct connection);
 } connections SEC(".maps");
+
+/*
+ * Connections that are being opened: until whoever opened one has sent something after the first reply. Kept
+ * apart, so that a flood of half-open ones pushes none of `connections` out. Writers: packet programs; the
+ * agent deletes what expired.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct connection_key);
+	__type(value, struct connection);
+} openings SEC(".maps");
 
 /* Ports of fragmented datagrams. Writers and readers: packet programs. */
 struct {
@@ -160,6 +173,30 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } metrics SEC(".maps");
+
+/* How many events of a drop there were just now. Writers and readers: packet programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct drop_key);
+	__type(value, struct limit);
+} drop_limits SEC(".maps");
+
+/* Events that were held back, by reason, exact. Writers: packet programs. Reader: agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __u64);
+} suppressed SEC(".maps");
+
+/* The key of the connection that track() looks for: not on the stack, which is short of room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct connection_key);
+} track_scratch SEC(".maps");
 
 /* Room for a connection that is being made, too large for the stack. Packet programs run with bottom halves
  * off. */

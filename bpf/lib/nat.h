@@ -3,6 +3,7 @@
 #pragma once
 
 #include "parse.h"
+#include "steps.h"
 
 /* A sum as it stands in a header. */
 static __always_inline __u16 csum_of(__s64 sum)
@@ -55,6 +56,8 @@ __verified_once int rewrite(struct __sk_buff *skb, struct packet *p, bool source
 		       &to->word[3], 4, 0)) {
 		return -DROP_WRITE_ERROR;
 	}
+	step(STEP_REWRITE, source, s->address[0] = *field, s->port[0] = *port_field, s->address[1] = *to,
+	     s->port[1] = port);
 	*field = *to;
 	*port_field = port;
 	return 0;

@@ -54,8 +54,10 @@ __verified_once int judge(struct question *q, struct verdict *v)
 	v->match = 0;
 	v->proxy_port = 0;
 	peer = bpf_map_lookup_elem(&policy, &key);
+	step_lookup(MAP_POLICY, &key, peer);
 	key.identity = 0;
 	any = bpf_map_lookup_elem(&policy, &key);
+	step_lookup(MAP_POLICY, &key, any);
 	if (peer && peer->deny)
 		line = peer;
 	else if (any && any->deny)

@@ -8,14 +8,19 @@
 static __always_inline struct service *find_service(const struct address *address, __be16 port, __u8 protocol)
 {
 	struct service_key key = {.address = *address, .port = port, .protocol = protocol};
+	struct service *service = bpf_map_lookup_elem(&services, &key);
 
-	return bpf_map_lookup_elem(&services, &key);
+	step_lookup(MAP_SERVICES, &key, service);
+	return service;
 }
 
 /* A backend by its number, as long as it is one. */
 static __always_inline struct backend *find_backend(__u32 id)
 {
-	return bpf_map_lookup_elem(&backends, &id);
+	struct backend *backend = bpf_map_lookup_elem(&backends, &id);
+
+	step_lookup(MAP_BACKENDS, &id, backend);
+	return backend;
 }
 
 static __always_inline bool may_come(const struct service *service, const struct address *client)
@@ -61,6 +66,7 @@ __verified_once int pick_backend(struct service *service, struct pick *q)
 	if (service->affinity) {
 		struct affinity_value *last = bpf_map_lookup_elem(&affinity, &who);
 
+		step_lookup(MAP_AFFINITY, &who, last);
 		now = bpf_ktime_get_coarse_ns();
 		if (last && last->until > now) {
 			backend = find_backend(last->backend);

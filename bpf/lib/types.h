@@ -56,6 +56,8 @@
 #define DROP_PROXY_ASSIGN 179
 #define DROP_POLICY_DENY 181
 #define DROP_INVALID_VNI 183
+/* Ours: the kernel dropped it, for the reason that the event has as its rule; see kfree_skb.bpf.c. */
+#define DROP_KERNEL 208
 
 /* Hubble's monitor message types and trace observation points. */
 #define EVENT_DROP 1
@@ -372,10 +374,12 @@ struct event {
 	__u8 file;
 	__u8 source_mac[6];
 	__u8 dest_mac[6];
+	__u32 suppressed; /* events of the same endpoint and reason that were held back before this one */
+	__u32 pad;
 };
 
 /* node-agent/internal/datapath/events.go reads it by offsets. */
-_Static_assert(sizeof(struct event) == 144 && offsetof(struct event, source_port) == 112 &&
+_Static_assert(sizeof(struct event) == 152 && offsetof(struct event, source_port) == 112 &&
 		   offsetof(struct event, type) == 120,
 	       "the agent expects another layout of events");
 

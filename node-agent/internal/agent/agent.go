@@ -245,5 +245,6 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		CgroupRoot: root, BPFFS: a.BPFFS, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
 		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,
+		MapDynamicSizeRatio: *a.config.BPF.MapDynamicSizeRatio, ConntrackGCInterval: a.config.GCInterval(),
 	}, nil
 }

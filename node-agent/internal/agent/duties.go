@@ -100,6 +100,12 @@ func (a *agent) retry(ctx context.Context, s *serving) {
 	report("services", left, err)
 	left, err = p.Nodes.Retry(ctx)
 	report("nodes", left, err)
+	a.reportPressure(p.Datapath.Pressure())
+	if _, err := p.Datapath.KernelDrops(); err != nil {
+		a.components.set("kernel-drops", api.StateOff, "what the kernel itself drops of pods' packets is not seen: "+err.Error(), "")
+	} else {
+		a.components.ok("kernel-drops", "the kernel's own drops of pods' packets are among the flows")
+	}
 	if left := p.Endpoints.Retry(ctx); left > 0 {
 		a.components.set("endpoints", api.StateDegraded, fmt.Sprintf("%d CiliumEndpoints are not written yet", left), "Check that the API server answers.")
 	} else {
@@ -116,6 +122,35 @@ func (a *agent) retry(ctx context.Context, s *serving) {
 	} else {
 		a.components.ok("kubernetes", a.client.Host())
 	}
+}
+
+// reportPressure says which maps are nearly full; the fullest come first.
+func (a *agent) reportPressure(all []datapath.MapPressure) {
+	var full, fixes []string
+	for _, m := range all {
+		if m.Share() < datapath.PressureWarning {
+			continue
+		}
+		text := fmt.Sprintf("%s %.0f %% of %d", m.Name, m.Share()*100, m.MaxEntries)
+		switch {
+		case m.Problem != "":
+			text += " and cannot grow: " + m.Problem
+			fixes = append(fixes, "Raise the size of "+m.Name+" in the configuration (bpf.*), or give the node more memory.")
+		case m.Evicts:
+			text += ", beyond which the connections that were silent for longest are forgotten"
+			fixes = append(fixes, "Raise bpf.mapDynamicSizeRatio or the table's own size in the configuration.")
+		}
+		full = append(full, text)
+	}
+	if len(full) > 0 {
+		a.components.set("maps", api.StateDegraded, strings.Join(full, "; "), strings.Join(fixes, " "))
+		return
+	}
+	message := "none is fuller than 80 %"
+	if len(all) > 0 {
+		message = fmt.Sprintf("the fullest is %s with %.0f %%", all[0].Name, all[0].Share()*100)
+	}
+	a.components.ok("maps", message)
 }
 
 // keepIdentities creates again what somebody deleted although endpoints of this node have it.

@@ -30,7 +30,7 @@ func (s *Service) ListMaps(context.Context, *fairleadv1.ListMapsRequest) (*fairl
 	out := &fairleadv1.ListMapsResponse{}
 	for _, m := range list {
 		out.Maps = append(out.Maps, &fairleadv1.MapInfo{Name: m.Name, Type: m.Type, Id: m.ID, MaxEntries: m.MaxEntries, Entries: int64(m.Entries),
-			MemoryBytes: m.MemoryBytes, PinPath: m.PinPath})
+			MemoryBytes: m.MemoryBytes, PinPath: m.PinPath, Pressure: m.Pressure(), Grows: m.Grows})
 	}
 	return out, nil
 }
@@ -167,7 +167,15 @@ func (s *Service) ListCounters(context.Context, *fairleadv1.ListCountersRequest)
 	out := &fairleadv1.ListCountersResponse{}
 	for _, c := range list {
 		out.Counters = append(out.Counters, &fairleadv1.CounterInfo{Reason: uint32(c.Reason), Name: reasonName(c),
-			Direction: policy.Direction(c.Direction).String(), Packets: c.Packets, Bytes: c.Bytes})
+			Direction: policy.Direction(c.Direction).String(), Packets: c.Packets, Bytes: c.Bytes, SuppressedEvents: c.Suppressed})
+	}
+	kernel, err := p.Datapath.KernelDrops()
+	if err != nil {
+		// The datapath's own counters are whole without them; status says why they are missing.
+		return out, nil //nolint:nilerr // see above
+	}
+	for _, c := range kernel {
+		out.Counters = append(out.Counters, &fairleadv1.CounterInfo{Reason: datapath.DropKernel, Name: "kernel: " + c.Reason, Packets: c.Packets, Bytes: c.Bytes})
 	}
 	return out, nil
 }

@@ -25,6 +25,8 @@ var (
 	forwardedBytes = describe("cilium_forward_bytes_total", "Bytes forwarded.", "direction")
 	dropped        = describe("cilium_drop_count_total", "Packets dropped.", "reason", "direction")
 	droppedBytes   = describe("cilium_drop_bytes_total", "Bytes dropped.", "reason", "direction")
+	kernelDropped  = describe("fairlead_kernel_drop_count_total", "Pods' packets that the kernel itself dropped.", "reason")
+	heldBack       = describe("fairlead_drop_events_suppressed_total", "Events of drops and denials that were held back; the drops are counted.", "reason")
 	pressure       = describe("cilium_bpf_map_pressure", "Entries of a map as a fraction of its size.", "map_name")
 	endpointCount  = describe("cilium_endpoint", "Endpoints of this node.")
 	endpointStates = describe("cilium_endpoint_state", "Endpoints of this node by state.", "endpoint_state")
@@ -77,12 +79,20 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 			}
 			counter(dropped, x.Packets, reasonName(x), direction)
 			counter(droppedBytes, x.Bytes, reasonName(x), direction)
+			if x.Suppressed > 0 {
+				counter(heldBack, x.Suppressed, reasonName(x))
+			}
+		}
+	}
+	if counts, err := p.Datapath.KernelDrops(); err == nil {
+		for _, x := range counts {
+			counter(kernelDropped, x.Packets, x.Reason)
 		}
 	}
 	if maps, err := p.Datapath.Maps(); err == nil {
 		for _, m := range maps {
-			if m.Entries >= 0 && m.MaxEntries > 0 {
-				gauge(pressure, float64(m.Entries)/float64(m.MaxEntries), m.Name)
+			if share := m.Pressure(); share >= 0 {
+				gauge(pressure, share, m.Name)
 			}
 		}
 	}

@@ -143,8 +143,11 @@ func mapsList() *cobra.Command {
 				entries, pressure := "", ""
 				if m.GetEntries() >= 0 {
 					entries = fmt.Sprint(m.GetEntries())
-					if m.GetMaxEntries() > 0 {
-						pressure = fmt.Sprintf("%.1f %%", float64(m.GetEntries())*100/float64(m.GetMaxEntries()))
+				}
+				if m.GetPressure() >= 0 && m.GetMaxEntries() > 0 {
+					pressure = fmt.Sprintf("%.1f %%", m.GetPressure()*100)
+					if m.GetGrows() {
+						pressure += " (grows)"
 					}
 				}
 				rows = append(rows, []string{m.GetName(), m.GetType(), fmt.Sprint(m.GetId()), entries, fmt.Sprint(m.GetMaxEntries()), pressure, bytesText(m.GetMemoryBytes()), m.GetPinPath()})
@@ -158,11 +161,11 @@ func metricsList() *cobra.Command {
 		func(ctx context.Context, client fairleadv1.AgentServiceClient) (*fairleadv1.ListCountersResponse, error) {
 			return client.ListCounters(ctx, &fairleadv1.ListCountersRequest{})
 		},
-		"REASON|DIRECTION|PACKETS|BYTES",
+		"REASON|DIRECTION|PACKETS|BYTES|EVENTS HELD BACK",
 		func(answer *fairleadv1.ListCountersResponse) [][]string {
 			var rows [][]string
 			for _, c := range answer.GetCounters() {
-				rows = append(rows, []string{c.GetName(), c.GetDirection(), fmt.Sprint(c.GetPackets()), fmt.Sprint(c.GetBytes())})
+				rows = append(rows, []string{c.GetName(), c.GetDirection(), fmt.Sprint(c.GetPackets()), fmt.Sprint(c.GetBytes()), fmt.Sprint(c.GetSuppressedEvents())})
 			}
 			return rows
 		})

@@ -16,7 +16,7 @@ import (
 
 // Commands are the node's command line, to be added below the root command.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{statusCommand(), endpointsCommand(), identitiesCommand(), servicesCommand(), policiesCommand(), bpfCommand(), journalCommand(), monitorCommand()}
+	return []*cobra.Command{statusCommand(), endpointsCommand(), identitiesCommand(), servicesCommand(), policiesCommand(), bpfCommand(), journalCommand(), monitorCommand(), explainCommand()}
 }
 
 func monitorCommand() *cobra.Command {

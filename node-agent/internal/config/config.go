@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -36,10 +37,13 @@ type Config struct {
 	NodeSelectorLabels bool         `json:"nodeSelectorLabels,omitempty"`
 	HostFirewall       HostFirewall `json:"hostFirewall,omitempty"`
 	MTU                int          `json:"MTU,omitempty"`
-	Devices            []string     `json:"devices,omitempty"`
-	Hubble             Hubble       `json:"hubble,omitempty"`
-	Prometheus         Prometheus   `json:"prometheus,omitempty"`
-	CNI                CNI          `json:"cni,omitempty"`
+	// ConntrackGCInterval is how often the tables of connections are cleaned, as "30s"; "0s" or nothing goes by how full
+	// they are.
+	ConntrackGCInterval string     `json:"conntrackGCInterval,omitempty"`
+	Devices             []string   `json:"devices,omitempty"`
+	Hubble              Hubble     `json:"hubble,omitempty"`
+	Prometheus          Prometheus `json:"prometheus,omitempty"`
+	CNI                 CNI        `json:"cni,omitempty"`
 	ServiceOptions
 	ProxyOptions
 }
@@ -61,6 +65,9 @@ type BPF struct {
 	IPCacheMax   int `json:"ipcacheMax,omitempty"`
 	// LBMapMax is how many frontends of services fit; four times as many backends do.
 	LBMapMax int `json:"lbMapMax,omitempty"`
+	// MapDynamicSizeRatio is the share of the node's memory for the tables of connections, where that is more than their
+	// least size.
+	MapDynamicSizeRatio *float64 `json:"mapDynamicSizeRatio,omitempty"`
 }
 
 // IPAM says where pods' addresses come from.
@@ -158,6 +165,10 @@ func (c *Config) fill() {
 	fill(&c.BPF.MonitorAggregation, "medium")
 	c.fillServices()
 	c.ProxyOptions.fill()
+	ratio := 0.0025
+	if c.BPF.MapDynamicSizeRatio == nil {
+		c.BPF.MapDynamicSizeRatio = &ratio
+	}
 	yes := true
 	for _, b := range []**bool{&c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
 		if *b == nil {
@@ -220,6 +231,17 @@ func (c *Config) check() error {
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		refuse("MTU", fmt.Sprintf("%d is no usable MTU.", c.MTU), "It has to be 1280 to 65535.", "Use 0 to have it worked out.")
 	}
+	if r := *c.BPF.MapDynamicSizeRatio; r < 0 || r > 0.5 {
+		refuse("bpf.mapDynamicSizeRatio", fmt.Sprintf("%v is no usable share of the memory.", r), "It has to be 0 to 0.5.", "Leave it out for 0.0025.")
+	}
+	for field, n := range map[string]int{"bpf.ctTcpMax": c.BPF.CTTCPMax, "bpf.policyMapMax": c.BPF.PolicyMapMax, "bpf.ipcacheMax": c.BPF.IPCacheMax} {
+		if n != 0 && (n < 1024 || n > 1<<24) {
+			refuse(field, fmt.Sprintf("%d is no usable size.", n), "It has to be 1024 to 16777216 entries.", "Leave it out for the default.")
+		}
+	}
+	if d, err := time.ParseDuration(c.ConntrackGCInterval); c.ConntrackGCInterval != "" && (err != nil || d < 0 || d > 0 && d < time.Second) {
+		refuse("conntrackGCInterval", fmt.Sprintf("%q is no usable interval.", c.ConntrackGCInterval), "It is a duration of at least a second.", "Write it as 30s, or leave it out.")
+	}
 	if (c.KubernetesHost == "") != (c.KubernetesPort == 0) {
 		refuse("k8sServicePort", "k8sServiceHost and k8sServicePort belong together.", "One of them alone is no address.", "Set both or neither.")
 	}
@@ -233,6 +255,12 @@ func (c *Config) check() error {
 			"It becomes part of names in certificates.", "Use at most 32 lower-case letters, digits and dashes.")
 	}
 	return errors.Join(problems...)
+}
+
+// GCInterval is the parsed interval; 0 where the tables' fill decides.
+func (c Config) GCInterval() time.Duration {
+	d, _ := time.ParseDuration(c.ConntrackGCInterval)
+	return d
 }
 
 // NativeRoutingCIDR is the parsed range; the zero Prefix where none is set.

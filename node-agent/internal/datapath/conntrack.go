@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,13 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// collectBatch entries are read at a time: 140 kB of them.
-	collectBatch   = 1024
-	collectFast    = 5 * time.Second
-	collectRegular = 30 * time.Second
-	collectSlow    = 2 * time.Minute
-)
+// collectBatch entries are read at a time: 140 kB of them.
+const collectBatch = 1024
+
+// connectionTables: those that are open, and those that are being opened.
+var connectionTables = []string{"connections", "openings"}
 
 func monotonic() uint64 {
 	var t unix.Timespec
@@ -75,46 +72,26 @@ func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connection
 	return left, nil
 }
 
-// collectConnections deletes expired connections until ctx ends: the fuller the table, the more often. The table's own
-// eviction is the backstop.
-func (k *kernel) collectConnections(ctx context.Context) {
-	wait := collectRegular
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		// The map stays open until this goroutine has ended, so no lock is needed.
-		m := k.objects.maps["connections"]
-		now := monotonic()
-		left, err := deleteConnections(m, func(_ *connectionKeyLayout, v *connectionLayout) bool { return v.Expires < now })
-		if err != nil {
-			k.options.log.Warn("connections could not be collected", "error", err)
-			continue
-		}
-		switch fill := float64(left) / float64(m.MaxEntries()); {
-		case fill > 0.5:
-			wait = collectFast
-		case fill > 0.05:
-			wait = collectRegular
-		default:
-			wait = collectSlow
-		}
-	}
-}
-
 // Conntrack implements Datapath.
 func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
 	var out []ConntrackEntry
 	err := k.read("listing connections", func() error {
 		now := monotonic()
-		return eachConnection(k.objects.maps["connections"], func(key *connectionKeyLayout, v *connectionLayout) bool {
-			if v.Expires >= now {
-				out = append(out, k.conntrackEntry(key, v, now))
+		for _, name := range connectionTables {
+			if err := eachConnection(k.objects.maps[name], func(key *connectionKeyLayout, v *connectionLayout) bool {
+				if v.Expires >= now {
+					e := k.conntrackEntry(key, v, now)
+					if name == "openings" {
+						e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
+					}
+					out = append(out, e)
+				}
+				return limit <= 0 || len(out) < limit
+			}); err != nil {
+				return err
 			}
-			return limit <= 0 || len(out) < limit
-		})
+		}
+		return nil
 	})
 	return out, err
 }

@@ -61,6 +61,11 @@ type Config struct {
 	BPFFS string
 	// ConntrackMax, PolicyMax, IPCacheMax are map sizes in entries; 0 means the default.
 	ConntrackMax, PolicyMax, IPCacheMax int
+	// MapDynamicSizeRatio is the share of the memory that the tables of connections get where it is more than their
+	// default size; 0 leaves that.
+	MapDynamicSizeRatio float64
+	// ConntrackGCInterval is how often tables are cleaned; 0 goes by how full they are.
+	ConntrackGCInterval time.Duration
 	// MonitorAggregation throttles trace events of a connection to: new, first sight of a TCP flag, and one per Interval.
 	// False emits one event per packet (debugging only).
 	MonitorAggregation         bool
@@ -170,6 +175,16 @@ type MapInfo struct {
 	MemoryBytes          uint64
 	PinPath              string
 	KeyBytes, ValueBytes uint32
+	// Grows tells that it is made larger when it fills up.
+	Grows bool
+}
+
+// Pressure is how full the map is, 0 to 1; -1 where that is not counted.
+func (m MapInfo) Pressure() float64 {
+	if m.Entries < 0 || m.MaxEntries == 0 {
+		return -1
+	}
+	return float64(m.Entries) / float64(m.MaxEntries)
 }
 
 // ProgramInfo describes one loaded program and where it is attached.
@@ -204,6 +219,8 @@ type DropCount struct {
 	Forwarded      bool
 	Direction      Direction
 	Packets, Bytes uint64
+	// Suppressed counts events of this reason that were held back, of both directions.
+	Suppressed uint64
 }
 
 // Datapath is the object in the kernel. All methods are safe for concurrent use and idempotent: applying a value twice
@@ -241,8 +258,14 @@ type Datapath interface {
 
 	Conntrack(limit int) ([]ConntrackEntry, error)
 	Maps() ([]MapInfo, error)
+	// Pressure tells how full maps are, as of the last time that they were cleaned; the fullest first.
+	Pressure() []MapPressure
+	// Explain tells what would become of a packet, by a run of the programs that leaves no trace.
+	Explain(ctx context.Context, t Trial) (Explanation, error)
 	Programs() ([]ProgramInfo, error)
 	Drops() ([]DropCount, error)
+	// KernelDrops counts what the kernel itself dropped of pods' packets; an error says why that is not seen.
+	KernelDrops() ([]KernelDrop, error)
 
 	// Events streams the datapath's events until ctx ends. lost is called with the number of events that the kernel
 	// could not deliver since the last call; it is exact.
@@ -306,4 +329,8 @@ type Event struct {
 	Line uint16
 	// L7 is set for EventL7 only.
 	L7 *L7
+	// KernelReason is the kernel's own number of a drop with reason DropKernel; KernelDropReason names it.
+	KernelReason uint32
+	// Suppressed counts events of the same endpoint, reason and direction that were held back before this one.
+	Suppressed uint32
 }

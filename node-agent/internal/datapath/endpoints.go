@@ -236,10 +236,14 @@ func (k *kernel) forget(e Endpoint) error {
 			return fmt.Errorf("deleting a line of policy: %w", err)
 		}
 	}
-	_, err = deleteConnections(k.objects.maps["connections"], func(key *connectionKeyLayout, _ *connectionLayout) bool {
-		return EndpointID(key.Endpoint) == e.ID
-	})
-	return err
+	for _, name := range connectionTables {
+		if _, err := deleteConnections(k.objects.maps[name], func(key *connectionKeyLayout, _ *connectionLayout) bool {
+			return EndpointID(key.Endpoint) == e.ID
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Endpoints implements Datapath.

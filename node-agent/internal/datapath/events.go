@@ -12,7 +12,7 @@ import (
 )
 
 // eventBytes is the size of struct event in bpf/lib/types.h.
-const eventBytes = 144
+const eventBytes = 152
 
 // lostInterval is how often the count of lost events is read.
 const lostInterval = time.Second
@@ -123,7 +123,10 @@ func decodeEvent(b []byte, offset int64) (Event, bool) {
 		Type: EventType(b[120]), SubType: b[121], TraceReason: b[122], Direction: Direction(b[123]),
 		Reply: b[124] == 1, ReplyKnown: b[124] != 2, Denied: b[125] != 0, MatchType: b[126], Protocol: b[127],
 		TCPFlags: b[128], ICMPType: b[129], ICMPCode: b[130], File: b[131],
-		SourceMAC: [6]byte(b[132:138]), DestMAC: [6]byte(b[138:144]),
+		SourceMAC: [6]byte(b[132:138]), DestMAC: [6]byte(b[138:144]), Suppressed: word.Uint32(b[144:]),
+	}
+	if e.Type == EventDrop && e.SubType == DropKernel {
+		e.KernelReason, e.Rule = e.Rule, 0
 	}
 	return e, true
 }

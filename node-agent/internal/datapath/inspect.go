@@ -14,6 +14,7 @@ import (
 func (k *kernel) Maps() ([]MapInfo, error) {
 	var out []MapInfo
 	err := k.read("listing maps", func() error {
+		k.countAgentMaps()
 		for _, name := range slices.Sorted(maps.Keys(k.objects.maps)) {
 			m := k.objects.maps[name]
 			info, err := m.Info()
@@ -25,6 +26,7 @@ func (k *kernel) Maps() ([]MapInfo, error) {
 			out = append(out, MapInfo{
 				Name: name, Type: info.Type.String(), ID: uint32(id), MaxEntries: info.MaxEntries, Entries: k.entries(name),
 				MemoryBytes: memory, PinPath: mapPin(k.mapDirectory(), name), KeyBytes: info.KeySize, ValueBytes: info.ValueSize,
+				Grows: grows(name, info.Type, info.Flags),
 			})
 		}
 		return nil
@@ -32,26 +34,12 @@ func (k *kernel) Maps() ([]MapInfo, error) {
 	return out, err
 }
 
-// entries is what we know without walking the map, or by walking a small one.
+// entries as of the last count; maps that cannot be full have none.
 func (k *kernel) entries(name string) int {
-	switch name {
-	case "services", "backends", "slots":
-		frontends, backends, slots := k.services.count()
-		return map[string]int{"services": frontends, "backends": backends, "slots": slots}[name]
-	case "interfaces":
-		return len(k.endpoints)
-	case "endpoints":
-		n := 0
-		for _, e := range k.endpoints {
-			n += len(e.Addresses)
-		}
-		return n
-	case "connections":
-		n := 0
-		if eachConnection(k.objects.maps[name], func(*connectionKeyLayout, *connectionLayout) bool { n++; return true }) != nil {
-			return -1
-		}
-		return n
+	k.pressureMu.Lock()
+	defer k.pressureMu.Unlock()
+	if p, ok := k.pressures[name]; ok {
+		return int(p.Entries)
 	}
 	return -1
 }
@@ -101,6 +89,22 @@ func bootTime() time.Time {
 	return time.Now().Add(-time.Duration(t.Nano()))
 }
 
+// suppressed counts the events of a reason that were held back.
+func (k *kernel) suppressed(reason uint32) (sum uint64, err error) {
+	m := k.objects.maps["suppressed"]
+	if m == nil {
+		return 0, nil
+	}
+	var perCPU []uint64
+	if err := m.Lookup(reason, &perCPU); err != nil {
+		return 0, fmt.Errorf("reading how many events were held back: %w", err)
+	}
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}
+
 // Drops implements Datapath: the counters that are not zero, those of forwarded packets included.
 func (k *kernel) Drops() ([]DropCount, error) {
 	var out []DropCount
@@ -115,7 +119,10 @@ func (k *kernel) Drops() ([]DropCount, error) {
 			for _, n := range perCPU {
 				c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes
 			}
-			if c.Packets > 0 {
+			if held, err := k.suppressed(uint32(c.Reason)); err == nil && !c.Forwarded && c.Direction == Ingress {
+				c.Suppressed = held
+			}
+			if c.Packets > 0 || c.Suppressed > 0 {
 				out = append(out, c)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // kernel is the Datapath that is in the kernel.
@@ -36,6 +37,17 @@ type kernel struct {
 	// revision rises with each change that may revoke something.
 	revision uint32
 	lostBase uint64
+	// mapGeneration rises whenever a map is replaced by a larger one.
+	mapGeneration uint64
+	// makeSpec gives what should be loaded, with the sizes that are configured; reattach puts the programs on all hooks.
+	makeSpec func() (*spec, error)
+	reattach func() error
+	dry      dryRun
+	// kernelDrops says why the kernel's own drops are not seen; nil where they are.
+	kernelDrops error
+
+	pressureMu sync.Mutex
+	pressures  map[string]MapPressure
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -63,7 +75,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	}
 	k := &kernel{
 		config: c, options: o, namespace: ns, nodes: map[string]Node{},
-		endpoints: map[EndpointID]Endpoint{},
+		endpoints: map[EndpointID]Endpoint{}, pressures: map[string]MapPressure{},
 	}
 	if err := ns.do(func() error { return k.open() }); err != nil {
 		k.Close()
@@ -71,7 +83,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	k.stop = stop
-	k.done.Go(func() { k.collectConnections(background) })
+	k.done.Go(func() { k.maintain(background) })
 	if c.KubeProxyReplacement && !c.LoadBalancer.SocketsOff {
 		k.done.Go(func() { k.terminateSockets(background) })
 	}
@@ -128,7 +140,10 @@ func (k *kernel) open() error {
 	if err := k.ensureProxyRoutes(); err != nil {
 		return err
 	}
-	s, err := newSpec(k.config, tunnelIfindex, k.mtu, k.options.probes.Probe("set-retval") == nil)
+	setRetval := k.options.probes.Probe("set-retval") == nil
+	k.makeSpec = func() (*spec, error) { return newSpec(k.config, tunnelIfindex, k.mtu, setRetval) }
+	k.reattach = func() error { return k.attachAll(devices, tunnelIfindex, hostLink) }
+	s, err := k.makeSpec()
 	if err != nil {
 		return err
 	}
@@ -139,7 +154,13 @@ func (k *kernel) open() error {
 	if err := k.restore(); err != nil {
 		return err
 	}
-	return k.attachAll(devices, tunnelIfindex, hostLink)
+	if err := k.reattach(); err != nil {
+		return err
+	}
+	if k.kernelDrops = k.watchKernelDrops(); k.kernelDrops != nil {
+		k.options.log.Warn("what the kernel itself drops of pods' packets is not seen", "error", k.kernelDrops)
+	}
+	return nil
 }
 
 // restore reads back what the maps hold.
@@ -179,7 +200,7 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 			all = append(all, attachment{program: program, cgroup: k.config.CgroupRoot, kind: kind})
 		}
 	}
-	wanted := map[string]bool{}
+	wanted := map[string]bool{kernelDropsPin: true}
 	for _, a := range all {
 		if err := k.attach(a); err != nil {
 			return err
@@ -219,6 +240,7 @@ func (k *kernel) Close() error {
 		k.stop()
 		k.done.Wait()
 	}
+	k.closeDryRun()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.objects != nil {
@@ -243,7 +265,19 @@ func (k *kernel) change(ctx context.Context, doing string, fn func() error) erro
 	if k.objects == nil {
 		return fmt.Errorf("%s: %w", doing, errClosed)
 	}
-	if err := k.namespace.do(fn); err != nil {
+	err := k.namespace.do(func() error {
+		err := fn()
+		if !errors.Is(err, unix.E2BIG) {
+			return err
+		}
+		// A map was full. With more room everything is done once more, which changes nothing where it was done before.
+		grown, growErr := k.growFull()
+		if growErr != nil || !grown {
+			return errors.Join(err, growErr)
+		}
+		return fn()
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil

@@ -23,6 +23,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"ipcache":     {unsafe.Sizeof(ipcacheKeyLayout{}), unsafe.Sizeof(ipcacheValueLayout{})},
 		"policy":      {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
 		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
+		"openings":    {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
 		"services":    {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
 		"sockets":     {unsafe.Sizeof(socketKeyLayout{}), unsafe.Sizeof(socketValueLayout{})},
 		"slots":       {unsafe.Sizeof(slotKeyLayout{}), 4},

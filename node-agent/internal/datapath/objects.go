@@ -60,8 +60,6 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	}
 	values.DSR = c.LoadBalancer.dsr()
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
-	sizes := map[string]int{"connections": c.ConntrackMax, "policy": c.PolicyMax, "ipcache": c.IPCacheMax, "services": c.LoadBalancer.ServicesMax,
-		"slots": 4 * c.LoadBalancer.ServicesMax, "backends": 4 * c.LoadBalancer.ServicesMax, "maglev": c.LoadBalancer.ServicesMax}
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
 	for _, name := range hookObjects {
 		raw, err := compiled.ReadFile("objects/" + name + ".o")
@@ -77,16 +75,19 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 				return nil, fmt.Errorf("specialising %s: %w", name, err)
 			}
 		}
-		for mapName, m := range collection.Maps {
-			if n := sizes[mapName]; n > 0 {
-				m.MaxEntries = uint32(n)
-			}
+		for _, m := range collection.Maps {
 			if m.InnerMap != nil {
 				m.InnerMap.MaxEntries = values.MaglevSize
 			}
 		}
 		out.collections[name] = collection
 	}
+	out.resize(sizesFromMemory(memoryBytes(), c.MapDynamicSizeRatio, out.sizes()))
+	out.resize(map[string]uint32{
+		"connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
+		"services": uint32(c.LoadBalancer.ServicesMax), "slots": uint32(4 * c.LoadBalancer.ServicesMax),
+		"backends": uint32(4 * c.LoadBalancer.ServicesMax), "maglev": uint32(c.LoadBalancer.ServicesMax),
+	})
 	return out, nil
 }
 
@@ -134,14 +135,25 @@ func (s *spec) load(directory string) (*objects, error) {
 		}
 		o.maps[name] = m
 	}
+	programs, err := s.loadPrograms(o.maps)
+	if err != nil {
+		o.close()
+		return nil, err
+	}
+	o.programs = programs
+	return o, nil
+}
+
+// loadPrograms loads every object's programs on top of the given maps.
+func (s *spec) loadPrograms(shared map[string]*ebpf.Map) (map[string]*ebpf.Program, error) {
+	programs := map[string]*ebpf.Program{}
 	// Each object by itself: the verifier's work is most of an agent's start, and it runs on every core.
 	var group errgroup.Group
 	var mu sync.Mutex
-	for _, name := range hookObjects {
-		c := s.collections[name]
+	for name, c := range s.collections {
 		replacements := map[string]*ebpf.Map{}
 		for mapName, ms := range c.Maps {
-			if m := o.maps[mapName]; m != nil {
+			if m := shared[mapName]; m != nil {
 				ms.MaxEntries = m.MaxEntries()
 				replacements[mapName] = m
 			}
@@ -155,21 +167,23 @@ func (s *spec) load(directory string) (*objects, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			for programName, p := range loaded.Programs {
-				o.programs[programName] = p
+				programs[programName] = p
 				delete(loaded.Programs, programName)
 			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		o.close()
+		for _, p := range programs {
+			p.Close()
+		}
 		return nil, err
 	}
-	return o, nil
+	return programs, nil
 }
 
-// openMap takes over the pinned map of an earlier run. A size that differs from the configuration stays as it is, since
-// connections outweigh a setting; it applies after cleanup.
+// openMap takes over the pinned map of an earlier run. One that is smaller than configured now is made larger once the
+// programs run (grow.go); one that is larger stays, since its entries outweigh a setting.
 func openMap(s *ebpf.MapSpec, pin string) (*ebpf.Map, error) {
 	s.Pinning = ebpf.PinNone
 	if m, err := ebpf.LoadPinnedMap(pin, nil); err == nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -194,8 +196,10 @@ func (s *Store) flow(r *record, sequence uint64) *flowpb.Flow {
 		if s.options.SourceFile != nil && r.file != 0 {
 			f.File = &flowpb.FileInfo{Name: s.options.SourceFile(r.file), Line: uint32(r.line)}
 		}
+		f.Extensions = r.extensions()
 	case datapath.EventPolicyVerdict:
 		f.PolicyMatchType = uint32(r.matchType)
+		f.Extensions = r.extensions()
 	case datapath.EventL7:
 		f.Type = flowpb.FlowType_L7
 		if r.isL7() {
@@ -213,6 +217,38 @@ func (s *Store) flow(r *record, sequence uint64) *flowpb.Flow {
 	}
 	s.attribute(f, r)
 	return f
+}
+
+// kernelReason is the kernel's own name of why it dropped the packet; empty for drops of ours.
+func (r *record) kernelReason() string {
+	if r.eventType == datapath.EventDrop && r.subType == datapath.DropKernel {
+		return datapath.KernelDropReason(r.vni)
+	}
+	return ""
+}
+
+// extensions are what Hubble has no field for: the kernel's reason, and how many events like this one were held back
+// before it. nil where there is nothing to say.
+func (r *record) extensions() *anypb.Any {
+	fields := map[string]any{}
+	if reason := r.kernelReason(); reason != "" {
+		fields["kernel_drop_reason"] = reason
+	}
+	if r.cgroup > 0 {
+		fields["suppressed_events"] = float64(r.cgroup)
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	value, err := structpb.NewStruct(fields)
+	if err != nil {
+		return nil
+	}
+	out, err := anypb.New(value)
+	if err != nil {
+		return nil
+	}
+	return out
 }
 
 // attribute tells which policies decided, by direction and outcome.

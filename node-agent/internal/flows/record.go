@@ -23,7 +23,8 @@ type record struct {
 	time int64
 	// cookie is the socket's; for a loss record the number of events lost.
 	cookie uint64
-	// cgroup is the socket's; for a loss record the time of the first loss.
+	// cgroup is the socket's; for a loss record the time of the first loss; of drops and denials how many events of the same
+	// kind were held back before it.
 	cgroup              uint64
 	source, destination *EndpointInfo
 	// sourceService and destinationService are nil where the address is not a service's.
@@ -78,6 +79,12 @@ func (r *record) pack(e *datapath.Event) {
 		sourceMAC: e.SourceMAC, destinationMAC: e.DestMAC,
 		eventType: e.Type, subType: e.SubType, traceReason: e.TraceReason, matchType: e.MatchType,
 		l7: e.L7, protocol: e.Protocol, tcpFlags: e.TCPFlags, icmpType: e.ICMPType, icmpCode: e.ICMPCode,
+	}
+	if e.Type == datapath.EventDrop || e.Type == datapath.EventPolicyVerdict {
+		r.cgroup = uint64(e.Suppressed)
+	}
+	if e.Type == datapath.EventDrop && e.SubType == datapath.DropKernel {
+		r.vni = e.KernelReason
 	}
 	if e.Reply {
 		r.bits |= bitReply

@@ -90,6 +90,13 @@ func (r *record) summary() string {
 	if r.isL7() {
 		return r.summaryL7()
 	}
+	if reason := r.kernelReason(); reason != "" {
+		return "kernel: " + reason + "; " + r.packetSummary()
+	}
+	return r.packetSummary()
+}
+
+func (r *record) packetSummary() string {
 	if r.eventType == datapath.EventSocket {
 		switch r.protocol {
 		case protocolTCP:

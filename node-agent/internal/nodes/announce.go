@@ -70,6 +70,15 @@ func (a *Announcer) connect(n datapath.Node) (*grpc.ClientConn, error) {
 	return client, nil
 }
 
+// Client gives the API of a node's agent, over the connection that is kept.
+func (a *Announcer) Client(n datapath.Node) (fairleadv1.AgentServiceClient, error) {
+	c, err := a.connect(n)
+	if err != nil {
+		return nil, err
+	}
+	return fairleadv1.NewAgentServiceClient(c), nil
+}
+
 // Prepare opens the connection to a node ahead of its first use.
 func (a *Announcer) Prepare(n datapath.Node) {
 	if c, err := a.connect(n); err == nil {

@@ -2620,11 +2620,13 @@ type CounterInfo struct {
 	// Its name as Hubble has it, or "FORWARDED".
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// ingress or egress.
-	Direction     string `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
-	Packets       uint64 `protobuf:"varint,4,opt,name=packets,proto3" json:"packets,omitempty"`
-	Bytes         uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Direction string `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
+	Packets   uint64 `protobuf:"varint,4,opt,name=packets,proto3" json:"packets,omitempty"`
+	Bytes     uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Events of this reason that were held back because there were too many of them; the packets are counted.
+	SuppressedEvents uint64 `protobuf:"varint,6,opt,name=suppressed_events,json=suppressedEvents,proto3" json:"suppressed_events,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CounterInfo) Reset() {
@@ -2688,6 +2690,13 @@ func (x *CounterInfo) GetPackets() uint64 {
 func (x *CounterInfo) GetBytes() uint64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CounterInfo) GetSuppressedEvents() uint64 {
+	if x != nil {
+		return x.SuppressedEvents
 	}
 	return 0
 }
@@ -3843,13 +3852,14 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\"s\n" +
 	"\x15ListConntrackResponse\x12<\n" +
 	"\vconnections\x18\x01 \x03(\v2\x1a.fairlead.v1.ConntrackInfoR\vconnections\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x87\x01\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xb4\x01\n" +
 	"\vCounterInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\rR\x06reason\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\x18\n" +
 	"\apackets\x18\x04 \x01(\x04R\apackets\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"\x15\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12+\n" +
+	"\x11suppressed_events\x18\x06 \x01(\x04R\x10suppressedEvents\"\x15\n" +
 	"\x13ListCountersRequest\"L\n" +
 	"\x14ListCountersResponse\x124\n" +
 	"\bcounters\x18\x01 \x03(\v2\x18.fairlead.v1.CounterInfoR\bcounters\"{\n" +

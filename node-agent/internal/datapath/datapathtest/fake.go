@@ -319,6 +319,17 @@ func (f *Fake) Maps() ([]datapath.MapInfo, error) {
 	}, f.failures["Maps"]
 }
 
+// Pressure implements datapath.Datapath.
+func (f *Fake) Pressure() []datapath.MapPressure { return nil }
+
+// KernelDrops implements datapath.Datapath.
+func (f *Fake) KernelDrops() ([]datapath.KernelDrop, error) { return nil, nil }
+
+// Explain implements datapath.Datapath: it has no programs to ask.
+func (f *Fake) Explain(context.Context, datapath.Trial) (datapath.Explanation, error) {
+	return datapath.Explanation{}, fmt.Errorf("this datapath has no programs")
+}
+
 // Programs implements datapath.Datapath: there are none.
 func (f *Fake) Programs() ([]datapath.ProgramInfo, error) { return nil, nil }
 

@@ -1,0 +1,84 @@
+package commandline
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
+)
+
+func explainCommand() *cobra.Command {
+	var s settings
+	var r fairleadv1.ExplainRequest
+	command := &cobra.Command{
+		Use: "explain --from namespace/pod --to namespace/pod|service:namespace/name|address --port N", Short: "Where a packet goes, and why: every step, from the socket to the wire",
+		Long: "Runs the node's own programs on a packet that is made for the purpose, without leaving a trace: no connection, no\n" +
+			"counter, no event. Where the packet goes on to another node, that node's programs are asked for the rest.",
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := s.check(); err != nil {
+				return err
+			}
+			return ask(command.Context(), s.socket, func(ctx context.Context, client fairleadv1.AgentServiceClient) error {
+				answer, err := client.Explain(ctx, &r)
+				if err != nil {
+					return err
+				}
+				return s.print(command.OutOrStdout(), answer, func(w io.Writer) error { return printExplanation(w, answer) })
+			})
+		},
+	}
+	s.bind(command)
+	flags := command.Flags()
+	flags.StringVar(&r.From, "from", "", "sender: namespace/pod, or a pod's address")
+	flags.StringVar(&r.To, "to", "", "receiver: namespace/pod, service:namespace/name, or an address")
+	flags.Uint32Var(&r.Port, "port", 0, "port of the receiver")
+	flags.StringVar(&r.Protocol, "protocol", "tcp", "tcp, udp, sctp or icmp (an echo request)")
+	flags.Uint32Var(&r.SourcePort, "source-port", 0, "port of the sender, to ask about a connection that exists")
+	flags.StringVar(&r.L7, "l7", "", `what is asked for, where rules of layer 7 decide: "GET http://host/path" or "DNS name"`)
+	flags.BoolVar(&r.PerPacket, "per-packet", false, "the sender's process is out of reach of the socket programs")
+	for _, required := range []string{"from", "to"} {
+		if err := command.MarkFlagRequired(required); err != nil {
+			panic(err)
+		}
+	}
+	return command
+}
+
+// printExplanation writes the steps by node and program, and the answer at the end.
+func printExplanation(w io.Writer, answer *fairleadv1.ExplainResponse) error {
+	node, hook := "", ""
+	for _, step := range answer.GetSteps() {
+		if step.GetNode() != node {
+			node, hook = step.GetNode(), ""
+			fmt.Fprintf(w, "node %s\n", node)
+		}
+		if step.GetHook() != hook {
+			hook = step.GetHook()
+			fmt.Fprintf(w, "  %s\n", hook)
+		}
+		line := fmt.Sprintf("    %-14s %s", step.GetKind(), step.GetText())
+		if step.GetMap() != "" {
+			var found []string
+			for _, part := range []string{step.GetMap() + "[" + step.GetKey() + "]", step.GetValue()} {
+				if part != "" {
+					found = append(found, part)
+				}
+			}
+			line += "\n                   " + strings.Join(found, " = ")
+		}
+		if step.GetDropReason() != 0 && step.GetSource() != "" {
+			line += "  [" + step.GetSource() + "]"
+		}
+		fmt.Fprintln(w, line)
+	}
+	for _, note := range answer.GetNotes() {
+		fmt.Fprintf(w, "note: %s\n", note)
+	}
+	_, err := fmt.Fprintf(w, "%s: %s\n", strings.ToUpper(answer.GetVerdict()), answer.GetSummary())
+	return err
+}

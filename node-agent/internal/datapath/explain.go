@@ -1,0 +1,111 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+)
+
+// Trial is a packet that Explain tries: either one that a pod of this node sends, or one that arrives from another node.
+type Trial struct {
+	// Endpoint sends it to Destination and DestPort; of ICMP an echo request is sent.
+	Endpoint             EndpointID
+	Destination          netip.Addr
+	Protocol             uint8
+	SourcePort, DestPort uint16
+	// PerPacket leaves the socket programs out, as for a process that they do not reach.
+	PerPacket bool
+	// Frame arrives at one of the node's devices. The fields above do not count then.
+	Frame []byte
+}
+
+// Outcome is where a tried packet ends.
+type Outcome string
+
+// The outcomes. OutcomeOnward: it goes to another node, which has to be asked for the rest.
+const (
+	OutcomeDelivered Outcome = "delivered"
+	OutcomeHost      Outcome = "host"
+	OutcomeLeaves    Outcome = "leaves"
+	OutcomeDropped   Outcome = "dropped"
+	OutcomeRefused   Outcome = "refused"
+	OutcomeProxy     Outcome = "proxy"
+	OutcomeOnward    Outcome = "onward"
+)
+
+// ExplainStep is one thing that a program asked or decided on the way.
+type ExplainStep struct {
+	// Hook is the program, or "routing table".
+	Hook string
+	// Kind is service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation,
+	// route, redirect, proxy, event or verdict.
+	Kind string
+	// Map that was asked, with Key and Value; Found is false where it had no answer.
+	Map, Key, Value string
+	Found           bool
+	// Rule and Identity are those of the answer; 0 for none.
+	Rule, Identity uint32
+	Rewrite        string
+	// Verdict is forwarded, dropped, redirected or refused; empty where the packet goes on.
+	Verdict string
+	// Reason of a drop, and where it was decided.
+	Reason uint8
+	File   uint8
+	Line   uint16
+	Text   string
+}
+
+// Explanation is the answer to a Trial.
+type Explanation struct {
+	Outcome Outcome
+	// Reason of a drop or refusal.
+	Reason uint8
+	// Endpoint that gets the packet, Device by which it leaves, ProxyPort and Rule of the proxy: as the outcome has them.
+	Endpoint  EndpointID
+	Device    string
+	ProxyPort uint16
+	Rule      uint32
+	// Node and Frame are what goes on to another node.
+	Node  netip.Addr
+	Frame []byte
+	Steps []ExplainStep
+	// Notes say what could not be tried.
+	Notes []string
+}
+
+// Explain implements Datapath.
+func (k *kernel) Explain(ctx context.Context, t Trial) (Explanation, error) {
+	k.dry.mu.Lock()
+	defer k.dry.mu.Unlock()
+	w, err := k.startWalk()
+	if err != nil {
+		return Explanation{}, fmt.Errorf("explaining: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return Explanation{}, fmt.Errorf("explaining: %w", err)
+	}
+	err = k.namespace.do(func() error {
+		if t.Frame != nil {
+			return w.arrive(t.Frame)
+		}
+		return w.send(t)
+	})
+	if err != nil {
+		return Explanation{}, fmt.Errorf("explaining: %w", err)
+	}
+	return w.out, nil
+}
+
+// sourceFiles are the files of bpf/ by the number that each has as FILE_NUMBER.
+var sourceFiles = map[uint8]string{
+	1: "from_pod.bpf.c", 2: "to_pod.bpf.c", 3: "from_netdev.bpf.c", 4: "from_overlay.bpf.c", 5: "from_host.bpf.c", 6: "to_netdev.bpf.c",
+	20: "kfree_skb.bpf.c", 21: "explain.bpf.c",
+}
+
+// SourceFile names a source of the programs by Event.File; the line may be one of a header that it includes.
+func SourceFile(number uint8) string {
+	if name, ok := sourceFiles[number]; ok {
+		return name
+	}
+	return fmt.Sprintf("program %d", number)
+}
