@@ -69,8 +69,14 @@ async function start(built: Built): Promise<void> {
   }
   const archives = ['agnhost', 'dnsutils', 'busybox', 'nginx', 'regression', 'pause'];
   await lab(['load', ...archives.map((name) => join(built.images, `${name}.tar`))]);
-  for (const [index, node] of nodes.entries())
+  for (const [index, node] of nodes.entries()) {
+    // An API server proxies to pods. As with any control plane beside the cluster's nodes, somebody has to route them.
+    const address = (
+      await kubectl(['get', 'node', node, '-o', 'jsonpath={.spec.podCIDR} via {.status.addresses[0].address}'])
+    ).split(' ');
+    await on('cp', ['ip', 'route', 'replace', ...address]);
     await kubectl(['label', '--overwrite', 'node', node, `topology.kubernetes.io/zone=zone-${index + 1}`]);
+  }
   await kubectl(['-n', 'kube-system', 'rollout', 'status', 'deployment/coredns', '--timeout=120s']);
 }
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # up, down, status.
 
-# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy]
+# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy[=iptables|nftables]]
 up() {
-	local nodes=3 cni=fairlead proxy=0 t0=$EPOCHREALTIME m n
+	local nodes=3 cni=fairlead proxy=0 mode=iptables t0=$EPOCHREALTIME m n
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--nodes=*) nodes=${1#*=} ;;
@@ -11,16 +11,19 @@ up() {
 		--cni=*) cni=${1#*=} ;;
 		--cni) cni=${2:-}; shift ;;
 		--kube-proxy) proxy=1 ;;
-		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none and --kube-proxy." "Run: $SELF help" ;;
+		--kube-proxy=*) proxy=1 mode=${1#*=} ;;
+		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none and --kube-proxy[=iptables|nftables]." "Run: $SELF help" ;;
 		esac
 		shift
 	done
 	[[ $nodes =~ ^[1-9][0-9]?$ && $nodes -le $MAX_NODES ]] || die "'$nodes' is not a number of nodes." "A lab has 1 to $MAX_NODES nodes." "Run: $SELF up --nodes 3"
 	case $cni in fairlead|bridge|none) ;; *) die "There is no CNI mode '$cni'." "The lab knows fairlead (nodes wait for the agent), bridge (a plain bridge CNI) and none." "Run: $SELF up --cni fairlead" ;; esac
 
-	if up_already "$nodes" "$cni" "$proxy"; then return; fi
-	NODES=$nodes CNI=$cni PROXY=$proxy MODE=$(cgroup_mode)
-	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy")"
+	case $mode in iptables|nftables) ;; *) die "There is no kube-proxy mode '$mode'." "The lab knows iptables and nftables." "Run: $SELF up --cni bridge --kube-proxy=nftables" ;; esac
+
+	if up_already "$nodes" "$cni" "$proxy" "$mode"; then return; fi
+	NODES=$nodes CNI=$cni PROXY=$proxy PROXY_MODE=$mode MODE=$(cgroup_mode)
+	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy=$PROXY_MODE")"
 	build_all
 	t0=$EPOCHREALTIME
 	prepare
@@ -49,7 +52,7 @@ up() {
 	say "kubeconfig: $RUN/kubeconfig  ssh: ssh -F $RUN/ssh_config node1"
 }
 
-# up_already NODES CNI PROXY: whether that very lab runs. Another one that runs
+# up_already NODES CNI PROXY PROXY-MODE: whether that very lab runs. Another one that runs
 # is an error; remains of one are removed.
 up_already() {
 	local m whole=1
@@ -57,7 +60,7 @@ up_already() {
 	if [ -f "$RUN/complete" ]; then
 		for m in $(machines); do alive "$m" || whole=0; done
 		if [ $whole = 1 ]; then
-			[ "$NODES $CNI $PROXY" = "$1 $2 $3" ] || die "A lab with other settings is up." "It has $NODES nodes, cni $CNI, kube-proxy $([ "$PROXY" = 1 ] && echo on || echo off); asked for: $1 nodes, cni $2, kube-proxy $([ "$3" = 1 ] && echo on || echo off)." "Run: $SELF down, then up again; or use it as it is."
+			[ "$NODES $CNI $(proxy_state "$PROXY" "$PROXY_MODE")" = "$1 $2 $(proxy_state "$3" "$4")" ] || die "A lab with other settings is up." "It has $NODES nodes, cni $CNI, kube-proxy $(proxy_state "$PROXY" "$PROXY_MODE"); asked for: $1 nodes, cni $2, kube-proxy $(proxy_state "$3" "$4")." "Run: $SELF down, then up again; or use it as it is."
 			gate_answers || { say "the loopback ports had gone; opening them again"; start_gate; }
 			until_ok 30 api_ready || die "The lab runs but its API server does not answer." "See $RUN/cp/apiserver.log" "Run: $SELF down, then up"
 			say "already up ($NODES nodes, cni $CNI)"
@@ -71,11 +74,14 @@ up_already() {
 	return 1
 }
 
+# proxy_state PROXY MODE: off, or its mode
+proxy_state() { if [ "$1" = 1 ]; then echo "$2"; else echo off; fi; }
+
 # prepare: the run directory with all that machines read when they start
 prepare() {
 	local n
 	mkdir -p "$RUN"; chmod 755 "$RUN"
-	for n in NODES CNI PROXY MODE HYPERKUBE KUBETOOLS TOOLS COREDNS TEMPLATE; do printf '%s=%q\n' "$n" "${!n}"; done > "$RUN/settings"
+	for n in NODES CNI PROXY PROXY_MODE MODE HYPERKUBE KUBETOOLS TOOLS COREDNS TEMPLATE; do printf '%s=%q\n' "$n" "${!n}"; done > "$RUN/settings"
 	make_pki
 	make_ssh_keys
 	for n in $(seq "$NODES"); do mkdir -p "$RUN/node$n"; clone_template "$RUN/node$n/containerd"; done
@@ -118,7 +124,7 @@ status() {
 	echo "lab: $state"
 	[ $state != down ] || return 0
 	[ $state = up ] || echo "  a part of it does not run; 'up' starts anew, 'down' removes it"
-	echo "$NODES nodes, cni $CNI, kube-proxy $([ "$PROXY" = 1 ] && echo on || echo off)"
+	echo "$NODES nodes, cni $CNI, kube-proxy $(proxy_state "$PROXY" "$PROXY_MODE")"
 	printf '%-9s %-15s %8s %10s %9s\n' MACHINE ADDRESS PID PROCESSES MEMORY
 	for m in $(machines); do
 		if alive "$m"; then printf '%-9s %-15s %8s %10s %5s MiB\n' "$m" "$(address "$m")" "$(init_pid "$m")" "$(processes "$m")" "$(($(memory "$m") / 1048576))"

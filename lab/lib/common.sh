@@ -66,9 +66,9 @@ address() {
 	esac
 }
 
-# read_settings: NODES, CNI and PROXY of the lab that runs (or ran)
+# read_settings: NODES, CNI, PROXY and PROXY_MODE of the lab that runs (or ran)
 read_settings() {
-	NODES=3 CNI=fairlead PROXY=0 MODE='' HYPERKUBE='' TEMPLATE=''
+	NODES=3 CNI=fairlead PROXY=0 PROXY_MODE=iptables MODE='' HYPERKUBE='' TEMPLATE=''
 	# shellcheck source=/dev/null
 	[ ! -f "$RUN/settings" ] || . "$RUN/settings"
 }

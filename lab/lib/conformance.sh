@@ -5,8 +5,8 @@
 # as upstream's image has, from the system's packages.
 
 # Programs of agnhost's image (its Dockerfile names them), and their packages.
-AGNHOST_TOOLS="dig curl nc ip ss iperf bash conntrack dash"
-AGNHOST_PACKAGES="dash bind9-dnsutils curl netcat-openbsd iproute2 iperf bash conntrack libc6 busybox-static"
+AGNHOST_TOOLS="dig curl wget nc ip ss iperf bash conntrack dash"
+AGNHOST_PACKAGES="dash wget bind9-dnsutils curl netcat-openbsd iproute2 iperf bash conntrack libc6 busybox-static"
 
 # What the suite calls its images; a name that it does not have is an error.
 E2E=registry.k8s.io/e2e-test-images
@@ -36,7 +36,7 @@ make_conformance_images() {
 	local -A had
 	# shellcheck disable=SC2086 # a list of words
 	with_libraries files had $AGNHOST_TOOLS
-	# Debian's busybox, as a shell, prefers its own nc to the one on PATH.
+	# Debian's busybox, as a shell, prefers its own nc to the one on PATH; its wget crashes with -T.
 	files+=("$(readlink -f "$(command -v busybox)"):/bin/busybox" "/usr/bin/dash->:/bin/sh")
 	applets=("$(readlink -f "$(command -v busybox)"):/bin/busybox")
 	for p in $APPLETS; do
@@ -44,7 +44,7 @@ make_conformance_images() {
 		[[ " sh $AGNHOST_TOOLS " = *" $p "* ]] || files+=("busybox->:/bin/$p")
 	done
 	for p in passwd group nsswitch.conf; do applets+=("$d/$p:/etc/$p:644"); files+=("$d/$p:/etc/$p:644"); done
-	files+=("$AGNHOST/agnhost:/agnhost" "agnhost->:/agnhost-2" "$COREDNS/coredns:/coredns"
+	files+=("$LAB/images/agnhost/wgetrc:/etc/wgetrc:644" "$AGNHOST/agnhost:/agnhost" "agnhost->:/agnhost-2" "$COREDNS/coredns:/coredns"
 		"$porter/localhost.crt:/localhost.crt:644" "$porter/localhost.key:/localhost.key:644" "$d/passwd:/uploads/.keep:644")
 	mkimage -ref "$E2E_AGNHOST" -o "$1/agnhost.tar" -entrypoint /agnhost -arg pause "${files[@]}"
 	mkimage -ref "$E2E_DNSUTILS" -o "$1/dnsutils.tar" -entrypoint /bin/sh "${files[@]}"
@@ -57,13 +57,13 @@ make_conformance_images() {
 
 # conformance: build the suite and its images, and print where they are
 conformance() {
-	DEPS="$DEPS /usr/bin/dig:bind9-dnsutils nc:netcat-openbsd iperf:iperf"
+	DEPS="$DEPS /usr/bin/dig:bind9-dnsutils nc:netcat-openbsd iperf:iperf wget:wget"
 	build_all
 	artefact conformance "$(hash_of "$(go env GOVERSION GOARCH)" "$KUBERNETES" "$(cat "$LAB"/conformance/{go.mod,go.sum,suite_test.go})" "$(declare -f make_conformance)")" make_conformance
 	export CONFORMANCE=$ARTEFACT
 	# shellcheck disable=SC2086 # a list of words
 	artefact conformance-images "$(hash_of "$CONFORMANCE" "$AGNHOST" "$COREDNS" "$KUBETOOLS" "$AGNHOST_TOOLS" "$APPLETS" \
-		"$(dpkg-query -W -f '${Package}=${Version} ' $AGNHOST_PACKAGES 2>/dev/null)" "$(cat "$LAB"/images/netshoot/*)" \
+		"$(dpkg-query -W -f '${Package}=${Version} ' $AGNHOST_PACKAGES 2>/dev/null)" "$(cat "$LAB"/images/{netshoot,agnhost}/*)" \
 		"$(declare -f make_conformance_images with_libraries)" "$(declare -p ${!E2E*})")" make_conformance_images
 	printf '{"suite":"%s","images":"%s","kubectl":"%s","kubernetes":"%s"}\n' "$CONFORMANCE" "$ARTEFACT" "$HYPERKUBE/kubectl" "$KUBERNETES"
 }
