@@ -4,6 +4,8 @@ import { failureSchema } from './failure.ts';
 import { reads, streams, writes } from './procedure.ts';
 import { valuesSchema } from './values.ts';
 
+export const installActionSchema = z.enum(['install', 'upgrade', 'rollback', 'uninstall']);
+
 export const installStepSchema = z.object({
   id: z.string(),
   title: z.string(),
@@ -22,7 +24,7 @@ export type InstallStep = Readonly<z.infer<typeof installStepSchema>>;
 export const planSchema = z.object({
   /** Identifies exactly this plan: applying needs it, so that what was shown is what is done. */
   digest: z.string(),
-  action: z.enum(['install', 'upgrade', 'uninstall']),
+  action: installActionSchema,
   objects: z.readonly(
     z.array(
       z.object({
@@ -45,6 +47,12 @@ export const planSchema = z.object({
       }),
     ),
   ),
+  /** In this order nodes are changed: the first alone, then batch by batch. */
+  batches: z.readonly(z.array(z.readonly(z.array(z.string())))),
+  /** Pods that got their network from another plugin: they have none until they are restarted. */
+  restarts: z.readonly(
+    z.array(z.object({ namespace: z.string(), name: z.string(), node: z.string(), controlled: z.boolean() })),
+  ),
   /** What must be put right first; with any of these the plan cannot be applied. */
   obstacles: z.readonly(z.array(failureSchema)),
   warnings: z.readonly(z.array(z.string())),
@@ -52,7 +60,7 @@ export const planSchema = z.object({
 export type Plan = Readonly<z.infer<typeof planSchema>>;
 
 export const installProgressSchema = z.object({
-  action: z.enum(['install', 'upgrade', 'uninstall']),
+  action: installActionSchema,
   state: z.enum(['running', 'done', 'failed', 'stopped']),
   steps: z.readonly(z.array(installStepSchema)),
 });
@@ -74,6 +82,18 @@ export const install = {
       suggested: valuesSchema,
       /** Why each suggestion, by field. */
       reasons: z.record(z.string(), z.string()),
+      /** The last application, as the cluster remembers it; any console can go on with it. */
+      last: z.optional(
+        z.object({
+          action: installActionSchema,
+          state: z.enum(['running', 'interrupted', 'done', 'failed', 'stopped']),
+          startedAt: z.number(),
+          nodes: z.record(z.string(), z.enum(['waiting', 'running', 'done', 'failed'])),
+          values: valuesSchema,
+          /** What a rollback would go back to. */
+          previous: z.optional(valuesSchema),
+        }),
+      ),
       /** Values for kinds of clusters; the one that was recognised is marked. */
       profiles: z.readonly(
         z.array(
@@ -95,7 +115,20 @@ export const install = {
   ),
   /** Writes nothing. */
   plan: reads(
-    z.object({ cluster: clusterIdSchema, action: z.enum(['install', 'upgrade', 'uninstall']), values: valuesSchema }),
+    z.object({
+      cluster: clusterIdSchema,
+      action: installActionSchema,
+      /** For a rollback they are those from before, whatever is given. */
+      values: valuesSchema,
+      rollout: z.optional(
+        z.object({
+          canary: z.optional(z.string()),
+          batch: z.optional(z.number()),
+          /** Restart pods that got their network from another plugin. */
+          restart: z.optional(z.boolean()),
+        }),
+      ),
+    }),
     planSchema,
   ),
   /** Starts applying a plan; progress comes from `watch`. */

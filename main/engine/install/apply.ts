@@ -1,24 +1,18 @@
-import { failed, ok, type Result } from '../../../contract/failure.ts';
-import type { Failure } from '../../../contract/index.ts';
+import { failed, ok } from '../../../contract/failure.ts';
+import type { Failure, Plan } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
 import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import type { ClusterFacts, NodeFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
-import type { Rendered } from './manifests.ts';
-import {
-  agentName,
-  agentNamespace,
-  agentSelector,
-  cleanupName,
-  cleanupSelector,
-  configDigestAnnotation,
-  fieldManager,
-} from './names.ts';
-import { isNotFound } from './secrets.ts';
+import type { DisruptionProbe } from './disruption.ts';
+import { type Rendered, replacedByHand } from './manifests.ts';
+import { configDigestAnnotation, fieldManager } from './names.ts';
+import { restartStep } from './restart.ts';
+import { agentStep, holdStep } from './rollout.ts';
 import { sideLoad } from './side-load.ts';
 import type { Stage, Step, StepContext } from './steps.ts';
-import { verifySteps } from './verify.ts';
+import { verifyStep, verifySteps } from './verify.ts';
 import { waitFor } from './wait.ts';
 
 /** What applying works with. */
@@ -29,7 +23,7 @@ export interface Workbench {
   readonly facts: ClusterFacts;
 }
 
-interface Pod extends KubeObject {
+export interface Pod extends KubeObject {
   readonly spec?: { readonly nodeName?: string; readonly containers?: readonly { readonly image?: string }[] };
   readonly status?: {
     readonly phase?: string;
@@ -45,7 +39,7 @@ interface Pod extends KubeObject {
   };
 }
 
-interface Node extends KubeObject {
+export interface NodeObject extends KubeObject {
   readonly status?: {
     readonly conditions?: readonly { readonly type: string; readonly status: string; readonly message?: string }[];
   };
@@ -53,7 +47,8 @@ interface Node extends KubeObject {
 
 const done = (message: string) => ok({ message });
 
-function condition(
+/** One of the conditions of an object's status. */
+export function condition(
   conditions: readonly { readonly type: string; readonly status: string; readonly message?: string }[] | undefined,
   type: string,
 ) {
@@ -61,7 +56,7 @@ function condition(
 }
 
 /** Why a pod is not ready, in the kubelet's words. */
-function podState(pod: Pod | undefined): string {
+export function podState(pod: Pod | undefined): string {
   if (!pod) return 'no pod yet';
   const status = pod.status?.containerStatuses?.[0];
   const waiting = status?.state?.waiting;
@@ -72,14 +67,12 @@ function podState(pod: Pod | undefined): string {
   return condition(pod.status?.conditions, 'Ready')?.message ?? pod.status?.phase ?? 'starting';
 }
 
-/** Waiting reasons after which waiting longer does not help. */
-const hopeless = new Set(['ErrImageNeverPull', 'InvalidImageName', 'CreateContainerConfigError', 'ImagePullBackOff']);
-
-function isReady(pod: Pod): boolean {
+/** Is a pod Ready, and not on its way out? */
+export function isReady(pod: Pod): boolean {
   return condition(pod.status?.conditions, 'Ready')?.status === 'True' && !pod.metadata.deletionTimestamp;
 }
 
-const cancelled: Failure = {
+export const cancelled: Failure = {
   code: 'cancelled',
   what: 'Stopped.',
   why: 'The operator stopped it.',
@@ -121,7 +114,7 @@ function definitionsStep(bench: Workbench, definitions: readonly Rendered[]): St
     run: async (context) => {
       const applied = await applyAll(bench, definitions, context);
       if (!applied.ok) return applied;
-      using live = bench.connection.watch<Node>(resources.customResourceDefinitions);
+      using live = bench.connection.watch<NodeObject>(resources.customResourceDefinitions);
       const names = definitions.map(({ object }) => object.metadata.name);
       const missing = () =>
         names.filter((name) => condition(live.items().get(name)?.status?.conditions, 'Established')?.status !== 'True');
@@ -154,235 +147,78 @@ function secretsStep(bench: Workbench, make: () => Promise<readonly KubeObject[]
   };
 }
 
-/** Waits for the agent's pod of the wanted configuration on one node, and for the node itself. */
-function agentStep(
-  bench: Workbench,
-  machine: NodeFacts,
-  wanted: { readonly digest: string; readonly image: string },
-): Step {
-  return {
-    id: `agent:${machine.name}`,
-    title: 'Agent',
-    node: machine.name,
-    run: async ({ signal, message, log }) => {
-      using pods = bench.connection.watch<Pod>(resources.pods, {
-        namespace: agentNamespace,
-        labelSelector: agentSelector,
-      });
-      using nodes = bench.connection.watch<Node>(resources.nodes);
-      const current = () =>
-        [...pods.items().values()].find(
-          (pod) =>
-            pod.spec?.nodeName === machine.name &&
-            !pod.metadata.deletionTimestamp &&
-            pod.metadata.annotations?.[configDigestAnnotation] === wanted.digest &&
-            pod.spec.containers?.[0]?.image === wanted.image,
-        );
-      let shown = '';
-      return await waitFor(
-        [pods, nodes],
-        signal,
-        120,
-        () => {
-          const pod = current();
-          const waiting = pod?.status?.containerStatuses?.[0]?.state?.waiting;
-          if (pod && waiting?.reason && hopeless.has(waiting.reason))
-            return failed({
-              code: 'install.agent-cannot-start',
-              what: `The agent cannot start on ${machine.name}.`,
-              why: podState(pod),
-              fix: `Look at kubectl -n ${agentNamespace} describe pod ${pod.metadata.name}.`,
-            });
-          const node = condition(nodes.items().get(machine.name)?.status?.conditions, 'Ready');
-          if (pod && isReady(pod) && node?.status === 'True') return done('agent and node are Ready');
-          const text = pod && isReady(pod) ? `agent Ready, node: ${node?.message ?? 'unknown'}` : podState(pod);
-          if (text !== shown) {
-            shown = text;
-            message(text);
-            log(text);
-          }
-          return undefined;
-        },
-        () => ({
-          code: 'install.agent-not-ready',
-          what: `The agent on ${machine.name} is not ready after two minutes.`,
-          why: podState(current()),
-          fix: `Read kubectl -n ${agentNamespace} logs ${current()?.metadata.name ?? `-l ${agentSelector}`} and run fairlead-agent status in it; plan and apply again to go on.`,
-        }),
-      );
-    },
-  };
+/** A pod that was there before the agent. */
+export type PlannedPod = Plan['restarts'][number];
+
+/** What is applied, sorted by when. */
+export interface Parts {
+  readonly definitions: readonly Rendered[];
+  readonly others: readonly Rendered[];
+  readonly workload: Rendered;
+  readonly makeSecrets: () => Promise<readonly KubeObject[]>;
+  readonly secretsNeeded: boolean;
 }
 
-/** Stages of installing and of upgrading. */
-export function installStages(
-  bench: Workbench,
-  image: ImageArchive,
-  objects: {
-    readonly definitions: readonly Rendered[];
-    readonly others: readonly Rendered[];
-    readonly workload: Rendered;
-    readonly makeSecrets: () => Promise<readonly KubeObject[]>;
-    readonly secretsNeeded: boolean;
-  },
-): readonly Stage[] {
+/** How a plan is applied to the nodes. */
+export interface Course {
+  /** The first alone, then batches. */
+  readonly batches: readonly (readonly string[])[];
+  /** An agent is there already: its pods are replaced one by one. */
+  readonly replaces: boolean;
+  /** Pods that got their network from another plugin, to be restarted once their node has the agent. */
+  readonly restart: readonly PlannedPod[];
+  /** Measures what an open connection notices of it. */
+  readonly probe: DisruptionProbe | undefined;
+}
+
+/** Stages of installing, of upgrading and of going back. `image` has no path when the nodes hold it already. */
+export function installStages(bench: Workbench, image: ImageArchive, parts: Parts, course: Course): readonly Stage[] {
   const machines = bench.facts.machines.filter((machine) => machine.os === 'linux');
+  const named = (names: readonly string[]) => machines.filter((machine) => names.includes(machine.name));
   const template = (
-    objects.workload.object as unknown as {
+    parts.workload.object as unknown as {
       readonly spec: {
         readonly template: { readonly metadata: { readonly annotations: Readonly<Record<string, string>> } };
       };
     }
   ).spec.template;
   const wanted = { digest: template.metadata.annotations[configDigestAnnotation] ?? '', image: image.reference };
+  const later = course.batches.slice(1).flat();
+  const one = (id: string, title: string, run: Step['run']): Step => ({ id, title, node: '', run });
+  const rolled = course.batches.flatMap((batch, index): readonly Stage[] => {
+    const members = named(batch);
+    const title = index === 0 && course.batches.length > 1 ? 'Agent (canary)' : 'Agent';
+    const restarts = course.restart.filter((pod) => batch.includes(pod.node));
+    const agents = { parallel: members.length, steps: members.map((machine) => agentStep(bench, machine, wanted, title)) };
+    const again = { parallel: 4, steps: restarts.map((pod) => restartStep(bench, pod)) };
+    const canary = { parallel: 1, steps: members.map((machine) => verifyStep(bench, machine, course.replaces ? machines.length : 1, 'Verify the canary', 'canary')) };
+    return [agents, ...(restarts.length > 0 ? [again] : []), ...(index === 0 && course.batches.length > 1 ? [canary] : [])];
+  });
   return [
-    { parallel: 4, steps: machines.map((machine) => imageStep(bench, machine, image)) },
-    { parallel: 1, steps: [definitionsStep(bench, objects.definitions)] },
-    { parallel: 1, steps: [secretsStep(bench, objects.makeSecrets, objects.secretsNeeded)] },
+    ...(image.path === '' ? [] : [{ parallel: 4, steps: machines.map((machine) => imageStep(bench, machine, image)) }]),
+    { parallel: 1, steps: [definitionsStep(bench, parts.definitions)] },
+    { parallel: 1, steps: [secretsStep(bench, parts.makeSecrets, parts.secretsNeeded)] },
+    ...(course.probe ? [{ parallel: 1, steps: [course.probe.start] }] : []),
     {
       parallel: 1,
       steps: [
-        {
-          id: 'configuration',
-          title: 'Account, rights and configuration',
-          node: '',
-          run: (context) => applyAll(bench, objects.others, context),
-        },
-        {
-          id: 'workload',
-          title: 'DaemonSet',
-          node: '',
-          run: (context) => applyAll(bench, [objects.workload], context),
-        },
+        ...(course.replaces ? [] : [holdStep(bench, later)]),
+        one('configuration', 'Account, rights and configuration', (context) => applyAll(bench, parts.others, context)),
+        one('workload', 'DaemonSet', (context) =>
+          applyAll(bench, [course.replaces ? replacedByHand(parts.workload) : parts.workload], context),
+        ),
       ],
     },
-    { parallel: machines.length, steps: machines.map((machine) => agentStep(bench, machine, wanted)) },
-    { parallel: machines.length, steps: verifySteps(bench, machines) },
-  ];
-}
-
-async function removeOne({ connection }: Workbench, { type, object }: Rendered): Promise<Result<boolean>> {
-  const { name, namespace } = object.metadata;
-  const removed = await connection.remove(type, name, namespace, { propagation: 'Background' });
-  if (removed.ok) return ok(true);
-  return isNotFound(removed.failure.code) ? ok(false) : removed;
-}
-
-/** Removes a DaemonSet and waits for its pods to be gone. */
-async function removeWorkload(
-  bench: Workbench,
-  workload: Rendered,
-  labelSelector: string,
-  { signal, message }: StepContext,
-): ReturnType<Step['run']> {
-  using pods = bench.connection.watch<Pod>(resources.pods, { namespace: agentNamespace, labelSelector });
-  await pods.ready();
-  const removed = await removeOne(bench, workload);
-  if (!removed.ok) return removed;
-  return await waitFor(
-    [pods],
-    signal,
-    90,
-    () => {
-      const left = pods.items().size;
-      if (left === 0) return done('gone');
-      message(`${left} pods left`);
-      return undefined;
-    },
-    () => ({
-      code: 'install.pods-stay',
-      what: `Pods of ${workload.object.metadata.name} do not go away.`,
-      why: `Still there after 90 s: ${[...pods.items().values()].map((pod) => pod.spec?.nodeName).join(', ')}.`,
-      fix: 'Check that these nodes are up; delete their pods by force if the nodes are gone for good.',
-    }),
-  );
-}
-
-function cleanupStep(bench: Workbench, machine: NodeFacts): Step {
-  return {
-    id: `cleanup:${machine.name}`,
-    title: 'Undo every change on the node',
-    node: machine.name,
-    run: async ({ signal, message }) => {
-      using pods = bench.connection.watch<Pod>(resources.pods, {
-        namespace: agentNamespace,
-        labelSelector: cleanupSelector,
-      });
-      const mine = () => [...pods.items().values()].find((pod) => pod.spec?.nodeName === machine.name);
-      return await waitFor(
-        [pods],
-        signal,
-        120,
-        () => {
-          const pod = mine();
-          if (pod && isReady(pod)) return done('nothing is left');
-          message(podState(pod));
-          return undefined;
-        },
-        (): Failure => ({
-          code: 'install.residue',
-          what: `${machine.name} is not clean.`,
-          why: podState(mine()),
-          fix: `Read kubectl -n ${agentNamespace} logs ${mine()?.metadata.name ?? `-l ${cleanupSelector}`}; it lists what remains. On the node: /opt/cni/bin/fairlead-cni cleanup.`,
-        }),
-      );
-    },
-  };
-}
-
-/** Stages of uninstalling: agents away, every node cleaned by a DaemonSet of its own, then the rest. */
-export function uninstallStages(bench: Workbench, cleanup: Rendered, objects: readonly Rendered[]): readonly Stage[] {
-  const machines = bench.facts.machines.filter((machine) => machine.os === 'linux');
-  const workload = objects.find(({ type, object }) => type.kind === 'DaemonSet' && object.metadata.name === agentName);
-  const rest = objects
-    .filter(({ type }) => type.kind !== 'DaemonSet' && type.kind !== 'CustomResourceDefinition')
-    .toReversed();
-  return [
-    {
-      parallel: 1,
-      steps: [
-        {
-          id: 'workload',
-          title: 'DaemonSet of the agent',
-          node: '',
-          run: async (context) =>
-            workload
-              ? removeWorkload(bench, workload, agentSelector, context)
-              : ok({ message: 'not there', skipped: true }),
-        },
-        {
-          id: 'cleanup',
-          title: 'DaemonSet that cleans up',
-          node: '',
-          run: (context) => applyAll(bench, [cleanup], context),
-        },
-      ],
-    },
-    { parallel: machines.length, steps: machines.map((machine) => cleanupStep(bench, machine)) },
-    {
-      parallel: 1,
-      steps: [
-        {
-          id: `remove:${cleanupName}`,
-          title: 'DaemonSet that cleaned up',
-          node: '',
-          run: (context) => removeWorkload(bench, cleanup, cleanupSelector, context),
-        },
-        {
-          id: 'rest',
-          title: 'Account, rights, configuration and secrets',
-          node: '',
-          run: async ({ log, signal }) => {
-            for (const one of rest) {
-              if (signal.aborted) return failed(cancelled);
-              const removed = await removeOne(bench, one);
-              if (!removed.ok) return removed;
-              if (removed.value) log(`${one.type.kind} ${one.object.metadata.name} deleted`);
-            }
-            return done('deleted; the custom resource definitions are kept');
+    ...rolled,
+    ...(course.replaces
+      ? [
+          {
+            parallel: 1,
+            steps: [one('rolled', 'DaemonSet keeps itself up to date', (context) => applyAll(bench, [parts.workload], context))],
           },
-        },
-      ],
-    },
+        ]
+      : []),
+    ...(course.probe ? [{ parallel: 1, steps: [course.probe.result] }] : []),
+    { parallel: machines.length, steps: verifySteps(bench, machines) },
   ];
 }

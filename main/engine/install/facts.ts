@@ -16,6 +16,7 @@ export interface NodeFacts {
   readonly podCIDRs6: readonly string[];
   readonly ready: boolean;
   readonly unschedulable: boolean;
+  readonly controlPlane: boolean;
   readonly os: string;
   readonly kernel: string;
   readonly runtime: string;
@@ -86,6 +87,7 @@ async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promis
     podCIDRs6: cidrs.filter((cidr) => cidr.includes(':')),
     ready: node.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True') ?? false,
     unschedulable: node.spec?.unschedulable ?? false,
+    controlPlane: node.metadata.labels?.['node-role.kubernetes.io/control-plane'] !== undefined,
     os: node.status?.nodeInfo?.operatingSystem ?? 'linux',
     kernel: node.status?.nodeInfo?.kernelVersion ?? '',
     runtime: node.status?.nodeInfo?.containerRuntimeVersion ?? '',

@@ -16,6 +16,7 @@ import {
   cleanupName,
   configDigestAnnotation,
   configName,
+  holdLabel,
   labels,
   probeSelector,
   serverSecret,
@@ -158,6 +159,23 @@ export function agentConfiguration(values: Values): string {
   return stringify(changedValues(own), { lineWidth: 0 });
 }
 
+/** An installation goes node by node: nodes with this label have to wait. A node that joins later has none. */
+function heldBack(spec: Body): Body {
+  const matchExpressions = [{ key: holdLabel, operator: 'DoesNotExist' }];
+  return {
+    ...spec,
+    affinity: {
+      nodeAffinity: { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [{ matchExpressions }] } },
+    },
+  };
+}
+
+/** The same DaemonSet, but nothing of it is replaced by itself: the console does that, node by node. */
+export function replacedByHand({ type, object }: Rendered): Rendered {
+  const { spec } = object as unknown as { readonly spec: Body };
+  return { type, object: { ...object, spec: { ...spec, updateStrategy: { type: 'OnDelete' } } } as KubeObject };
+}
+
 /**
  * Everything of an installation but its custom resource definitions and secrets, in the order of applying. Pure: the
  * same values and image give the same objects.
@@ -187,11 +205,13 @@ export function renderObjects(values: Values, image: string): readonly Rendered[
         updateStrategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 2 } },
         template: {
           metadata: { labels, annotations: { [configDigestAnnotation]: digestOf(config).slice(0, 16) } },
-          spec: podSpec(values, image, ['agent'], {
+          spec: heldBack(
+            podSpec(values, image, ['agent'], {
             ports: [port('hubble', 4244), port('metrics', values.prometheus.port), port('health', 4240)],
             startupProbe: probe('/livez', 1, 60),
             livenessProbe: probe('/livez', 10, 6),
-          }),
+            }),
+          ),
         },
       },
     }),

@@ -29,3 +29,7 @@ export const clusterNameAnnotation = 'fairlead.dev/cluster-name';
 export const fieldManager = 'fairlead';
 /** Label of pods that ask a node one question and end. */
 export const probeSelector = 'fairlead.dev/probe=preflight';
+/** Name of the ConfigMap that holds how far the last application of a plan has come. */
+export const stateName = 'fairlead-install';
+/** Label of nodes on which no agent is to be started yet. */
+export const holdLabel = 'fairlead.dev/hold';

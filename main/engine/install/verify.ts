@@ -85,17 +85,22 @@ async function verifyNode(agents: ClusterAgents, machine: NodeFacts, expected: n
   }
 }
 
-/** Asks every agent how it is and whether it reaches the others. */
-export function verifySteps(bench: Workbench, machines: readonly NodeFacts[]): readonly Step[] {
-  return machines.map((machine) => ({
-    id: `verify:${machine.name}`,
-    title: 'Verify',
+/** Asks one node's agent how it is and whether it reaches the others; `expected` nodes have one. */
+export function verifyStep(bench: Workbench, machine: NodeFacts, expected: number, title: string, id: string): Step {
+  return {
+    id: `${id}:${machine.name}`,
+    title,
     node: machine.name,
     run: async (context) => {
       const agents = await bench.agents.open(bench.connection.cluster);
       if (!agents.ok) return agents;
       using held = agents.value;
-      return await verifyNode(held, machine, machines.length, context);
+      return await verifyNode(held, machine, expected, context);
     },
-  }));
+  };
+}
+
+/** Asks every agent how it is and whether it reaches the others. */
+export function verifySteps(bench: Workbench, machines: readonly NodeFacts[]): readonly Step[] {
+  return machines.map((machine) => verifyStep(bench, machine, machines.length, 'Verify', 'verify'));
 }
