@@ -65,6 +65,8 @@ export function makePlan(action: Plan['action'], values: Values, inventory: Inve
             ],
       image: action === 'uninstall' ? 'present' : 'side-load',
     })),
+    batches: [inventory.nodes.slice(0, 1).map((node) => node.name), inventory.nodes.slice(1).map((node) => node.name)],
+    restarts: [],
     obstacles: withObstacle
       ? [
           {

@@ -3,9 +3,9 @@ import type { Failure, Plan } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
 import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
+import type { DisruptionProbe } from './disruption.ts';
 import type { ClusterFacts, NodeFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
-import type { DisruptionProbe } from './disruption.ts';
 import { type Rendered, replacedByHand } from './manifests.ts';
 import { configDigestAnnotation, fieldManager } from './names.ts';
 import { restartStep } from './restart.ts';
@@ -189,10 +189,22 @@ export function installStages(bench: Workbench, image: ImageArchive, parts: Part
     const members = named(batch);
     const title = index === 0 && course.batches.length > 1 ? 'Agent (canary)' : 'Agent';
     const restarts = course.restart.filter((pod) => batch.includes(pod.node));
-    const agents = { parallel: members.length, steps: members.map((machine) => agentStep(bench, machine, wanted, title)) };
+    const agents = {
+      parallel: members.length,
+      steps: members.map((machine) => agentStep(bench, machine, wanted, title)),
+    };
     const again = { parallel: 4, steps: restarts.map((pod) => restartStep(bench, pod)) };
-    const canary = { parallel: 1, steps: members.map((machine) => verifyStep(bench, machine, course.replaces ? machines.length : 1, 'Verify the canary', 'canary')) };
-    return [agents, ...(restarts.length > 0 ? [again] : []), ...(index === 0 && course.batches.length > 1 ? [canary] : [])];
+    const canary = {
+      parallel: 1,
+      steps: members.map((machine) =>
+        verifyStep(bench, machine, course.replaces ? machines.length : 1, 'Verify the canary', 'canary'),
+      ),
+    };
+    return [
+      agents,
+      ...(restarts.length > 0 ? [again] : []),
+      ...(index === 0 && course.batches.length > 1 ? [canary] : []),
+    ];
   });
   return [
     ...(image.path === '' ? [] : [{ parallel: 4, steps: machines.map((machine) => imageStep(bench, machine, image)) }]),
@@ -214,7 +226,11 @@ export function installStages(bench: Workbench, image: ImageArchive, parts: Part
       ? [
           {
             parallel: 1,
-            steps: [one('rolled', 'DaemonSet keeps itself up to date', (context) => applyAll(bench, [parts.workload], context))],
+            steps: [
+              one('rolled', 'DaemonSet keeps itself up to date', (context) =>
+                applyAll(bench, [parts.workload], context),
+              ),
+            ],
           },
         ]
       : []),

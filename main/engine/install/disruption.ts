@@ -30,7 +30,11 @@ export function noticedText({ seconds, longestGapMilliseconds, broken, opened, f
  * Holds a connection between two pods, from one node to another, and opens new ones beside it while agents are
  * replaced. It never stands in the way: what it cannot do is said and skipped.
  */
-export function createDisruptionProbe(connection: ClusterConnection, image: string, nodes: readonly string[]): DisruptionProbe {
+export function createDisruptionProbe(
+  connection: ClusterConnection,
+  image: string,
+  nodes: readonly string[],
+): DisruptionProbe {
   const end = new AbortController();
   const stop = new AbortController();
   let testbed: Testbed | undefined;

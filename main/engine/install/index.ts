@@ -2,8 +2,11 @@ import type { CapabilityImplementation } from '../../../contract/implementation.
 import { type Failure, failed, type InstallProgress, ok, type Values, valuesSchema } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
+import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
-import { installStages, uninstallStages, type Workbench } from './apply.ts';
+import { installStages, type Workbench } from './apply.ts';
+import { digestOf } from './diff.ts';
+import { createDisruptionProbe } from './disruption.ts';
 import { type ClusterFacts, installedImage, readFacts } from './facts.ts';
 import { type ImageArchive, readImageArchive } from './image.ts';
 import { agentNamespace } from './names.ts';
@@ -11,7 +14,9 @@ import { allObjects, cleanupOf } from './plan.ts';
 import { profiles } from './profiles.ts';
 import { type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
 import { makeSecrets } from './secrets.ts';
+import { type InstallState, isInterrupted, nodeStates, previousOf, readState, StateKeeper } from './state.ts';
 import { runStages } from './steps.ts';
+import { uninstallStages } from './uninstall.ts';
 import { checkValues, suggestValues, type ValueFacts } from './values.ts';
 
 export interface InstallOptions {
@@ -21,6 +26,13 @@ export interface InstallOptions {
   readonly log: Log;
   /** OCI archive of the agent's image; undefined when none was built. */
   readonly image: string | undefined;
+}
+
+/** What was asked for. */
+interface Asked {
+  readonly action: PreparedPlan['plan']['action'];
+  readonly values: Values;
+  readonly rollout: Parameters<typeof preparePlan>[5];
 }
 
 /** A running or the last application of a plan to one cluster. */
@@ -50,15 +62,57 @@ function stale(why: string): Failure {
   };
 }
 
+/** The state with which an application begins: what it is about, and what was there before. */
+async function firstState(connection: ClusterConnection, { plan, input, state }: PreparedPlan): Promise<InstallState> {
+  const installed = input.facts.installed ? await readInstalledValues(connection) : undefined;
+  const image = installedImage(input.facts);
+  const now = { image: input.image?.reference ?? '', values: input.values };
+  const before = installed?.ok && installed.value && image ? { image, values: installed.value } : undefined;
+  // Going on with a plan that broke off: what was there before it is what there is to go back to.
+  const goesOn = state !== undefined && state.state !== 'done' && digestOf(state.values) === digestOf(input.values);
+  const same = before !== undefined && digestOf(before) === digestOf(now);
+  const previous = goesOn || same ? state?.previous : before;
+  return {
+    action: plan.action,
+    digest: plan.digest,
+    state: 'running',
+    startedAt: Date.now(),
+    updatedAt: Date.now(),
+    nodes: Object.fromEntries(input.facts.machines.map((machine) => [machine.name, 'waiting' as const])),
+    ...now,
+    ...(previous ? { previous } : {}),
+  };
+}
+
+/** The stages of a prepared plan, and how what they have opened is closed. */
+function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
+  const objects = allObjects(input);
+  if (plan.action === 'uninstall')
+    return { stages: uninstallStages(bench, cleanupOf(input), objects), close: async () => undefined };
+  const image = input.image as ImageArchive;
+  const replaces = input.facts.installed !== undefined;
+  const order = plan.batches.flat();
+  const probe =
+    replaces && order.length > 0 ? createDisruptionProbe(bench.connection, image.reference, order) : undefined;
+  const parts = {
+    definitions: objects.filter(({ type }) => type.kind === 'CustomResourceDefinition'),
+    others: objects.filter(({ type }) => !['CustomResourceDefinition', 'Secret', 'DaemonSet'].includes(type.kind)),
+    workload: objects.find(({ type }) => type.kind === 'DaemonSet') as (typeof objects)[number],
+    makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority),
+    secretsNeeded: secrets.renew !== undefined,
+  };
+  const course = { batches: plan.batches, replaces, restart: plan.restarts, probe };
+  return { stages: installStages(bench, image, parts, course), close: async () => probe?.[Symbol.asyncDispose]() };
+}
+
 /** Plans, applies and watches installations of the agent. */
 export function createInstall(options: InstallOptions): CapabilityImplementation<'install'> & Disposable {
   const { connections, agents, audit, log } = options;
   /** What was asked for in the newest plan of each cluster: applying makes that plan again and compares. */
-  const planned = new Map<
-    string,
-    { readonly action: PreparedPlan['plan']['action']; readonly values: Values; readonly digest: string }
-  >();
+  const planned = new Map<string, Asked & { readonly digest: string }>();
   const runs = new Map<string, Run>();
+  /** Clusters in which an application is about to begin. */
+  const beginning = new Set<string>();
   const lastFacts = new Map<
     string,
     { readonly facts: ClusterFacts; readonly agentKeys: readonly string[] | undefined }
@@ -72,14 +126,22 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     return undefined;
   };
 
-  const prepare = async (cluster: string, action: PreparedPlan['plan']['action'], values: Values) => {
+  const prepare = async (cluster: string, { action, values, rollout }: Asked) => {
     const connection = await connections.get(cluster);
     if (!connection.ok) return connection;
-    const prepared = await preparePlan(connection.value, connections.ssh(cluster), await image(), action, values);
+    const prepared = await preparePlan(
+      connection.value,
+      connections.ssh(cluster),
+      await image(),
+      action,
+      values,
+      rollout,
+    );
     return prepared.ok ? ok({ connection: connection.value, prepared: prepared.value }) : prepared;
   };
 
-  const start = (cluster: string, bench: Workbench, { plan, input, secrets }: PreparedPlan): void => {
+  const start = (cluster: string, bench: Workbench, prepared: PreparedPlan, keeper: StateKeeper): void => {
+    const { plan, input } = prepared;
     const stop = new AbortController();
     const run: Run = {
       progress: { action: plan.action, state: 'running', steps: [] },
@@ -89,19 +151,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     runs.set(cluster, run);
     const end = () => stop.abort();
     bench.connection.signal.addEventListener('abort', end, { once: true });
-    const objects = allObjects(input);
-    const stages =
-      plan.action === 'uninstall'
-        ? uninstallStages(bench, cleanupOf(input), objects)
-        : installStages(bench, input.image as ImageArchive, {
-            definitions: objects.filter(({ type }) => type.kind === 'CustomResourceDefinition'),
-            others: objects.filter(
-              ({ type }) => !['CustomResourceDefinition', 'Secret', 'DaemonSet'].includes(type.kind),
-            ),
-            workload: objects.find(({ type }) => type.kind === 'DaemonSet') as (typeof objects)[number],
-            makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority),
-            secretsNeeded: secrets.renew !== undefined,
-          });
+    const stages = stagesOf(bench, prepared);
     // Recorded before anything is written: a console that ends in the middle leaves a trace as well.
     audit.record({
       cluster: bench.connection.contextName,
@@ -110,11 +160,17 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       result: 'begun',
     });
     log.info('install', `${plan.action} of ${bench.connection.contextName} begins`);
-    void runStages(plan.action, stages, stop.signal, (progress) => {
+    const nodes = input.facts.machines.map((machine) => machine.name);
+    void runStages(plan.action, stages.stages, stop.signal, (progress) => {
       run.progress = progress;
+      // An uninstall takes the state away at its end; it must not come back.
+      if (plan.action !== 'uninstall') keeper.update({ nodes: nodeStates(progress, nodes), state: progress.state });
       for (const listener of run.listeners) listener();
-    }).then((progress) => {
+    }).then(async (progress) => {
       bench.connection.signal.removeEventListener('abort', end);
+      keeper[Symbol.dispose]();
+      await keeper.settled();
+      await stages.close();
       const failure = progress.steps.find((step) => step.failure)?.failure;
       const result = failure ? `${progress.state}: ${failure.what} ${failure.why}` : progress.state;
       audit.record({
@@ -127,17 +183,35 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     });
   };
 
+  /** What `status` tells of the last application; a run of this console is not called interrupted. */
+  const lastOf = (cluster: string, state: InstallState | undefined) => {
+    if (!state) return undefined;
+    const own = runs.get(cluster)?.progress.state === 'running';
+    const previous = previousOf(state)?.values;
+    return {
+      action: state.action,
+      state: !own && isInterrupted(state, Date.now()) ? ('interrupted' as const) : state.state,
+      startedAt: state.startedAt,
+      nodes: state.nodes,
+      values: state.values,
+      ...(previous ? { previous } : {}),
+    };
+  };
+
   return {
     async status({ cluster }) {
       const connection = await connections.get(cluster);
       if (!connection.ok) return connection;
-      const [facts, values, archive] = await Promise.all([
+      const [facts, values, archive, state] = await Promise.all([
         readFacts(connection.value, connections.ssh(cluster)),
         readInstalledValues(connection.value),
         image(),
+        readState(connection.value),
       ]);
       if (!facts.ok) return facts;
       if (!values.ok) return values;
+      if (!state.ok) return state;
+      const last = lastOf(cluster, state.value);
       lastFacts.set(cluster, { facts: facts.value, agentKeys: archive?.agentKeys });
       const { values: suggested, reasons } = suggestValues(values.value ?? valuesSchema.parse({}), facts.value);
       const recognised = profiles.find((profile) => profile.recognised(facts.value))?.id;
@@ -146,6 +220,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
         installed: facts.value.installed !== undefined || facts.value.cleanup !== undefined,
         version: installedImage(facts.value) ?? '',
         ...(values.value ? { values: values.value } : {}),
+        ...(last ? { last } : {}),
         image: archive?.reference ?? '',
         suggested,
         reasons,
@@ -171,11 +246,12 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       return ok(checkValues(values, withKeys(facts.value, archive?.agentKeys)));
     },
 
-    async plan({ cluster, action, values }) {
-      const result = await prepare(cluster, action, values);
+    async plan({ cluster, action, values, rollout }) {
+      const asked: Asked = { action, values, rollout };
+      const result = await prepare(cluster, asked);
       if (!result.ok) return result;
       const { plan } = result.value.prepared;
-      planned.set(cluster, { action, values, digest: plan.digest });
+      planned.set(cluster, { ...asked, digest: plan.digest });
       return ok(plan);
     },
 
@@ -185,7 +261,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       if (runs.get(cluster)?.progress.state === 'running') return failed(runningAlready);
       const asked = planned.get(cluster);
       if (!asked || asked.digest !== digest) return failed(stale('It is not the newest plan of this cluster.'));
-      const result = await prepare(cluster, asked.action, asked.values);
+      const result = await prepare(cluster, asked);
       if (!result.ok) return result;
       const { connection, prepared } = result.value;
       if (prepared.plan.digest !== digest)
@@ -196,10 +272,23 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       // Planning took a while: another application may have begun, or the cluster been protected. No await from here.
       const still = connections.writable(cluster);
       if (!still.ok) return still;
-      if (runs.get(cluster)?.progress.state === 'running') return failed(runningAlready);
+      if (beginning.has(cluster) || runs.get(cluster)?.progress.state === 'running') return failed(runningAlready);
       planned.delete(cluster);
-      start(cluster, bench, prepared);
-      return ok({});
+      beginning.add(cluster);
+      try {
+        const keeper = new StateKeeper(connection, await firstState(connection, prepared));
+        if (prepared.plan.action !== 'uninstall') {
+          const begun = await keeper.begin();
+          if (!begun.ok) {
+            keeper[Symbol.dispose]();
+            return begun;
+          }
+        }
+        start(cluster, bench, prepared, keeper);
+        return ok({});
+      } finally {
+        beginning.delete(cluster);
+      }
     },
 
     async stop({ cluster }) {

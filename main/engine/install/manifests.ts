@@ -207,9 +207,9 @@ export function renderObjects(values: Values, image: string): readonly Rendered[
           metadata: { labels, annotations: { [configDigestAnnotation]: digestOf(config).slice(0, 16) } },
           spec: heldBack(
             podSpec(values, image, ['agent'], {
-            ports: [port('hubble', 4244), port('metrics', values.prometheus.port), port('health', 4240)],
-            startupProbe: probe('/livez', 1, 60),
-            livenessProbe: probe('/livez', 10, 6),
+              ports: [port('hubble', 4244), port('metrics', values.prometheus.port), port('health', 4240)],
+              startupProbe: probe('/livez', 1, 60),
+              livenessProbe: probe('/livez', 10, 6),
             }),
           ),
         },

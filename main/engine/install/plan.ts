@@ -27,6 +27,12 @@ export interface PlanInput {
   readonly live: ReadonlyMap<string, KubeObject>;
   /** Rights that are missing. */
   readonly rights: readonly Failure[];
+  /** Order of the nodes. */
+  readonly batches: Plan['batches'];
+  /** Pods to be restarted, because another plugin gave them their network. */
+  readonly restarts: Plan['restarts'];
+  /** What stands in the way of just this action, e.g. that there is nothing to go back to. */
+  readonly hindrances?: readonly Failure[];
 }
 
 /** Key of an object among all kinds. */
@@ -67,15 +73,21 @@ function nodePlans(input: PlanInput): Plan['nodes'] {
         ],
         image: 'present',
       };
-    const present = image !== undefined && nodeHasImage(machine.images, image);
+    const present = image !== undefined && (action === 'rollback' || nodeHasImage(machine.images, image));
+    const order = input.batches.findIndex((batch) => batch.includes(machine.name));
+    const pods = input.restarts.filter((pod) => pod.node === machine.name && pod.controlled).length;
     const changes = [
+      ...(input.batches.length > 1 && order >= 0
+        ? [order === 0 ? 'Goes first, alone (canary).' : `Goes in batch ${order} of ${input.batches.length - 1}.`]
+        : []),
+      ...(pods > 0 ? [`${pods} pods that another plugin connected are restarted.`] : []),
       ...(present || !image
         ? []
         : [`Image ${image.reference} (${Math.ceil(image.bytes / 1e6)} MB) is copied over SSH into containerd.`]),
       'CNI plugin /opt/cni/bin/fairlead-cni and configuration /etc/cni/net.d/05-fairlead.conflist are written.',
       `BPF programs are attached to pod interfaces${values.kubeProxyReplacement ? ', to the cgroup (services)' : ''} and to the node's devices; maps are pinned in /sys/fs/bpf/fairlead.`,
       values.routingMode === 'tunnel'
-        ? 'A VXLAN device is made (UDP 8472).'
+        ? `A ${values.tunnelProtocol === 'geneve' ? 'Geneve' : 'VXLAN'} device is made (UDP ${values.tunnelPort || (values.tunnelProtocol === 'geneve' ? 6081 : 8472)}).`
         : values.autoDirectNodeRoutes
           ? "Routes to the other nodes' pod CIDRs are added."
           : 'No routes are added: the network has to have them.',
@@ -121,6 +133,8 @@ function nodeObstacles(input: PlanInput): readonly Failure[] {
     });
     return obstacles;
   }
+  // What ran before is on the nodes.
+  if (input.action === 'rollback') return obstacles;
   const unreachable = linux.filter((machine) => !nodeHasImage(machine.images, image) && !machine.ssh);
   if (unreachable.length > 0)
     obstacles.push({
@@ -146,7 +160,7 @@ export function makePlan(input: PlanInput): Plan {
   const { action, values, facts, live } = input;
   const objects: Plan['objects'][number][] = [];
   const warnings: string[] = [];
-  const obstacles: Failure[] = [...input.rights];
+  const obstacles: Failure[] = [...input.rights, ...(input.hindrances ?? [])];
 
   if (action === 'uninstall') {
     for (const { type, object } of allObjects(input).toReversed()) {
@@ -222,6 +236,13 @@ export function makePlan(input: PlanInput): Plan {
   }
 
   const nodes = nodePlans(input);
-  const digest = digestOf({ action, values, objects, nodes, obstacles, image: input.image?.digest ?? '' });
-  return { digest, action, objects, nodes, obstacles, warnings };
+  const { batches, restarts } = input;
+  const uncontrolled = restarts.filter((pod) => !pod.controlled);
+  if (uncontrolled.length > 0 && action !== 'uninstall')
+    warnings.push(
+      `Nobody would make these pods again, so they are left to you: ${uncontrolled.map((pod) => `${pod.namespace}/${pod.name}`).join(', ')}.`,
+    );
+  const image = input.image?.digest ?? input.image?.reference ?? '';
+  const digest = digestOf({ action, values, objects, nodes, obstacles, image, batches, restarts });
+  return { digest, action, objects, nodes, batches, restarts, obstacles, warnings };
 }

@@ -1,6 +1,13 @@
 import { parse } from 'yaml';
 import { failed, ok, type Result } from '../../../contract/failure.ts';
-import { defaultValues, importValues, type Plan, type Values, valuesSchema } from '../../../contract/index.ts';
+import {
+  defaultValues,
+  type Failure,
+  importValues,
+  type Plan,
+  type Values,
+  valuesSchema,
+} from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
@@ -9,13 +16,42 @@ import type { ImageArchive } from './image.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
 import { agentNamespace, configName, valuesAnnotation } from './names.ts';
 import { allObjects, cleanupOf, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
+import { foreignPods } from './restart.ts';
+import { planRollout, type RolloutWish } from './rollout.ts';
 import { isNotFound, readSecrets, type SecretState, secretPlaceholders } from './secrets.ts';
+import { type InstallState, isInterrupted, previousOf, readState } from './state.ts';
 
 /** A plan together with what applying it needs. */
 export interface PreparedPlan {
   readonly plan: Plan;
   readonly input: PlanInput;
   readonly secrets: SecretState;
+  /** The last application, as the cluster remembers it. */
+  readonly state: InstallState | undefined;
+}
+
+/** An image that the nodes hold already. */
+function held(reference: string): ImageArchive {
+  return { path: '', name: '', digest: '', reference, bytes: 0 };
+}
+
+function hindrances(action: PlanAction, state: InstallState | undefined, before: boolean): readonly Failure[] {
+  const found: Failure[] = [];
+  if (action === 'rollback' && !before)
+    found.push({
+      code: 'install.nothing-before',
+      what: 'There is nothing to go back to.',
+      why: 'The last application was the first one here, or the cluster does not remember it.',
+      fix: 'Uninstall instead, or apply other values.',
+    });
+  if (state?.state === 'running' && !isInterrupted(state, Date.now()))
+    found.push({
+      code: 'install.elsewhere',
+      what: 'Another console is applying a plan to this cluster.',
+      why: `Its last sign of life is ${Math.round((Date.now() - state.updatedAt) / 1000)} s old.`,
+      fix: 'Wait until it ends; if that console is gone, it is taken for broken off after half a minute.',
+    });
+  return found;
 }
 
 interface ConfigMap extends KubeObject {
@@ -61,7 +97,13 @@ function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly R
   const rights = [...kinds.values()]
     .filter(({ type }) => action !== 'uninstall' || type.kind !== 'CustomResourceDefinition')
     .flatMap((kind) => verbs.map((verb) => ({ ...kind, verb })));
-  if (action !== 'uninstall') return rights;
+  if (action !== 'uninstall')
+    return [
+      ...rights,
+      // The nodes' marks, and replacing agents one by one.
+      { verb: 'patch', type: resources.nodes, namespace: '' },
+      { verb: 'delete', type: resources.pods, namespace: agentNamespace },
+    ];
   const workload = { type: resources.daemonSets, namespace: agentNamespace };
   return [...rights, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
 }
@@ -80,13 +122,19 @@ export function neededRights(action: PlanAction): readonly Right[] {
 export async function preparePlan(
   connection: ClusterConnection,
   ssh: SshConnector,
-  image: ImageArchive | undefined,
+  carried: ImageArchive | undefined,
   action: PlanAction,
-  values: Values,
+  given: Values,
+  wish: RolloutWish & { readonly restart?: boolean | undefined } = {},
 ): Promise<Result<PreparedPlan>> {
   const reader: ReadOnlyConnection = connection;
   const facts = await readFacts(reader, ssh);
   if (!facts.ok) return facts;
+  const state = await readState(reader);
+  if (!state.ok) return state;
+  const before = action === 'rollback' ? previousOf(state.value) : undefined;
+  const values = before?.values ?? given;
+  const image = before ? held(before.image) : carried;
   const secrets = await readSecrets(reader, values.cluster.name);
   if (!secrets.ok) return secrets;
   const makes = action === 'uninstall' || secrets.value.renew !== undefined;
@@ -111,6 +159,9 @@ export async function preparePlan(
     secretsReason: secrets.value.renew,
     live: live.value,
     rights,
+    batches: planRollout(facts.value.machines, wish),
+    restarts: wish.restart ? await foreignPods(reader) : [],
+    hindrances: hindrances(action, state.value, before !== undefined),
   };
-  return ok({ plan: makePlan(input), input, secrets: secrets.value });
+  return ok({ plan: makePlan(input), input, secrets: secrets.value, state: state.value });
 }

@@ -22,7 +22,9 @@ export async function foreignPods(connection: ReadOnlyConnection): Promise<reado
   // Without the definition there is no endpoint either.
   const known = new Set(endpoints.ok ? endpoints.value.map(key) : []);
   return pods.value
-    .filter((pod) => pod.status?.podIP && pod.status.phase === 'Running' && !pod.spec?.hostNetwork && !known.has(key(pod)))
+    .filter(
+      (pod) => pod.status?.podIP && pod.status.phase === 'Running' && !pod.spec?.hostNetwork && !known.has(key(pod)),
+    )
     .map((pod) => ({
       namespace: pod.metadata.namespace ?? '',
       name: pod.metadata.name,
@@ -38,17 +40,22 @@ export function restartStep({ connection }: Workbench, pod: PlannedPod): Step {
     title: `Restart ${pod.namespace}/${pod.name}`,
     node: pod.node,
     run: async ({ signal }) => {
-      if (!pod.controlled)
-        return ok({ message: 'nobody would make it again: restart it by hand', skipped: true });
+      if (!pod.controlled) return ok({ message: 'nobody would make it again: restart it by hand', skipped: true });
       using pods = connection.watch<Pod>(resources.pods, { namespace: pod.namespace });
       await pods.ready();
       const removed = await connection.remove(resources.pods, pod.name, pod.namespace);
-      if (!removed.ok) return isNotFound(removed.failure.code) ? ok({ message: 'gone already', skipped: true }) : failed(removed.failure);
+      if (!removed.ok)
+        return isNotFound(removed.failure.code)
+          ? ok({ message: 'gone already', skipped: true })
+          : failed(removed.failure);
       return await waitFor(
         [pods],
         signal,
         60,
-        () => ([...pods.items().values()].some((one) => one.metadata.name === pod.name) ? undefined : ok({ message: 'removed; its controller makes it anew' })),
+        () =>
+          [...pods.items().values()].some((one) => one.metadata.name === pod.name)
+            ? undefined
+            : ok({ message: 'removed; its controller makes it anew' }),
         () => ({
           code: 'install.pod-stays',
           what: `${pod.namespace}/${pod.name} does not end.`,

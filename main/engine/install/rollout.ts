@@ -52,7 +52,10 @@ export function holdStep(bench: Workbench, nodes: readonly string[]): Step {
         if (!marked.ok) return marked;
         log(`${node} is held back by the label ${holdLabel}`);
       }
-      return ok({ message: nodes.length > 0 ? `held back: ${nodes.join(', ')}` : 'there are no others', skipped: nodes.length === 0 });
+      return ok({
+        message: nodes.length > 0 ? `held back: ${nodes.join(', ')}` : 'there are no others',
+        skipped: nodes.length === 0,
+      });
     },
   };
 }
@@ -107,7 +110,9 @@ export function agentStep(
       using nodes = bench.connection.watch<NodeObject>(resources.nodes);
       await pods.ready();
       const here = () =>
-        [...pods.items().values()].filter((pod) => pod.spec?.nodeName === machine.name && !pod.metadata.deletionTimestamp);
+        [...pods.items().values()].filter(
+          (pod) => pod.spec?.nodeName === machine.name && !pod.metadata.deletionTimestamp,
+        );
       const isWanted = (pod: Pod) =>
         pod.metadata.annotations?.[configDigestAnnotation] === wanted.digest &&
         pod.spec?.containers?.[0]?.image === wanted.image;

@@ -49,7 +49,9 @@ export function isInterrupted(state: InstallState, now: number): boolean {
 }
 
 /** What a rollback goes back to: what was there before the last application that changed anything. */
-export function previousOf(state: InstallState | undefined): { readonly image: string; readonly values: Values } | undefined {
+export function previousOf(
+  state: InstallState | undefined,
+): { readonly image: string; readonly values: Values } | undefined {
   return state?.previous;
 }
 

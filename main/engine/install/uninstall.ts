@@ -130,7 +130,10 @@ export function uninstallStages(bench: Workbench, cleanup: Rendered, objects: re
           title: 'Account, rights, configuration and secrets',
           node: '',
           run: async ({ log, signal }) => {
-            const released = await releaseHold(bench, bench.facts.machines.map((machine) => machine.name));
+            const released = await releaseHold(
+              bench,
+              bench.facts.machines.map((machine) => machine.name),
+            );
             if (!released.ok) return released;
             for (const one of [...rest, stateObject]) {
               if (signal.aborted) return failed(cancelled);

@@ -41,7 +41,7 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
   const counts = (['create', 'update', 'delete', 'unchanged'] as const)
     .map((action) => ({ action, count: plan.objects.filter((object) => object.action === action).length }))
     .filter((one) => one.count > 0);
-  const verb = { install: 'Install', upgrade: 'Upgrade', uninstall: 'Uninstall' }[plan.action];
+  const verb = { install: 'Install', upgrade: 'Upgrade', rollback: 'Roll back', uninstall: 'Uninstall' }[plan.action];
   return (
     <div className={styles.box}>
       <div className={styles.boxHead}>

@@ -15,6 +15,7 @@ interface InstallProgressProps {
 const nouns: Readonly<Record<InstallProgress['action'], string>> = {
   install: 'Installation',
   upgrade: 'Upgrade',
+  rollback: 'Rollback',
   uninstall: 'Uninstall',
 };
 const ends: Readonly<Record<Exclude<InstallProgress['state'], 'running'>, string>> = {
