@@ -125,8 +125,12 @@ export class FakeCluster implements ClusterConnection {
     object: KubeObject,
     options: { readonly dryRun?: boolean } = {},
   ): Promise<Result<T>> {
-    this.#note('apply', type.kind, object.metadata.name, options.dryRun);
-    return ok(this.#store(type, object, options.dryRun) as T);
+    const { name, namespace } = object.metadata;
+    this.#note('apply', type.kind, name, options.dryRun);
+    const there = this.#of(type).get(FakeCluster.key(name, type.namespaced ? namespace : undefined));
+    // What the object does not speak of stays, as server-side apply has it for fields of others.
+    const metadata = { ...there?.metadata, ...object.metadata };
+    return ok(this.#store(type, { ...there, ...object, metadata } as KubeObject, options.dryRun) as T);
   }
 
   async create<T extends KubeObject>(

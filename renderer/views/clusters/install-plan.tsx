@@ -1,10 +1,11 @@
-import { Button } from '@mantine/core';
+import { Button, NumberInput, Select, Switch } from '@mantine/core';
 import { IconCircleMinus, IconCirclePlus, IconEqual, IconPencil, type TablerIcon } from '@tabler/icons-react';
 import { lazy, Suspense, useState } from 'react';
 import type { Failure } from '../../../contract/failure.ts';
 import type { Plan } from '../../../contract/install.ts';
+import { download } from '../../ui/download.ts';
 import { plural } from '../../ui/format.ts';
-import { Banner, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
+import { Banner, FailureCard, ReasonedButton, SkeletonRows, Spacer } from '../../ui/pieces.tsx';
 import { Status, type Tone } from '../../ui/status.tsx';
 import styles from './clusters.module.css';
 
@@ -26,8 +27,19 @@ const imageTexts: Readonly<Record<Plan['nodes'][number]['image'], string>> = {
   unknown: 'image: not known',
 };
 
+/** How the operator wants the nodes to be gone through. */
+export interface RolloutWish {
+  readonly canary?: string;
+  readonly batch?: number;
+  readonly restart?: boolean;
+}
+
 interface InstallPlanProps {
   readonly plan: Plan;
+  readonly rollout: RolloutWish;
+  /** A new plan is being made. */
+  readonly planning: boolean;
+  readonly onRollout: (wish: RolloutWish) => void;
   readonly blocked: string | undefined;
   readonly pending: boolean;
   readonly failure: Failure | undefined;
@@ -36,7 +48,8 @@ interface InstallPlanProps {
 }
 
 /** What would be done: what stands in the way, what happens on each node, each object with its difference. */
-export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }: InstallPlanProps) {
+export function InstallPlan(props: InstallPlanProps) {
+  const { plan, blocked, pending, failure, onBack, onApply } = props;
   const [open, setOpen] = useState<string | undefined>(undefined);
   const counts = (['create', 'update', 'delete', 'unchanged'] as const)
     .map((action) => ({ action, count: plan.objects.filter((object) => object.action === action).length }))
@@ -52,6 +65,16 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
           </Status>
         ))}
         <span className="muted">Nothing has been written yet.</span>
+        <Spacer />
+        {plan.action === 'uninstall' ? null : (
+          <Button
+            variant="default"
+            size="compact-sm"
+            onClick={() => download('fairlead.yaml', manifestsOf(plan), 'text/yaml')}
+          >
+            Export manifests
+          </Button>
+        )}
       </div>
       {plan.warnings.map((warning) => (
         <Banner key={warning} tone="warn">
@@ -68,6 +91,7 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
       ) : null}
       <div className={styles.boxBody}>
         <h3 style={{ marginBottom: 6 }}>On {plural(plan.nodes.length, 'node')}</h3>
+        {plan.action === 'uninstall' ? null : <Order {...props} />}
         {plan.nodes.map((node) => (
           <div
             key={node.name}
@@ -134,6 +158,53 @@ export function InstallPlan({ plan, blocked, pending, failure, onBack, onApply }
           </ReasonedButton>
         </div>
       </div>
+    </div>
+  );
+}
+
+/** The objects of a plan as one file for a repository; secrets are made in the cluster and belong in none. */
+export function manifestsOf(plan: Plan): string {
+  return plan.objects
+    .filter((object) => object.kind !== 'Secret' && object.after !== '')
+    .map((object) => `---\n${object.after.trimEnd()}\n`)
+    .join('');
+}
+
+/** Who goes first, how many follow at a time, and whether pods of another plugin are restarted. */
+function Order({ plan, rollout, planning, onRollout }: InstallPlanProps) {
+  const [canary] = plan.batches[0] ?? [];
+  const batch = plan.batches[1]?.length ?? 0;
+  return (
+    <div style={{ display: 'flex', flexWrap: 'wrap', gap: 14, alignItems: 'end', marginBottom: 10 }}>
+      <Select
+        label="First, alone (canary)"
+        value={canary ?? null}
+        data={plan.nodes.map((node) => node.name)}
+        disabled={planning}
+        allowDeselect={false}
+        onChange={(name) => name && onRollout({ ...rollout, canary: name })}
+      />
+      <NumberInput
+        label="Then at a time"
+        value={batch}
+        min={1}
+        max={Math.max(1, plan.nodes.length - 1)}
+        disabled={planning || plan.nodes.length < 3}
+        onChange={(size) =>
+          Number(size) > 0 && Number(size) !== batch && onRollout({ ...rollout, batch: Number(size) })
+        }
+      />
+      <Switch
+        label="Restart pods that another plugin connected"
+        description={
+          rollout.restart
+            ? `${plural(plan.restarts.length, 'pod')}: ${plan.restarts.map((pod) => `${pod.namespace}/${pod.name}`).join(', ') || 'none'}`
+            : 'For moving over from another plugin: such pods have no network until then.'
+        }
+        checked={rollout.restart ?? false}
+        disabled={planning}
+        onChange={(event) => onRollout({ ...rollout, restart: event.currentTarget.checked })}
+      />
     </div>
   );
 }

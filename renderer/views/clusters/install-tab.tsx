@@ -7,7 +7,8 @@ import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
 import { Facts, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
 import styles from './clusters.module.css';
-import { InstallPlan } from './install-plan.tsx';
+import { InstallLast } from './install-last.tsx';
+import { InstallPlan, type RolloutWish } from './install-plan.tsx';
 import { InstallProgressList } from './install-progress.tsx';
 import { InstallValues } from './install-values.tsx';
 
@@ -17,6 +18,13 @@ type Step =
   | { readonly at: 'plan'; readonly plan: Plan }
   | { readonly at: 'progress' };
 
+const verbs: Readonly<Record<Plan['action'], string>> = {
+  install: 'Install',
+  upgrade: 'Upgrade',
+  rollback: 'Roll back',
+  uninstall: 'Uninstall',
+};
+
 /** Installs, upgrades and uninstalls the agent: values, then a plan that writes nothing, then the apply node by node. */
 export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   const id = cluster.id;
@@ -25,8 +33,9 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   const [edited, setEdited] = useState<Values | undefined>(undefined);
   const [asking, setAsking] = useState(false);
   const status = useProcedure(`install ${id}`, (client, signal) => client.install.status({ cluster: id }, { signal }));
-  const plan = useAction((client, action: Plan['action'], values: Values) =>
-    client.install.plan({ cluster: id, action, values }),
+  const [rollout, setRollout] = useState<RolloutWish>({});
+  const plan = useAction((client, action: Plan['action'], values: Values, wish: RolloutWish) =>
+    client.install.plan({ cluster: id, action, values, rollout: wish }),
   );
   const apply = useAction((client, digest: string) => client.install.apply({ cluster: id, digest }));
   const stop = useAction((client) => client.install.stop({ cluster: id }));
@@ -52,8 +61,10 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   }
   const known = status.value;
   const values = edited ?? known.values ?? known.suggested;
-  const makePlan = async (action: Plan['action']) => {
-    const made = await plan.run(action, values);
+  const makePlan = async (action: Plan['action'], chosen: Values = values, wish: RolloutWish = rollout) => {
+    setRollout(wish);
+    setEdited(chosen);
+    const made = await plan.run(action, chosen, wish);
     if (made) setStep({ at: 'plan', plan: made });
   };
   const start = async (chosen: Plan) => {
@@ -91,11 +102,13 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
             blocked={blocked}
             pending={apply.pending}
             failure={apply.failure}
-            onBack={() =>
-              setStep(
-                step.plan.action === 'uninstall' ? { at: 'overview' } : { at: 'values', action: step.plan.action },
-              )
-            }
+            rollout={rollout}
+            planning={plan.pending}
+            onRollout={(wish) => void makePlan(step.plan.action, values, wish)}
+            onBack={() => {
+              const { action } = step.plan;
+              setStep(action === 'install' || action === 'upgrade' ? { at: 'values', action } : { at: 'overview' });
+            }}
             onApply={() => (step.plan.action === 'install' ? void start(step.plan) : setAsking(true))}
           />
         ) : step.at === 'values' ? (
@@ -141,6 +154,16 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                 ]}
               />
               {plan.failure ? <FailureCard failure={plan.failure} /> : null}
+              {known.last && !running ? (
+                <InstallLast
+                  last={known.last}
+                  installed={known.installed}
+                  blocked={blocked}
+                  pending={plan.pending}
+                  onResume={(before) => void makePlan(known.installed ? 'upgrade' : 'install', before)}
+                  onRollBack={() => void makePlan('rollback')}
+                />
+              ) : null}
               <div className={styles.footer} style={{ justifyContent: 'flex-start' }}>
                 {known.installed ? (
                   <>
@@ -177,10 +200,10 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
       {step.at === 'plan' ? (
         <Confirm
           opened={asking}
-          title={step.plan.action === 'uninstall' ? `Uninstall from ${cluster.name}?` : `Upgrade ${cluster.name}?`}
+          title={`${verbs[step.plan.action]} ${step.plan.action === 'uninstall' ? 'from ' : ''}${cluster.name}?`}
           danger={step.plan.action === 'uninstall'}
           typed={step.plan.action === 'uninstall' ? cluster.name : undefined}
-          confirm={step.plan.action === 'uninstall' ? 'Uninstall' : 'Upgrade'}
+          confirm={verbs[step.plan.action]}
           pending={apply.pending}
           failure={apply.failure}
           onClose={() => setAsking(false)}
@@ -188,7 +211,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
         >
           {step.plan.action === 'uninstall'
             ? `Pods of ${step.plan.nodes.length} nodes lose their network, and no policy is enforced any more, until another CNI is installed.`
-            : `The agents of ${step.plan.nodes.length} nodes are replaced, at most two at a time. Connections that exist go on.`}
+            : `The agents of ${step.plan.nodes.length} nodes are replaced, ${step.plan.batches[0]?.[0] ?? 'one'} first and alone. Connections that exist go on; what they notice is measured.`}
         </Confirm>
       ) : null}
     </div>
