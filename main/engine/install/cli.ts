@@ -1,18 +1,30 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { parse } from 'yaml';
 import type { Implementation } from '../../../contract/implementation.ts';
-import { type Failure, type InstallProgress, type Result, type Values, valuesSchema } from '../../../contract/index.ts';
+import {
+  type Failure,
+  type InstallProgress,
+  importValues,
+  type Result,
+  type Values,
+  valuesSchema,
+} from '../../../contract/index.ts';
 import { createEngine } from '../engine.ts';
 import { silent } from '../log.ts';
 
 const help = `Installs, upgrades or removes Fairlead's agent, with the console's own engine.
 
-  node main/engine/install/cli.ts [--kubeconfig PATH] [--context NAME] [--ssh-config PATH] [--image ARCHIVE]
-                                  [--set key=value …] [--plan] [--uninstall]
+  node main/engine/install/cli.ts [--kubeconfig PATH] [--context NAME] [--ssh-config PATH] [--image ARCHIVE] [--values FILE]
+                                  [--set key=value …] [--canary NODE] [--restart] [--plan]
+                                  [--rollback] [--uninstall]
 
 --set takes the names of Cilium's chart: routingMode=native, cluster.name=lab, devices=eth0,eth1 …
+--values FILE takes over a values file, also one of Cilium's chart; what has no equivalent is printed.
+--canary is the node that goes first. --restart restarts pods that another plugin connected.
+--rollback goes back to what was there before the last application.
 --plan prints the plan and writes nothing.
 `;
 
@@ -43,6 +55,16 @@ export function withSetting(values: Values, setting: string): Values {
   const parsed = valuesSchema.safeParse(copy);
   if (!parsed.success) throw new Error(`--set ${setting}: ${parsed.error.issues[0]?.message ?? 'not possible'}`);
   return parsed.data;
+}
+
+/** The values of a file on top of others; what was not taken over is printed. */
+function fromFile(path: string | undefined, onto: Values): Values {
+  if (path === undefined) return onto;
+  const read = importValues(parse(readFileSync(path, 'utf8')), onto);
+  for (const one of read.ignored) process.stdout.write(`not taken over: ${one.path}: ${one.why}\n`);
+  const [problem] = read.problems;
+  if (problem) throw new Error(`${path}: ${problem.path}: ${problem.why}`);
+  return read.values;
 }
 
 class Refused extends Error {
@@ -127,6 +149,10 @@ async function main(args: readonly string[]): Promise<number> {
       set: { type: 'string', multiple: true, default: [] },
       plan: { type: 'boolean', default: false },
       uninstall: { type: 'boolean', default: false },
+      rollback: { type: 'boolean', default: false },
+      restart: { type: 'boolean', default: false },
+      canary: { type: 'string' },
+      values: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -148,9 +174,16 @@ async function main(args: readonly string[]): Promise<number> {
     const cluster = await chooseCluster(implementation, given.context);
     must(await implementation.clusters.connect({ cluster }, localContext()));
     const status = must(await implementation.install.status({ cluster }, localContext()));
-    const action = given.uninstall ? 'uninstall' : status.installed ? 'upgrade' : 'install';
-    const values = given.set.reduce(withSetting, valuesSchema.parse(status.suggested));
-    const plan = must(await implementation.install.plan({ cluster, action, values }, localContext()));
+    const action = given.uninstall
+      ? 'uninstall'
+      : given.rollback
+        ? 'rollback'
+        : status.installed
+          ? 'upgrade'
+          : 'install';
+    const values = given.set.reduce(withSetting, fromFile(given.values, valuesSchema.parse(status.suggested)));
+    const rollout = { restart: given.restart, ...(given.canary ? { canary: given.canary } : {}) };
+    const plan = must(await implementation.install.plan({ cluster, action, values, rollout }, localContext()));
     for (const object of plan.objects)
       if (given.plan || object.action !== 'unchanged')
         process.stdout.write(

@@ -161,11 +161,15 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     });
     log.info('install', `${plan.action} of ${bench.connection.contextName} begins`);
     const nodes = input.facts.machines.map((machine) => machine.name);
-    void runStages(plan.action, stages.stages, stop.signal, (progress) => {
+    const publish = (progress: InstallProgress) => {
       run.progress = progress;
+      for (const listener of run.listeners) listener();
+    };
+    void runStages(plan.action, stages.stages, stop.signal, (progress) => {
       // An uninstall takes the state away at its end; it must not come back.
       if (plan.action !== 'uninstall') keeper.update({ nodes: nodeStates(progress, nodes), state: progress.state });
-      for (const listener of run.listeners) listener();
+      // It has ended for others only when everything is written and closed.
+      if (progress.state === 'running') publish(progress);
     }).then(async (progress) => {
       bench.connection.signal.removeEventListener('abort', end);
       keeper[Symbol.dispose]();
@@ -180,6 +184,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
         result,
       });
       log.info('install', `${plan.action} of ${bench.connection.contextName}: ${result}`);
+      publish(progress);
     });
   };
 

@@ -9,7 +9,7 @@ import type { ClusterFacts, NodeFacts } from './facts.ts';
 import { renderObjects, replacedByHand } from './manifests.ts';
 import { agentLabel, agentNamespace, configDigestAnnotation, holdLabel, stateName } from './names.ts';
 import { foreignPods, restartStep } from './restart.ts';
-import { agentStep, holdStep, planRollout, releaseHold } from './rollout.ts';
+import { agentStep, failingPart, holdStep, planRollout, releaseHold } from './rollout.ts';
 import { type InstallState, isInterrupted, nodeStates, readState, StateKeeper, silence } from './state.ts';
 
 const machine = (name: string, more: Partial<NodeFacts> = {}): NodeFacts => ({
@@ -267,4 +267,15 @@ test('what connections noticed is one line', () => {
   expect(line).toBe(
     '21 s: the held connection never broke, longest pause 41 ms; 1 of 210 new connections failed (refused)',
   );
+});
+
+test('the log of an agent says which part fails; one that got over it does not', () => {
+  const line = (state: string) =>
+    `time=x level=WARN msg=component name=datapath state=${state} message="The interface \\"nosuch0\\" is not there." fix="Correct \`devices\`."`;
+  expect(failingPart(`first\n${line('failing')}\n`)).toEqual({
+    message: 'The interface "nosuch0" is not there.',
+    fix: 'Correct `devices`.',
+  });
+  expect(failingPart(`${line('failing')}\n${line('ok')}`)).toBeUndefined();
+  expect(failingPart('')).toBeUndefined();
 });

@@ -86,6 +86,47 @@ async function lastWords({ connection }: Workbench, pod: string): Promise<string
   return '';
 }
 
+/** An agent that is not ready says in its log which of its parts fails. It is given this long to get over it. */
+const patience = 20_000;
+
+/** What a line of the agent's log says of a part that fails; undefined where it says no such thing. Pure. */
+export function failingPart(log: string): { readonly message: string; readonly fix: string } | undefined {
+  const states = new Map<string, { readonly state: string; readonly line: string }>();
+  for (const line of log.split('\n')) {
+    const found = /msg=component name=(\S+) state=(\S+)/.exec(line);
+    if (found) states.set(found[1] ?? '', { state: found[2] ?? '', line });
+  }
+  const bad = [...states.values()].find(({ state }) => state === 'failing')?.line;
+  if (bad === undefined) return undefined;
+  const quoted = (key: string) => {
+    const found = new RegExp(`${key}=(?:"((?:[^"\\\\]|\\\\.)*)"|(\\S+))`).exec(bad);
+    return (found?.[1] ?? found?.[2] ?? '').replaceAll('\\"', '"');
+  };
+  return { message: quoted('message'), fix: quoted('fix') };
+}
+
+/** Looks into the log of an agent that does not become ready. */
+function watchFailing({ connection }: Workbench, pod: () => string | undefined, signal: AbortSignal) {
+  const listeners = new Set<() => void>();
+  let problem: ReturnType<typeof failingPart>;
+  const look = async () => {
+    const name = pod();
+    if (!name || signal.aborted) return;
+    const log = await connection.raw(`/api/v1/namespaces/${agentNamespace}/pods/${name}/log?tailLines=200`);
+    problem = log.ok && typeof log.value === 'string' ? failingPart(log.value) : undefined;
+    if (problem) for (const listener of listeners) listener();
+  };
+  const timer = setInterval(() => void look(), patience);
+  return {
+    problem: () => problem,
+    onChange: (listener: () => void): Disposable => {
+      listeners.add(listener);
+      return { [Symbol.dispose]: () => void listeners.delete(listener) };
+    },
+    [Symbol.dispose]: () => clearInterval(timer),
+  };
+}
+
 /**
  * Brings one node's agent to the wanted configuration: lets it start where it was held back, replaces it where an
  * older one runs, and waits for it and for the node.
@@ -122,9 +163,10 @@ export function agentStep(
         if (!removed.ok && !/not-?found/i.test(removed.failure.code)) return removed;
       }
       const current = () => here().find(isWanted);
+      using failing = watchFailing(bench, () => current()?.metadata.name, signal);
       let shown = '';
       const waited = await waitFor<{ readonly message: string }>(
-        [pods, nodes],
+        [pods, nodes, failing],
         signal,
         120,
         () => {
@@ -137,6 +179,14 @@ export function agentStep(
               what: `The agent cannot start on ${machine.name}.`,
               why: podState(pod),
               fix: 'The details have its last words. Correct the values and apply anew, or roll back.',
+            });
+          const told = failing.problem();
+          if (pod && told && !isReady(pod))
+            return failed({
+              code: 'install.agent-cannot-work',
+              what: `The agent on ${machine.name} runs, but cannot work.`,
+              why: told.message,
+              fix: `${told.fix} Then apply anew, or roll back.`.trim(),
             });
           const node = condition(nodes.items().get(machine.name)?.status?.conditions, 'Ready');
           if (pod && isReady(pod) && node?.status === 'True') return ok({ message: 'agent and node are Ready' });

@@ -9,6 +9,7 @@ import { askRights, type ClusterFacts, missingRights, type NodeFacts, readFacts 
 import { readImageArchive } from '../install/image.ts';
 import { agentName } from '../install/names.ts';
 import { neededRights, readInstalledValues } from '../install/read.ts';
+import { waitFor } from '../install/wait.ts';
 import type { Log } from '../log.ts';
 import { clusterChecks } from './cluster-checks.ts';
 import { judgeNode } from './node-checks.ts';
@@ -75,7 +76,7 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
   };
 
   /** What the agent of a node says over its own API. */
-  const agentOf = async (cluster: string, node: string) => {
+  const agentOf = async (cluster: string, node: string, signal: AbortSignal) => {
     const opened = await agents.open(cluster);
     if (!opened.ok) return opened;
     using held = opened.value;
@@ -107,7 +108,7 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
     run: async (signal) => {
       const [ran, agent] = await Promise.all([
         onNode(commands, machine, ['facts'], signal),
-        installed ? agentOf(cluster, machine.name) : undefined,
+        installed ? agentOf(cluster, machine.name, signal) : undefined,
       ]);
       const problem: Failure | undefined = agent && !agent.ok ? agent.failure : undefined;
       if (!ran.ok) return refusedOutcome(ran.failure);

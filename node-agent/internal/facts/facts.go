@@ -93,7 +93,7 @@ func (f *Facts) readLinks() error {
 	for _, l := range links {
 		a := l.Attrs()
 		entry := Interface{Name: a.Name, Kind: kindOf(l), MTU: a.MTU, Up: a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown,
-			Addresses: []string{}, Peer: l.Type() == "veth" && a.NetNsID >= 0}
+			Addresses: []string{}}
 		if len(a.HardwareAddr) > 0 {
 			entry.MAC = a.HardwareAddr.String()
 		}
@@ -101,8 +101,11 @@ func (f *Facts) readLinks() error {
 		if err != nil {
 			return fmt.Errorf("addresses of %s: %w", a.Name, err)
 		}
+		// The node's end of a pod's interface has no address of its own; a veth that has one is the node's uplink.
+		entry.Peer = l.Type() == "veth" && a.NetNsID >= 0
 		for _, address := range addresses {
 			entry.Addresses = append(entry.Addresses, address.IPNet.String())
+			entry.Peer = entry.Peer && address.IP.IsLinkLocalUnicast()
 		}
 		f.Interfaces = append(f.Interfaces, entry)
 		if card, ok := readCard(socket, l, entry); ok {
