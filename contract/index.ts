@@ -1,5 +1,6 @@
 import { application } from './application.ts';
 import { clusters } from './clusters.ts';
+import { connectivity } from './connectivity.ts';
 import { flows } from './flows.ts';
 import { install } from './install.ts';
 import { policies } from './policies.ts';
@@ -12,6 +13,7 @@ import { verify } from './verify.ts';
 export const contract = {
   application,
   clusters,
+  connectivity,
   flows,
   install,
   policies,
@@ -25,6 +27,7 @@ export type Contract = typeof contract;
 export * from './application.ts';
 export * from './checks.ts';
 export * from './clusters.ts';
+export * from './connectivity.ts';
 export * from './failure.ts';
 export * from './flows.ts';
 export * from './install.ts';

@@ -5,6 +5,7 @@ import { openAuditLog } from './application/audit.ts';
 import { createApplication, projectRoot } from './application/index.ts';
 import { type LabCommand, openLab } from './application/lab.ts';
 import { createClusters } from './clusters/index.ts';
+import { createConnectivity } from './connectivity/index.ts';
 import { createFlows } from './flows/index.ts';
 import { createInstall } from './install/index.ts';
 import type { Log } from './log.ts';
@@ -115,6 +116,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       recordings: recordings.list,
     }),
     clusters: clusters.implementation(agents.statuses),
+    connectivity: opening.use(createConnectivity({ connections, agents, audit, log })),
     flows: opening.use(createFlows({ connections, agents, log })),
     install,
     policies: opening.use(createPolicies({ connections, agents, audit, log })),

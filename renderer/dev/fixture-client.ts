@@ -4,6 +4,7 @@ import { type Failure, failed, ok, type Result } from '../../contract/failure.ts
 import type { FlowItem } from '../../contract/flows.ts';
 import type { InstallProgress } from '../../contract/install.ts';
 import type { PolicyId } from '../../contract/policies.ts';
+import { createFixtureConnectivity } from './fixture-connectivity.ts';
 import { agentSilent, makeClusters, makeInventory, type Preset, presets } from './fixture-data.ts';
 import { createFlowSource, makeTalks, makeTopology, matchesFilter } from './fixture-flows.ts';
 import { checkFixture, defaultValues, makePlan, makeProfiles, makeProgress } from './fixture-install.ts';
@@ -488,6 +489,7 @@ export function createFixtureConnection(name: string): Connection {
       },
     },
     terminals: createFixtureTerminals(preset) satisfies Client['terminals'],
+    connectivity: createFixtureConnectivity(),
     verify: createFixtureVerify(() => inventory.get()),
   };
   return { client, state: () => 'open', onState: () => () => {}, close: () => {} };

@@ -38,6 +38,15 @@ export const shots = [
     },
   },
   {
+    name: 'connectivity',
+    path: '/clusters/galaxy?tab=connectivity',
+    ready: async (page) => {
+      await page.getByRole('button', { name: /^Run 5/ }).click();
+      await page.getByText('ClusterIP is balanced').click();
+      await page.getByText('Flows that the agents saw').waitFor();
+    },
+  },
+  {
     name: 'preflight-empty',
     path: '/clusters/galaxy?tab=preflight',
     ready: (page) => page.getByRole('heading', { name: 'Preflight' }).waitFor(),

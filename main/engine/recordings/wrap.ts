@@ -94,7 +94,8 @@ export function wrapImplementation(
     return await play(found.value.replay, AbortSignal.any([context.signal, open.signal, closed.signal]));
   };
 
-  const { application, clusters, flows, install, policies, questions, terminals, topology, verify } = live;
+  const { application, clusters, connectivity, flows, install, policies, questions, terminals, topology, verify } =
+    live;
   return {
     questions,
     application: {
@@ -223,6 +224,13 @@ export function wrapImplementation(
       stop: async (input, context) => (isRecording(input.cluster) ? ok({}) : await install.stop(input, context)),
       watch: async (input, sink, context) =>
         isRecording(input.cluster) ? undefined : await install.watch(input, sink, context),
+    },
+    connectivity: {
+      ...connectivity,
+      start: async (input, context) =>
+        isRecording(input.cluster) ? failed(readOnly) : await connectivity.start(input, context),
+      watch: async (input, sink, context) =>
+        isRecording(input.cluster) ? undefined : await connectivity.watch(input, sink, context),
     },
     verify: {
       preflight: async (input, sink, context) =>

@@ -80,12 +80,24 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
     const opened = await agents.open(cluster);
     if (!opened.ok) return opened;
     using held = opened.value;
-    await held.ready();
-    const client = await held
-      .links()
-      .find((link) => link.node === node)
-      ?.client();
-    if (!client?.ok) return client;
+    const link = await waitFor(
+      [held],
+      signal,
+      5,
+      () => {
+        const found = held.links().find((one) => one.node === node);
+        return found ? ok(found) : undefined;
+      },
+      (): Failure => ({
+        code: 'verify.no-agent',
+        what: `No agent was found on ${node}.`,
+        why: 'Its pod is not listed.',
+        fix: 'Look at the DaemonSet fairlead-agent.',
+      }),
+    );
+    if (!link.ok) return link;
+    const client = await link.value.client();
+    if (!client.ok) return client;
     const status = await client.value.status();
     if (!status.ok) return status;
     const maps = await client.value.agent.listMaps({}, { timeoutMs: unaryTimeout }).catch((error: unknown) => {

@@ -34,6 +34,8 @@ type Result struct {
 	Milliseconds float64  `json:"milliseconds"`
 	Local        string   `json:"local,omitempty"`
 	Bytes        int64    `json:"bytes,omitempty"`
+	// Body is the beginning of an answer that our own server did not give.
+	Body string `json:"body,omitempty"`
 }
 
 func kindOf(err error) string {
@@ -91,7 +93,7 @@ func HTTP(ctx context.Context, method, url string, upload int64) Result {
 	}
 	defer response.Body.Close()
 	r.Status = response.StatusCode
-	r.Peer, r.Bytes, err = readAnswer(response.Body)
+	r.Peer, r.Body, r.Bytes, err = readAnswer(response.Body)
 	r.OK = err == nil && response.StatusCode < 400
 	if response.StatusCode >= 400 {
 		r.Kind, r.Error = "status", response.Status
@@ -129,7 +131,7 @@ func UDP(ctx context.Context, address string, size int) Result {
 	if err != nil {
 		return finish(began, r, err)
 	}
-	r.Peer, r.Bytes, err = readAnswer(strings.NewReader(string(buffer[:n])))
+	r.Peer, r.Body, r.Bytes, err = readAnswer(strings.NewReader(string(buffer[:n])))
 	r.OK = err == nil
 	return finish(began, r, err)
 }

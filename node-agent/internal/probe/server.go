@@ -23,16 +23,20 @@ type Answer struct {
 	Received int64 `json:"received,omitempty"`
 }
 
-func readAnswer(r io.Reader) (Answer, int64, error) {
-	var a Answer
+// shownBody is how much is kept of an answer that is not our own server's.
+const shownBody = 512
+
+func readAnswer(r io.Reader) (answer Answer, text string, size int64, err error) {
 	body, err := io.ReadAll(io.LimitReader(r, 64<<20))
 	if err != nil {
-		return a, int64(len(body)), fmt.Errorf("reading the answer: %w", err)
+		return answer, "", int64(len(body)), fmt.Errorf("reading the answer: %w", err)
 	}
 	// Anything may answer, the API server for one; only our own server speaks of itself, on the first line.
 	first, _, _ := strings.Cut(string(body), "\n")
-	_ = json.Unmarshal([]byte(first), &a)
-	return a, int64(len(body)), nil
+	if json.Unmarshal([]byte(first), &answer) != nil || answer.Pod == "" && answer.Client == "" {
+		text = string(body[:min(len(body), shownBody)])
+	}
+	return answer, text, int64(len(body)), nil
 }
 
 // largestDownload bounds what one request may ask for.

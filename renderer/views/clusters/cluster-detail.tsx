@@ -16,6 +16,9 @@ import { NodesTab } from './nodes-tab.tsx';
 // The wizard brings a YAML library along that the list of nodes does not need.
 const InstallTab = lazy(async () => ({ default: (await import('./install-tab.tsx')).InstallTab }));
 
+const ConnectivityTab = lazy(async () => ({
+  default: (await import('../connectivity/connectivity-tab.tsx')).ConnectivityTab,
+}));
 const ChecksTab = lazy(async () => ({ default: (await import('../checks/checks-tab.tsx')).ChecksTab }));
 
 const tabs = [
@@ -23,6 +26,7 @@ const tabs = [
   { id: 'preflight', text: 'Preflight' },
   { id: 'install', text: 'Agent: install and upgrade' },
   { id: 'verify', text: 'Verify' },
+  { id: 'connectivity', text: 'Connectivity' },
 ] as const;
 type TabId = (typeof tabs)[number]['id'];
 
@@ -124,6 +128,7 @@ function TabBody({ cluster, tab }: { readonly cluster: Cluster; readonly tab: Ta
   return (
     <Suspense fallback={<SkeletonRows rows={10} label="Loading" />}>
       {tab === 'install' ? <InstallTab cluster={cluster} /> : null}
+      {tab === 'connectivity' ? <ConnectivityTab cluster={cluster} /> : null}
       {tab === 'preflight' ? (
         <ChecksTab
           key="preflight"
