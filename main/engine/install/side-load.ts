@@ -5,13 +5,26 @@ import type { SshConnector, SshSession } from '../ssh/ssh-connector.ts';
 import type { ImageArchive } from './image.ts';
 import type { StepContext } from './steps.ts';
 
-const socket = '/run/containerd/containerd.sock';
+/** Where containerd listens; k3s has its own. */
+const sockets = ['/run/containerd/containerd.sock', '/run/k3s/containerd/containerd.sock'] as const;
+
+/** How often a command that may be repeated is tried. */
+const tries = 3;
+
+/** Runs a command that may be repeated: a channel that ends without an answer, as under heavy load, is no verdict. */
+async function runAgain(session: SshSession, command: string, signal: AbortSignal) {
+  let ran = await session.run(command, { signal });
+  for (let attempt = 1; attempt < tries && !ran.ok && !signal.aborted && !session.closed.aborted; attempt++)
+    ran = await session.run(command, { signal });
+  return ran;
+}
 
 /** `ctr` for the kubelet's images, with sudo where the login is not root's. */
 async function containerCommand(session: SshSession, signal: AbortSignal): Promise<Result<string>> {
-  const probe = await session.run(
+  const probe = await runAgain(
+    session,
     'if [ "$(id -u)" = 0 ]; then echo root; elif sudo -n true 2>/dev/null; then echo sudo; else echo none; fi; command -v ctr || ls /usr/local/bin/ctr /var/lib/rancher/k3s/data/current/bin/ctr 2>/dev/null | head -1',
-    { signal },
+    signal,
   );
   if (!probe.ok) return probe;
   const [right, command] = probe.value.stdout.toString('utf8').trim().split('\n');
@@ -29,7 +42,9 @@ async function containerCommand(session: SshSession, signal: AbortSignal): Promi
       why: 'It is not in the path of the SSH login.',
       fix: 'Install it (it comes with containerd), or load the image by other means.',
     });
-  return ok(`${right === 'sudo' ? 'sudo -n ' : ''}${command} --address ${socket} -n k8s.io`);
+  const sudo = right === 'sudo' ? 'sudo -n ' : '';
+  const socket = `"$(for s in ${sockets.join(' ')}; do if [ -S $s ]; then echo $s; break; fi; done)"`;
+  return ok(`${sudo}${command} --address ${socket} -n k8s.io`);
 }
 
 /** Digest under which the node's containerd holds a name; undefined if it does not. */
@@ -39,7 +54,7 @@ async function digestOn(
   name: string,
   signal: AbortSignal,
 ): Promise<Result<string | undefined>> {
-  const listed = await session.run(`${ctr} images list name==${name}`, { signal });
+  const listed = await runAgain(session, `${ctr} images list name==${name}`, signal);
   if (!listed.ok) return listed;
   if (listed.value.code !== 0)
     return failed({
@@ -101,7 +116,7 @@ export async function sideLoad(
         why: imported.value.stderr.trim() || `ctr ended with ${imported.value.code}.`,
         fix: 'Look at free space below /var/lib/containerd and at the containerd log of the node.',
       });
-    const tagged = await session.run(`${ctr} images tag --force ${image.name} ${image.reference}`, { signal });
+    const tagged = await runAgain(session, `${ctr} images tag --force ${image.name} ${image.reference}`, signal);
     if (!tagged.ok) return tagged;
     const after = await digestOn(session, ctr, image.reference, signal);
     if (!after.ok) return after;

@@ -83,7 +83,7 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
     const link = await waitFor(
       [held],
       signal,
-      5,
+      15,
       () => {
         const found = held.links().find((one) => one.node === node);
         return found ? ok(found) : undefined;
@@ -176,6 +176,9 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
           ? machines.map((machine) => nodeCheck(prepared.value, machine, selection.cluster, installed))
           : []),
       ];
+      // Held until the last check has ended, so that each does not connect anew.
+      const held = installed ? await agents.open(selection.cluster) : undefined;
+      using _agents = held?.ok ? held.value : undefined;
       return await stream(
         checks,
         ({ id, status }) => !only || only.includes(id) || (id === 'node' && status === 'failed'),
