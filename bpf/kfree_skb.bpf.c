@@ -143,7 +143,10 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 {
 	/* Beyond the arguments that every kernel has; a dead branch to the verifier where it is not there. */
 	__u32 reason = has_reason ? (__u32)ctx[2] : 0, index = reason;
-	struct endpoint *from, *to;
+	__u32 source_identity = 0, dest_identity = 0;
+	__u8 direction = INGRESS;
+	struct endpoint *ep;
+	__u16 endpoint = 0;
 	struct dropped d = {};
 	struct counter *counter;
 	struct limit *limit;
@@ -165,9 +168,19 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 	at = skb->head + skb->network_header;
 	if (!read_headers(skb, at, &d))
 		return 0;
-	from = local_endpoint(&d.source);
-	to = local_endpoint(&d.destination);
-	if (!from && !to)
+	ep = local_endpoint(&d.destination);
+	if (ep) {
+		endpoint = ep->id;
+		dest_identity = ep->identity;
+	}
+	/* The sender, where the kernel dropped what a pod of this node sent to another of them. */
+	ep = local_endpoint(&d.source);
+	if (ep) {
+		endpoint = ep->id;
+		source_identity = ep->identity;
+		direction = EGRESS;
+	}
+	if (!endpoint)
 		return 0;
 	counter = bpf_map_lookup_elem(&kernel_drops, &index);
 	if (counter) {
@@ -201,13 +214,10 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 	e->length = skb->len;
 	if (skb->dev)
 		e->ifindex = skb->dev->ifindex;
-	/* The sender, where the kernel dropped what a pod of this node sent to another of them. */
-	e->direction = from ? EGRESS : INGRESS;
-	if (from)
-		e->source_identity = from->identity;
-	if (to)
-		e->dest_identity = to->identity;
-	e->endpoint = from ? from->id : to ? to->id : 0;
+	e->direction = direction;
+	e->source_identity = source_identity;
+	e->dest_identity = dest_identity;
+	e->endpoint = endpoint;
 	read_layer4(e, &d, at);
 	bpf_ringbuf_submit(e, 0);
 	return 0;

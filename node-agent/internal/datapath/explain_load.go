@@ -106,7 +106,7 @@ func (k *kernel) prepareDryRun() (snapshot, error) {
 		return s, err
 	}
 	k.dry.generation = s.generation
-	k.dry.ring, err = ringbuf.NewReader(k.dry.objects.maps["events"])
+	k.dry.ring, err = newRingReader(k.dry.objects.maps["events"])
 	return s, err
 }
 
@@ -203,3 +203,5 @@ func (d *dryRun) drain(handle func([]byte)) error {
 		handle(record.RawSample)
 	}
 }
+
+func newRingReader(m *ebpf.Map) (*ringbuf.Reader, error) { return ringbuf.NewReader(m) }

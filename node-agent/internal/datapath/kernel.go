@@ -267,7 +267,8 @@ func (k *kernel) change(ctx context.Context, doing string, fn func() error) erro
 	}
 	err := k.namespace.do(func() error {
 		err := fn()
-		if !errors.Is(err, unix.E2BIG) {
+		// Of a hash and of a trie.
+		if !errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.ENOSPC) {
 			return err
 		}
 		// A map was full. With more room everything is done once more, which changes nothing where it was done before.

@@ -1,0 +1,291 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// flood sends packets of connections from ever other ports and addresses to a pod, through from_netdev.
+func (r *rig) flood(n int, adjust func(i int, f *frame)) {
+	r.t.Helper()
+	for i := range n {
+		f := frame{
+			source: fmt.Sprintf("198.51.%d.%d", i>>8&255, i&255), destination: "10.77.1.11", protocol: unix.IPPROTO_TCP,
+			sourcePort: uint16(1024 + i%60000), destPort: 80, flags: syn,
+		}
+		if adjust != nil {
+			adjust(i, &f)
+		}
+		if verdict, _ := r.run("from_netdev", f.bytes()); verdict != verdictRedirect {
+			r.t.Fatalf("packet %d: verdict %d", i, int32(verdict))
+		}
+	}
+}
+
+// establish opens a connection of the pod's with a client outside as far as it goes: opened, answered, confirmed.
+func (r *rig) establish(port uint16) {
+	r.t.Helper()
+	f := frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: port, destPort: 80, flags: syn}
+	r.expect("the client's first segment", "from_netdev", f, verdictRedirect)
+	back := frame{mac: macA, source: f.destination, destination: f.source, protocol: f.protocol, sourcePort: f.destPort, destPort: f.sourcePort, flags: syn | ack}
+	if verdict, _ := r.run("from_pod", back.bytes()); verdict == verdictShot {
+		r.t.Fatalf("the answer was dropped; counters %+v", r.counters())
+	}
+	f.flags = ack
+	r.expect("the client's second segment", "from_netdev", f, verdictRedirect)
+}
+
+// held tells which tables have the client's connection.
+func (r *rig) held(port uint16) (tables []string) {
+	r.t.Helper()
+	key := connectionKeyLayout{
+		Local: toWire(netip.MustParseAddr("10.77.1.11")), Remote: toWire(netip.MustParseAddr("203.0.113.9")), LocalPort: toPort(80), RemotePort: toPort(port),
+		Endpoint: 1, Protocol: unix.IPPROTO_TCP,
+	}
+	for _, name := range connectionTables {
+		var value connectionLayout
+		if err := r.objects.maps[name].Lookup(key, &value); err == nil {
+			tables = append(tables, name)
+		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			r.t.Fatal(err)
+		}
+	}
+	return tables
+}
+
+func TestHalfOpenConnectionsAreApart(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress = true })
+	f := frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: 5000, destPort: 80, flags: syn}
+	r.expect("the first segment", "from_netdev", f, verdictRedirect)
+	if got := r.held(5000); !slices.Equal(got, []string{"openings"}) {
+		t.Errorf("a half-open connection is in %v", got)
+	}
+	// An answer opens nothing by itself: whoever flooded with somebody's address would get one, too.
+	back := frame{mac: macA, source: f.destination, destination: f.source, protocol: f.protocol, sourcePort: 80, destPort: 5000, flags: syn | ack}
+	if verdict, _ := r.run("from_pod", back.bytes()); verdict == verdictShot {
+		t.Errorf("the answer was dropped; counters %+v", r.counters())
+	}
+	if got := r.held(5000); !slices.Equal(got, []string{"openings"}) {
+		t.Errorf("after the answer the connection is in %v", got)
+	}
+	f.flags = ack
+	r.expect("the second segment", "from_netdev", f, verdictRedirect)
+	if got := r.held(5000); !slices.Equal(got, []string{"connections"}) {
+		t.Errorf("an open connection is in %v", got)
+	}
+	// The ports are used again: what was stays in nobody's way.
+	f.flags = rst
+	r.expect("a reset", "from_netdev", f, verdictRedirect)
+	f.flags = syn
+	r.expect("the ports again", "from_netdev", f, verdictRedirect)
+	if got := r.held(5000); !slices.Equal(got, []string{"openings"}) {
+		t.Errorf("a connection that is opened again is in %v", got)
+	}
+}
+
+const rst = 4
+
+// A flood of half-open connections, 20 times as many as either table holds, pushes out no connection that is open.
+func TestFloodEvictsNothingOpen(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress = true })
+	for port := uint16(5000); port < 5200; port++ {
+		r.establish(port)
+	}
+	r.flood(20_000, nil)
+	for port := uint16(5000); port < 5200; port++ {
+		if got := r.held(port); !slices.Contains(got, "connections") {
+			t.Fatalf("the connection of port %d is in %v", port, got)
+		}
+		// The pod may only answer: without its entry this would be a connection of its own, which policy denies.
+		back := frame{mac: macA, source: "10.77.1.11", destination: "203.0.113.9", protocol: unix.IPPROTO_TCP, sourcePort: 80, destPort: port, flags: ack}
+		if verdict, _ := r.run("from_pod", back.bytes()); verdict == verdictShot {
+			t.Fatalf("the connection of port %d is broken; counters %+v", port, r.counters())
+		}
+	}
+}
+
+// With twice as many open connections as there is room for, those that go are about as many as do not fit, and each is
+// there again with its client's next segment.
+func TestOverload(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress = true })
+	const room = 1024
+	if n := r.objects.maps["connections"].MaxEntries(); n != room {
+		t.Fatalf("the rig has room for %d", n)
+	}
+	for port := uint16(5000); port < 5000+2*room; port++ {
+		r.establish(port)
+	}
+	kept, broken := 0, 0
+	for port := uint16(5000); port < 5000+2*room; port++ {
+		if slices.Contains(r.held(port), "connections") {
+			kept++
+			continue
+		}
+		f := frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: port, destPort: 80, flags: ack}
+		if verdict, _ := r.run("from_netdev", f.bytes()); verdict != verdictRedirect {
+			broken++
+		}
+	}
+	t.Logf("%d of %d connections in a table of %d; %d broken for good", kept, 2*room, room, broken)
+	// The kernel keeps some entries of the table free on each processor.
+	if kept < room*7/10 || broken > 0 {
+		t.Errorf("%d of %d kept with room for %d, %d broken", kept, 2*room, room, broken)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.pressures = map[string]MapPressure{}
+	now := monotonic()
+	put := func(table string, port uint16, expires uint64) {
+		r.must(r.objects.maps[table].Put(connectionKeyLayout{LocalPort: toPort(port), Endpoint: 1, Protocol: unix.IPPROTO_TCP}, connectionLayout{Expires: expires}))
+	}
+	for port := range uint16(600) {
+		put("connections", port, now+uint64(time.Hour))
+		put("openings", port, now-uint64(time.Minute))
+	}
+	for port := uint16(600); port < 900; port++ {
+		put("connections", port, now-uint64(time.Minute))
+	}
+	// Just over: it may be opened again this moment.
+	put("connections", 999, now-uint64(time.Millisecond))
+	wait := r.sweep()
+	for table, want := range map[string]uint32{"connections": 601, "openings": 0} {
+		n, err := countEntries(r.objects.maps[table])
+		r.must(err)
+		if uint32(n) != want || r.pressures[table].Entries != want {
+			t.Errorf("%s has %d entries and is said to have %d, want %d", table, n, r.pressures[table].Entries, want)
+		}
+	}
+	if wait != sweepFast {
+		t.Errorf("the next sweep of a table that is more than half full is in %s", wait)
+	}
+	if got := nextSweep(0.01, 0); got != sweepSlow {
+		t.Errorf("an empty table is swept again in %s", got)
+	}
+	if got := nextSweep(0.1, 0.9); got != sweepFast {
+		t.Errorf("a table of which most was over is swept again in %s", got)
+	}
+}
+
+func TestWantedSize(t *testing.T) {
+	for _, test := range []struct {
+		configured, entries, size, want uint32
+	}{
+		{1000, 100, 1000, 1000},
+		{1000, 799, 1000, 1000},
+		{1000, 800, 1000, 2000},
+		{1000, 1600, 2000, 4000},
+		{1000, 100, 4000, 4000},
+		{4000, 100, 1000, 4000},
+		{1000, 32000, 32000, 32000},
+	} {
+		if got := wantedSize(test.configured, MapPressure{Entries: test.entries, MaxEntries: test.size}); got != test.want {
+			t.Errorf("%d of %d, configured %d: %d, want %d", test.entries, test.size, test.configured, got, test.want)
+		}
+	}
+}
+
+func TestSizesFromMemory(t *testing.T) {
+	defaults := map[string]uint32{"connections": 131072, "openings": 65536, "sockets": 65536, "affinity": 16384}
+	const gib = 1 << 30
+	for name, test := range map[string]struct {
+		memory uint64
+		ratio  float64
+		want   uint32
+	}{
+		"small machines keep the defaults": {2 * gib, 0.0025, 131072},
+		"no ratio":                         {512 * gib, 0, 131072},
+		"no answer of the kernel":          {0, 0.0025, 131072},
+	} {
+		if got := sizesFromMemory(test.memory, test.ratio, defaults)["connections"]; got != test.want {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+	large := sizesFromMemory(512*gib, 0.0025, defaults)
+	var bytes uint64
+	for name, n := range large {
+		bytes += sizedByMemory[name] * uint64(n)
+	}
+	if share := float64(bytes) / (512 * gib); share < 0.0024 || share > 0.0026 {
+		t.Errorf("the tables of a machine of 512 GiB take %.5f of it: %v", share, large)
+	}
+	if large["connections"] <= 131072 || large["connections"] != 2*large["openings"] {
+		t.Errorf("%v", large)
+	}
+}
+
+// The interval of events is by endpoint and reason; what is held back is counted and told.
+func TestDropEventsAreLimited(t *testing.T) {
+	r := newRig(t, RoutingTunnel)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress = true })
+	r.endpoint(2, "10.77.1.12", macB, nil)
+	f := frame{mac: macA, source: "10.77.1.11", destination: "10.77.1.12", protocol: unix.IPPROTO_UDP, sourcePort: 40000, destPort: 80}
+	const packets = 3000
+	for range packets {
+		r.run("from_pod", f.bytes())
+	}
+	counts, err := r.Drops()
+	r.must(err)
+	i := slices.IndexFunc(counts, func(c DropCount) bool { return c.Reason == 133 && c.Packets > 0 })
+	if i < 0 || counts[i].Packets != packets {
+		t.Fatalf("counters %+v", counts)
+	}
+	// Another reason of the same endpoint has its own limit.
+	spoof := f
+	spoof.mac = macB
+	r.run("from_pod", spoof.bytes())
+	sent := map[uint8]uint64{}
+	held := r.ring(func(e Event) {
+		if e.Type == EventDrop {
+			sent[e.SubType]++
+		}
+	})
+	suppressed, err := r.suppressed(133)
+	r.must(err)
+	// A drop and a denial are two events.
+	if sent[133] == 0 || sent[133] > packets/2 || sent[130] != 1 || sent[133]+suppressed/2 > packets || suppressed == 0 {
+		t.Errorf("%d and %d events of %d drops, %d held back", sent[133], sent[130], packets, suppressed)
+	}
+	// An event after a pause tells how many were held back before it.
+	for range 50 {
+		// Limits are per processor, and this thread may have moved to another.
+		if held == suppressed {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+		r.run("from_pod", f.bytes())
+		held += r.ring(func(Event) {})
+	}
+	if held != suppressed {
+		t.Errorf("events told of %d that were held back, %d were counted", held, suppressed)
+	}
+}
+
+// ring reads what is in the ring now and gives how many events were held back before those.
+func (r *rig) ring(visit func(Event)) (suppressed uint64) {
+	r.t.Helper()
+	d := dryRun{}
+	var err error
+	d.ring, err = newRingReader(r.objects.maps["events"])
+	r.must(err)
+	defer d.ring.Close()
+	r.must(d.drain(func(raw []byte) {
+		if e, ok := decodeEvent(raw, 0); ok {
+			suppressed += uint64(e.Suppressed)
+			visit(e)
+		}
+	}))
+	return suppressed
+}
+
