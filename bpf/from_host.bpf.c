@@ -4,8 +4,7 @@
  * May assume: the packet was routed here by this node; a pod's packet was judged by from_pod.
  */
 #define FILE_NUMBER 5
-#include "lib/events.h"
-#include "lib/ipcache.h"
+#include "lib/host_firewall.h"
 #include "lib/encap.h"
 
 SEC("tc")
@@ -31,6 +30,13 @@ int from_host(struct __sk_buff *skb)
 	r.source_identity = from.identity;
 	r.dest_identity = to.identity;
 	r.vni = identity_to_vni(from.identity);
+	if (from.identity == IDENTITY_HOST) {
+		struct tracking t = {.peer_known = true, .peer = to};
+
+		err = host_egress(skb, &p, &r, &t);
+		if (err)
+			return drop(skb, &p, &r, err);
+	}
 	r.tunnel = to.tunnel;
 	err = encapsulate(skb, to.tunnel, from.identity);
 	if (err < 0)

@@ -6,6 +6,7 @@
 #define FILE_NUMBER 3
 #include "lib/decap.h"
 #include "lib/nodeport.h"
+#include "lib/host_firewall.h"
 
 /* Packets of the tunnel that can be taken out of it here; TC_ACT_UNSPEC for all others. */
 static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
@@ -100,16 +101,21 @@ SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
 	struct iphdr ip;
+	int verdict;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
 	if (is_tunneled(skb, &ip))
 		return from_tunnel(skb, &ip);
 	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
-	if (!config.services && (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
+	if (!config.services && !config.host_firewall &&
+	    (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
 	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3])
 		return TC_ACT_UNSPEC;
-	return from_wire(skb);
+	verdict = from_wire(skb);
+	if (config.host_firewall && (verdict == TC_ACT_UNSPEC || verdict == TC_ACT_OK))
+		return to_node(skb, verdict);
+	return verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -6,6 +6,7 @@
  */
 #define FILE_NUMBER 4
 #include "lib/overlay.h"
+#include "lib/host_firewall.h"
 
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -35,6 +36,9 @@ int from_overlay(struct __sk_buff *skb)
 	bpf_skb_change_type(skb, 0);
 	if (is_host(&p.destination)) {
 		r.dest_identity = IDENTITY_HOST;
+		err = host_ingress(skb, &p, &r, &in);
+		if (err)
+			return drop(skb, &p, &r, err);
 		trace(skb, &p, &r, TO_HOST,
 		      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 		return TC_ACT_OK;

@@ -8,6 +8,7 @@
 #include "lib/translate.h"
 #include "lib/encap.h"
 #include "lib/fib.h"
+#include "lib/host_firewall.h"
 
 #define CONTINUE (-1)
 
@@ -140,6 +141,12 @@ int from_pod(struct __sk_buff *skb)
 	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
 	if (in_pod_range(&p.destination) && !is_router(&p.destination))
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	if (out.peer.identity == IDENTITY_HOST) {
+		in.peer.identity = ep->identity;
+		err = host_ingress(skb, &p, &r, &in);
+		if (err)
+			return drop(skb, &p, &r, err);
+	}
 	trace(skb, &p, &r, out.peer.identity == IDENTITY_HOST ? TO_HOST : TO_STACK, out.report);
 	return TC_ACT_OK;
 }

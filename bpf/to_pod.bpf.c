@@ -4,7 +4,7 @@
  * May assume: the packet was routed by this node. Packets redirected into the pod never come here.
  */
 #define FILE_NUMBER 2
-#include "lib/deliver.h"
+#include "lib/host_firewall.h"
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
@@ -23,6 +23,15 @@ int to_pod(struct __sk_buff *skb)
 	ep = local_endpoint(&p.destination);
 	if (!ep || ep->ifindex != skb->ifindex)
 		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
+	if (is_host(&p.source)) {
+		in.peer_known = true;
+		in.peer.identity = ep->identity;
+		err = host_egress(skb, &p, &r, &in);
+		if (err)
+			return drop(skb, &p, &r, err);
+		__builtin_memset(&in, 0, sizeof(in));
+		in.side = IN;
+	}
 	if (in_pod_range(&p.source)) {
 		sender = local_endpoint(&p.source);
 		if (sender) {

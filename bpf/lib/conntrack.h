@@ -159,6 +159,16 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 	return judge(&q, v);
 }
 
+/*
+ * A policy for the node that comes into force cuts no connection that is open: a packet in the middle of one
+ * that nobody saw opening passes, unless a rule denies it. Its opening was judged, or was before the policy.
+ */
+static __always_inline bool spares_host(struct packet *p, struct endpoint *ep, int reason)
+{
+	return ep->id == HOST_ENDPOINT && reason == DROP_POLICY && p->protocol == IPPROTO_TCP &&
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+}
+
 __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
 				    struct tracking *t, struct report *r)
 {
@@ -182,9 +192,11 @@ __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, str
 	    (ep->flags & (c->initiator == EGRESS ? ENDPOINT_POLICY_EGRESS : ENDPOINT_POLICY_INGRESS))) {
 		r->type = EVENT_VERDICT;
 		r->subtype = 0;
-		r->denied = v.reason != 0;
+		r->denied = v.audited ? VERDICT_AUDIT : v.reason != 0;
 		emit(skb, p, r);
 	}
+	if (spares_host(p, ep, v.reason))
+		return 0;
 	if (v.reason)
 		return -v.reason;
 	c->revision = ep->revision;
@@ -231,6 +243,9 @@ static __noinline int judge_again(struct packet *p, struct endpoint *ep, struct 
 {
 	struct verdict v = {};
 
+	/* Opened while no rule was in force; see spares_host. */
+	if (ep->id == HOST_ENDPOINT && !c->rule && p->protocol == IPPROTO_TCP)
+		return 0;
 	if (!t->peer_known)
 		find_peer(&key->remote, &t->peer);
 	c->peer = t->peer.identity;

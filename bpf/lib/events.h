@@ -6,6 +6,9 @@
 #include "ipcache.h"
 #include "metrics.h"
 
+/* report.denied of a verdict that was not enforced; 1 is a denial. */
+#define VERDICT_AUDIT 2
+
 /* What an event says beside the packet itself. */
 struct report {
 	__u8 type;

@@ -60,6 +60,13 @@ static __always_inline bool is_host(const struct address *address)
 	       is_router(address);
 }
 
+/* Another node of the cluster, with an identity of its own or without. */
+static __always_inline bool is_node_identity(__u32 identity)
+{
+	return identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_APISERVER ||
+	       identity >> 24 == IDENTITY_SCOPE_NODE;
+}
+
 __verified_once int find_peer(const struct address *address, struct peer *peer)
 {
 	struct ipcache_key key = {.prefixlen = 128};

@@ -10,7 +10,7 @@ static __always_inline bool is_node(const struct address *address)
 	struct peer node;
 
 	find_peer(address, &node);
-	return node.identity == IDENTITY_REMOTE_NODE || node.identity == IDENTITY_APISERVER;
+	return is_node_identity(node.identity);
 }
 
 /* Who sent it: fills the peer and the report. 0 or a negative drop reason. */
@@ -25,9 +25,12 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 	peer->tunnel = node;
 	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel.
 	 */
-	if (vni == IDENTITY_HOST)
-		peer->identity = IDENTITY_REMOTE_NODE;
-	else if (!vni)
+	if (vni == IDENTITY_HOST) {
+		find_peer(&sender, peer);
+		if (!is_node_identity(peer->identity))
+			peer->identity = IDENTITY_REMOTE_NODE;
+		peer->tunnel = node;
+	} else if (!vni)
 		return -DROP_INVALID_VNI;
 	else if (vni < IDENTITY_FIRST_POD && vni != IDENTITY_WORLD && vni != IDENTITY_REMOTE_NODE &&
 		 vni != IDENTITY_APISERVER)

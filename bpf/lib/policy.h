@@ -16,6 +16,7 @@ struct verdict {
 	int reason; /* 0 or a drop reason */
 	__u32 rule;
 	__u8 match;
+	bool audited; /* it would have been dropped */
 	__be16 proxy_port;
 };
 
@@ -53,6 +54,7 @@ __verified_once int judge(struct question *q, struct verdict *v)
 	v->rule = 0;
 	v->match = 0;
 	v->proxy_port = 0;
+	v->audited = false;
 	peer = bpf_map_lookup_elem(&policy, &key);
 	step_lookup(MAP_POLICY, &key, peer);
 	key.identity = 0;
@@ -66,13 +68,17 @@ __verified_once int judge(struct question *q, struct verdict *v)
 		line = any;
 	else
 		line = peer ? peer : any;
-	if (!line) {
+	if (line) {
+		v->rule = line->rule;
+		v->match = match_type(line->prefixlen, line == any);
+		v->reason = line->deny ? DROP_POLICY_DENY : 0;
+		v->proxy_port = line->deny ? 0 : line->proxy_port;
+	} else {
 		v->reason = enforced ? DROP_POLICY : 0;
-		return v->reason;
 	}
-	v->rule = line->rule;
-	v->match = match_type(line->prefixlen, line == any);
-	v->reason = line->deny ? DROP_POLICY_DENY : 0;
-	v->proxy_port = line->deny ? 0 : line->proxy_port;
+	if (v->reason && (q->flags & ENDPOINT_AUDIT)) {
+		v->audited = true;
+		v->reason = 0;
+	}
 	return v->reason;
 }

@@ -31,6 +31,8 @@
 #define IDENTITY_FIRST_POD 256
 /* From here on identities are local to a node (address ranges) and mean "world" to others. */
 #define IDENTITY_FIRST_LOCAL (1 << 24)
+/* Of the local ones, other nodes of the cluster; the upper 8 bits. */
+#define IDENTITY_SCOPE_NODE 2
 
 /* Hubble's flow.DropReason. */
 #define DROP_INVALID_SMAC 130
@@ -120,13 +122,17 @@ struct config {
 	__u32 maglev_size;
 	__u32 dsr;	     /* DSR_*: what backends elsewhere answer themselves */
 	__u32 proxy_ifindex; /* of fairlead_host, where packets for the agent's proxies come in; 0: none */
-	__u32 pad;
+	__u32 host_firewall; /* 1: policies may govern the node itself */
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
 
 #define ENDPOINT_POLICY_INGRESS 1
 #define ENDPOINT_POLICY_EGRESS 2
+/* What policy would drop passes, and the verdict's event says so. */
+#define ENDPOINT_AUDIT 4
+/* The endpoint that is the node itself. */
+#define HOST_ENDPOINT 65535
 
 /* A pod of this node. */
 struct endpoint {

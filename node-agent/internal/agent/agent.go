@@ -242,7 +242,7 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), Routing: datapath.RoutingMode(a.config.RoutingMode),
 		AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
-		CgroupRoot: root, BPFFS: a.BPFFS, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
+		CgroupRoot: root, BPFFS: a.BPFFS, HostFirewall: a.config.HostFirewall.Enabled, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
 		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,
 		MapDynamicSizeRatio: *a.config.BPF.MapDynamicSizeRatio, ConntrackGCInterval: a.config.GCInterval(),

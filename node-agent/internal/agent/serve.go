@@ -123,8 +123,15 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 	p.Announcer = &nodes.Announcer{Port: hubblePort(a.config.Hubble.ListenAddress), Log: a.log, Credentials: func(node string) credentials.TransportCredentials {
 		return a.tls.Client(peer.ServerName(node, a.config.Cluster.Name))
 	}}
-	policyManager.UseNodes(policies.NodeOptions{Self: a.NodeName, SelectorLabels: a.config.NodeSelectorLabels,
-		CIDR: slices.Contains(a.config.PolicyCIDRMatchMode, "nodes")})
+	nodeOptions := policies.NodeOptions{Self: a.NodeName, SelectorLabels: a.config.NodeSelectorLabels,
+		CIDR: slices.Contains(a.config.PolicyCIDRMatchMode, "nodes")}
+	if a.config.HostFirewall.Enabled {
+		audit := a.config.HostFirewall.AuditMode || a.config.PolicyAuditMode
+		nodeOptions.Host = func(ctx context.Context, enforced [2]bool) error {
+			return dp.UpsertHost(ctx, datapath.Host{PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], Audit: audit})
+		}
+	}
+	policyManager.UseNodes(nodeOptions)
 	pinned, err := dp.IPs()
 	if err == nil {
 		err = policyManager.Restore(filepath.Join(state, "ranges.json"), pinned)
@@ -149,7 +156,7 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 	s.cluster = &cluster{client: a.client, nodes: p.Nodes, announcer: p.Announcer, nodeName: a.NodeName, nodeAddress: n.Address}
 	p.Endpoints = endpoints.New(endpoints.Options{Datapath: dp, Pool: pool, Registry: registry, Policies: policyManager, Cache: cache,
 		Cluster: s.cluster, StateDirectory: filepath.Join(state, "endpoints"), ClusterName: a.config.Cluster.Name, NodeName: a.NodeName,
-		Mode: mode, Log: a.log, RemoveLink: podlink.TeardownPodInterface})
+		Mode: mode, Audit: a.config.PolicyAuditMode, Log: a.log, RemoveLink: podlink.TeardownPodInterface})
 	s.parts = p
 	return s
 }

@@ -205,6 +205,11 @@ func (c *Config) check() error {
 	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
 	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
 	c.checkServices(refuse, oneOf)
+	if c.HostFirewall.Enabled && *c.EnableIPv4Masquerade && !c.BPF.Masquerade {
+		refuse("hostFirewall.enabled", "The host firewall needs bpf.masquerade.",
+			"Answers to what netfilter masquerades are for pods and look as if they were for the node; it would refuse them.",
+			"Set bpf.masquerade: true, or enableIPv4Masquerade: false.")
+	}
 	for i, mode := range c.PolicyCIDRMatchMode {
 		oneOf(fmt.Sprintf("policyCIDRMatchMode[%d]", i), mode, "nodes")
 	}

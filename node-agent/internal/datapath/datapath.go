@@ -66,6 +66,8 @@ type Config struct {
 	MapDynamicSizeRatio float64
 	// ConntrackGCInterval is how often tables are cleaned; 0 goes by how full they are.
 	ConntrackGCInterval time.Duration
+	// HostFirewall lets policies govern the node itself; see UpsertHost.
+	HostFirewall bool
 	// MonitorAggregation throttles trace events of a connection to: new, first sight of a TCP flag, and one per Interval.
 	// False emits one event per packet (debugging only).
 	MonitorAggregation         bool
@@ -110,6 +112,13 @@ type Endpoint struct {
 	NetnsCookie uint64
 	// PolicyIngress and PolicyEgress say whether default deny is on in that direction.
 	PolicyIngress, PolicyEgress bool
+	// Audit lets what policy would drop pass; the verdict's event says so.
+	Audit bool
+}
+
+// Host says how policies govern the node itself: the flags of an Endpoint.
+type Host struct {
+	PolicyIngress, PolicyEgress, Audit bool
 }
 
 // Direction of policy, as seen from the endpoint.
@@ -231,6 +240,8 @@ type Datapath interface {
 	UpsertEndpoint(ctx context.Context, e Endpoint) error
 	// RemoveEndpoint detaches, forgets addresses, and deletes the endpoint's policy and conntrack lines.
 	RemoveEndpoint(ctx context.Context, id EndpointID) error
+	// UpsertHost publishes the node itself as endpoint HostEndpoint. Without Config.HostFirewall no program looks at it.
+	UpsertHost(ctx context.Context, h Host) error
 	// Endpoints lists what the kernel holds (restored after a restart).
 	Endpoints() ([]Endpoint, error)
 
@@ -300,8 +311,8 @@ type Event struct {
 	Direction   Direction
 	// Reply is the state of conntrack; ReplyKnown is false where no lookup was made.
 	Reply, ReplyKnown bool
-	// Denied is meaningful for EventPolicyVerdict.
-	Denied bool
+	// Denied and Audited are meaningful for EventPolicyVerdict: audited is what would have been denied, and passed.
+	Denied, Audited bool
 	// MatchType is Hubble's policy_match_type (0 none, 1 L3, 2 L3-L4, 3 L4, 4 all, 5 L3-proto, 6 proto).
 	MatchType uint8
 	// Rule is the deciding PolicyValue.Rule; 0 where no line matched (default deny or no policy).

@@ -27,16 +27,22 @@ func (k *kernel) restoreEndpoints() error {
 	found := map[EndpointID]Endpoint{}
 	all := k.objects.maps["endpoints"].Iterate()
 	for all.Next(&address, &value) {
+		k.revision = max(k.revision, value.Revision)
+		if address == hostKey {
+			continue
+		}
 		e, ok := found[EndpointID(value.ID)]
 		if !ok {
 			e = endpointFromLayout(value)
 		}
 		e.Addresses = append(e.Addresses, fromWire(address))
 		found[e.ID] = e
-		k.revision = max(k.revision, value.Revision)
 	}
 	if err := all.Err(); err != nil {
 		return fmt.Errorf("reading endpoints: %w", err)
+	}
+	if err := k.restoreHost(); err != nil {
+		return err
 	}
 	for id, e := range found {
 		l, err := netlink.LinkByIndex(e.InterfaceIndex)
@@ -102,8 +108,8 @@ func (k *kernel) UpsertEndpoint(ctx context.Context, e Endpoint) error {
 		}
 		// A change of identity concerns the other endpoints' connections with this one as well.
 		if !known || before.Identity != e.Identity {
-			err = k.judgeAgain(slices.Collect(maps.Keys(k.endpoints))...)
-		} else if before.PolicyIngress != e.PolicyIngress || before.PolicyEgress != e.PolicyEgress {
+			err = k.judgeAgain(append(slices.Collect(maps.Keys(k.endpoints)), HostEndpoint)...)
+		} else if before.PolicyIngress != e.PolicyIngress || before.PolicyEgress != e.PolicyEgress || before.Audit != e.Audit {
 			err = k.judgeAgain(e.ID)
 		} else {
 			err = k.publish(e, k.revision)
@@ -128,6 +134,9 @@ func (k *kernel) judgeAgain(ids ...EndpointID) error {
 	k.revision++
 	var failed []error
 	for _, id := range ids {
+		if id == HostEndpoint {
+			failed = append(failed, k.publishHost(k.revision))
+		}
 		if e, ok := k.endpoints[id]; ok {
 			failed = append(failed, k.publish(e, k.revision))
 		}

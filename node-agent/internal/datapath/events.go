@@ -121,7 +121,7 @@ func decodeEvent(b []byte, offset int64) (Event, bool) {
 		SourcePort: binary.BigEndian.Uint16(b[112:]), DestPort: binary.BigEndian.Uint16(b[114:]),
 		Endpoint: EndpointID(word.Uint16(b[116:])), Line: word.Uint16(b[118:]),
 		Type: EventType(b[120]), SubType: b[121], TraceReason: b[122], Direction: Direction(b[123]),
-		Reply: b[124] == 1, ReplyKnown: b[124] != 2, Denied: b[125] != 0, MatchType: b[126], Protocol: b[127],
+		Reply: b[124] == 1, ReplyKnown: b[124] != 2, Denied: b[125] == 1, Audited: b[125] == 2, MatchType: b[126], Protocol: b[127],
 		TCPFlags: b[128], ICMPType: b[129], ICMPCode: b[130], File: b[131],
 		SourceMAC: [6]byte(b[132:138]), DestMAC: [6]byte(b[138:144]), Suppressed: word.Uint32(b[144:]),
 	}

@@ -36,6 +36,8 @@ type kernel struct {
 	gone map[goneBackend]time.Time
 	// revision rises with each change that may revoke something.
 	revision uint32
+	// host is how policies govern the node; nil until somebody said.
+	host     *Host
 	lostBase uint64
 	// mapGeneration rises whenever a map is replaced by a larger one.
 	mapGeneration uint64

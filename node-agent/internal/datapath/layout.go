@@ -24,7 +24,7 @@ type configLayout struct {
 	TunnelPort                                               big16
 	MTU                                                      uint16
 	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
-	HostSockets, MaglevSize, DSR, ProxyIfindex, Pad          uint32
+	HostSockets, MaglevSize, DSR, ProxyIfindex, HostFirewall uint32
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }
@@ -46,6 +46,7 @@ type endpointLayout struct {
 const (
 	endpointPolicyIngress = 1
 	endpointPolicyEgress  = 2
+	endpointAudit         = 4
 )
 
 type socketOwnerLayout struct {
@@ -261,6 +262,9 @@ func endpointToLayout(e Endpoint, revision uint32) endpointLayout {
 	if e.PolicyEgress {
 		out.Flags |= endpointPolicyEgress
 	}
+	if e.Audit {
+		out.Flags |= endpointAudit
+	}
 	return out
 }
 
@@ -268,5 +272,6 @@ func endpointFromLayout(l endpointLayout) Endpoint {
 	return Endpoint{
 		ID: EndpointID(l.ID), InterfaceIndex: int(l.Ifindex), PodMAC: l.PodMAC, HostMAC: l.HostMAC, Identity: l.Identity,
 		NetnsCookie: l.NetnsCookie, PolicyIngress: l.Flags&endpointPolicyIngress != 0, PolicyEgress: l.Flags&endpointPolicyEgress != 0,
+		Audit: l.Flags&endpointAudit != 0,
 	}
 }

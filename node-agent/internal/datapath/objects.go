@@ -53,6 +53,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	for field, set := range map[*uint32]bool{
 		&values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
 		&values.SetRetval: setRetval, &values.HostSockets: c.LoadBalancer.HostNamespaceOnly,
+		&values.HostFirewall: c.HostFirewall,
 	} {
 		if set {
 			*field = 1

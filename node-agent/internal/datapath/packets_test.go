@@ -36,7 +36,7 @@ func rigConfig(routing RoutingMode) Config {
 	}
 }
 
-func newRig(t *testing.T, routing RoutingMode) *rig {
+func newRig(t *testing.T, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it loads programs into the kernel")
@@ -47,6 +47,9 @@ func newRig(t *testing.T, routing RoutingMode) *rig {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
 	c := rigConfig(routing)
+	for _, change := range adjust {
+		change(&c)
+	}
 	s, err := newSpec(c, 1, 1450, true)
 	if err != nil {
 		t.Fatal(err)

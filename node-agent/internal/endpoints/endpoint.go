@@ -42,11 +42,11 @@ type Endpoint struct {
 func (e Endpoint) Pod() string { return e.Namespace + "/" + e.PodName }
 
 // datapath gives what is published in the kernel.
-func (e Endpoint) datapath(enforced [2]bool) datapath.Endpoint {
+func (e Endpoint) datapath(enforced [2]bool, audit bool) datapath.Endpoint {
 	return datapath.Endpoint{
 		ID: e.ID, Interface: e.Link.Interface, InterfaceIndex: e.Link.InterfaceIndex, Addresses: []netip.Addr{e.Address},
 		PodMAC: e.Link.PodMAC, HostMAC: e.Link.HostMAC, Identity: uint32(e.Identity), NetnsCookie: e.Link.NetnsCookie,
-		PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress],
+		PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], Audit: audit,
 	}
 }
 

@@ -46,7 +46,9 @@ type Options struct {
 	ClusterName    string
 	NodeName       string
 	Mode           policies.Mode
-	Log            *slog.Logger
+	// Audit lets what policy would drop pass, and reports it.
+	Audit bool
+	Log   *slog.Logger
 	// RemoveLink removes a pod's interface by its host end.
 	RemoveLink func(name string) error
 }
@@ -104,7 +106,7 @@ func (m *Manager) setEnforced(ctx context.Context, id datapath.EndpointID, enfor
 	if changed {
 		m.Again(id) // the CiliumEndpoint says it too
 	}
-	return m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(enforced))
+	return m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(enforced, m.Audit))
 }
 
 func (m *Manager) get(id datapath.EndpointID) *entry {
@@ -259,7 +261,7 @@ func (m *Manager) attach(ctx context.Context, x *entry, link podlink.Details) (E
 	if err := m.store.save(x.endpoint); err != nil {
 		return Endpoint{}, err
 	}
-	if err := m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(x.enforced)); err != nil {
+	if err := m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(x.enforced, m.Audit)); err != nil {
 		return Endpoint{}, fmt.Errorf("attaching the programs to %s: %w", link.Interface, err)
 	}
 	x.published, x.state = true, "ready"
@@ -340,7 +342,7 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	}
 	x.endpoint.Identity, x.endpoint.Labels, x.endpoint.Ports = identity, labels.Strings(), ports
 	e = x.endpoint
-	err = errors.Join(m.store.save(e), m.Datapath.UpsertEndpoint(ctx, e.datapath(x.enforced)))
+	err = errors.Join(m.store.save(e), m.Datapath.UpsertEndpoint(ctx, e.datapath(x.enforced, m.Audit)))
 	x.publication.Unlock()
 	if err != nil {
 		return err

@@ -200,7 +200,7 @@ func TestRestartFindsTheSameEndpoints(t *testing.T) {
 	if err := n.store.save(gone); err != nil {
 		t.Fatal(err)
 	}
-	stray := want[0].datapath([2]bool{})
+	stray := want[0].datapath([2]bool{}, false)
 	stray.ID = 77
 	_ = dp.UpsertEndpoint(ctx, stray)
 	calls := len(dp.Calls())

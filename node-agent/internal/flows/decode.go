@@ -49,6 +49,9 @@ func (r *record) verdict() flowpb.Verdict {
 		if r.has(bitDenied) {
 			return flowpb.Verdict_DROPPED
 		}
+		if r.has(bitAudited) {
+			return flowpb.Verdict_AUDIT
+		}
 		return flowpb.Verdict_FORWARDED
 	case datapath.EventSocket:
 		switch r.subType {

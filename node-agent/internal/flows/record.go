@@ -13,6 +13,7 @@ const (
 	bitDenied
 	bitEgress
 	bitLost
+	bitAudited
 )
 
 // record is a datapath.Event in the form in which the ring keeps it: a third of the size, and with pointers to who was
@@ -94,6 +95,9 @@ func (r *record) pack(e *datapath.Event) {
 	}
 	if e.Denied {
 		r.bits |= bitDenied
+	}
+	if e.Audited {
+		r.bits |= bitAudited
 	}
 	if e.Direction == datapath.Egress {
 		r.bits |= bitEgress

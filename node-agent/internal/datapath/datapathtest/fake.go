@@ -23,6 +23,7 @@ type Fake struct {
 	services  map[datapath.ServiceID]datapath.Service
 	published map[datapath.ServiceID]struct{}
 	nodes     map[string]datapath.Node
+	host      *datapath.Host
 	conntrack []datapath.ConntrackEntry
 	drops     []datapath.DropCount
 	handlers  map[int]subscriber
@@ -156,6 +157,24 @@ func (f *Fake) UpsertEndpoint(ctx context.Context, e datapath.Endpoint) error {
 		put(&f.endpoints, e.ID, e)
 		return nil
 	})
+}
+
+// UpsertHost implements datapath.Datapath.
+func (f *Fake) UpsertHost(ctx context.Context, h datapath.Host) error {
+	return f.change(ctx, "UpsertHost", func() error {
+		f.host = &h
+		return nil
+	})
+}
+
+// Host is what UpsertHost left; false where it was never called.
+func (f *Fake) Host() (datapath.Host, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.host == nil {
+		return datapath.Host{}, false
+	}
+	return *f.host, true
 }
 
 // RemoveEndpoint implements datapath.Datapath.
