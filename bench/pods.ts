@@ -17,9 +17,17 @@ export interface Measurement {
   readonly p99Microseconds?: number;
   readonly longestGapMilliseconds?: number;
   readonly firstError?: string;
+  /** When datagrams began to pass and when they ceased to, as times of day (mode switch). */
+  readonly changes?: readonly { readonly passes: boolean; readonly atMilliseconds: number }[];
 }
 
-function pod(name: string, node: string, args: readonly string[], labels: Readonly<Record<string, string>>): unknown {
+/** A pod of the traffic program on a node. */
+export function pod(
+  name: string,
+  node: string,
+  args: readonly string[],
+  labels: Readonly<Record<string, string>>,
+): unknown {
   return {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -32,9 +40,10 @@ function pod(name: string, node: string, args: readonly string[], labels: Readon
   };
 }
 
-/** A server and a client on node1, a client on node2, and a service over the server. */
-export async function startPods(): Promise<void> {
+/** A server and a client on node1, a client on node2, a service over the server, and others on node2 that are no clients. */
+export async function startPods(others: readonly string[] = []): Promise<void> {
   await create([
+    ...others.map((name) => pod(name, 'node2', ['serve', '--port', '9000'], { app: name })),
     pod('server', 'node1', ['serve', '--port', '9000'], { app: 'server' }),
     pod('near', 'node1', ['serve', '--port', '9000'], { app: 'client' }),
     pod('far', 'node2', ['serve', '--port', '9000'], { app: 'client' }),
@@ -45,7 +54,8 @@ export async function startPods(): Promise<void> {
       spec: { selector: { app: 'server' }, ports: [{ port: 9000, protocol: 'TCP' }] },
     },
   ]);
-  await kubectl(['wait', '--for=condition=Ready', 'pod/server', 'pod/near', 'pod/far', '--timeout=60s']);
+  const names = ['server', 'near', 'far', ...others].map((name) => `pod/${name}`);
+  await kubectl(['wait', '--for=condition=Ready', ...names, '--timeout=120s']);
 }
 
 /** Puts default deny on the server and admits the clients on its port. */

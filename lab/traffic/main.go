@@ -6,12 +6,15 @@
 //	traffic rr     --to HOST:9000 --seconds 5            TCP round trips of one byte on one connection
 //	traffic stream --to HOST:9000 --seconds 5            bytes one way on one connection
 //	traffic crr    --to HOST:9000 --seconds 5            connect, one round trip, close; one after the other
+//	traffic http   --to HOST:9000 --seconds 5            connect, one HTTP request, close; one after the other
+//	traffic switch --to HOST:9000 --seconds 20           a datagram each millisecond; when they begin and cease to pass
 //	traffic once   --to HOST:9000                        one connection; exit code 1 if it fails
 //	traffic udp    --to HOST:9000                        ten datagrams, each to come back within a second
 //	traffic crowd  --to HOST:9000 --seconds 20 --connections 200 --rate 50
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +34,7 @@ import (
 const (
 	wantEcho = 'e'
 	wantSink = 's'
+	wantHTTP = 'G' // of GET
 )
 
 // result is what a client prints. Rates are per second; times in microseconds.
@@ -47,11 +51,13 @@ type result struct {
 	Opened       int64   `json:"opened,omitempty"`
 	LongestGapMS float64 `json:"longestGapMilliseconds,omitempty"`
 	FirstError   string  `json:"firstError,omitempty"`
+	// Changes are when datagrams began to pass (or ceased to), as milliseconds of the time of day.
+	Changes []change `json:"changes,omitempty"`
 }
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr, once, udp or crowd")
+		fmt.Fprintln(os.Stderr, "traffic: serve, rr, stream, crr, http, switch, once, udp or crowd")
 		os.Exit(2)
 	}
 	mode := os.Args[1]
@@ -79,7 +85,11 @@ func main() {
 	case "stream":
 		r = throughput(ctx, *to)
 	case "crr":
-		r = newConnections(ctx, *to)
+		r = newConnections(ctx, *to, once)
+	case "http":
+		r = newConnections(ctx, *to, request)
+	case "switch":
+		r = changes(ctx, *to)
 	case "once":
 		r = first(*to)
 	case "udp":
@@ -140,6 +150,10 @@ func answer(connection net.Conn) {
 		return
 	}
 	want := buffer[0]
+	if want == wantHTTP {
+		answerHTTP(connection, buffer)
+		return
+	}
 	for {
 		n, err := connection.Read(buffer)
 		if err != nil {
@@ -151,6 +165,19 @@ func answer(connection net.Conn) {
 			}
 		}
 	}
+}
+
+// answerHTTP reads one request, of which the first byte is gone, and answers it.
+func answerHTTP(connection net.Conn, buffer []byte) {
+	length := 0
+	for !bytes.Contains(buffer[:length], []byte("\r\n\r\n")) {
+		n, err := connection.Read(buffer[length:])
+		if err != nil {
+			return
+		}
+		length += n
+	}
+	_, _ = connection.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n"))
 }
 
 func dial(ctx context.Context, to string, want byte) (net.Conn, error) {
@@ -247,14 +274,15 @@ func throughput(ctx context.Context, to string) result {
 	return result{Seconds: took, Count: sent, BitsPerSec: float64(sent) * 8 / took}
 }
 
-func newConnections(ctx context.Context, to string) result {
+// newConnections makes one after the other, each for what `one` does with it.
+func newConnections(ctx context.Context, to string, one func(to string) error) result {
 	var times []float64
 	var failures int64
 	first := ""
 	start := time.Now()
 	for ctx.Err() == nil && len(times) < 200_000 {
 		before := time.Now()
-		if err := once(to); err != nil {
+		if err := one(to); err != nil {
 			failures++
 			if first == "" {
 				first = err.Error()
@@ -352,6 +380,25 @@ func crowd(ctx context.Context, to string, connections, rate int) result {
 	took := time.Since(start).Seconds()
 	return result{Seconds: took, Count: trips.Load(), PerSecond: float64(trips.Load()) / took, Errors: failures.Load(),
 		Broken: broken.Load(), Opened: opened.Load(), LongestGapMS: float64(longest.Load()), FirstError: text}
+}
+
+// request is one HTTP request on a connection of its own.
+func request(to string) error {
+	connection, err := net.DialTimeout("tcp", to, 3*time.Second)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	_ = connection.(*net.TCPConn).SetLinger(0)
+	_ = connection.SetDeadline(time.Now().Add(3 * time.Second))
+	if _, err := fmt.Fprintf(connection, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", to); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(connection)
+	if err == nil && !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) {
+		err = fmt.Errorf("got %.60q", answer)
+	}
+	return err
 }
 
 func summary(times []float64, took time.Duration, failures int64, first string) result {

@@ -1,0 +1,92 @@
+/** Rows of the agent itself: memory, idle processor time, start and binary, in a cluster of some size. */
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import { eventually, kubectl, on, root } from '../lab/client.ts';
+import { create, up } from './lab.ts';
+import type { Effort } from './measure.ts';
+import { fillServices, pod, startPods } from './pods.ts';
+import { absolute, median, type Row } from './report.ts';
+
+const nodes = ['node1', 'node2'];
+
+async function agentPid(node: string): Promise<string> {
+  return (await on(node, ['pgrep', '-o', '-x', 'fairlead-agent'])).trim();
+}
+
+async function memoryOf(node: string): Promise<number> {
+  const status = await on(node, ['cat', `/proc/${await agentPid(node)}/status`]);
+  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1024;
+}
+
+/** Processor time that the agent has taken, in seconds. */
+async function processorTime(node: string): Promise<number> {
+  const fields = (await on(node, ['cat', `/proc/${await agentPid(node)}/stat`])).split(') ').at(-1)?.split(' ') ?? [];
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+async function startToReady(node: string): Promise<number> {
+  const metrics = await on(node, ['curl', '-s', 'http://127.0.0.1:9962/metrics']);
+  return Number(/^fairlead_start_to_ready_seconds (\S+)$/m.exec(metrics)?.[1] ?? Number.NaN);
+}
+
+async function identities(total: number): Promise<void> {
+  for (let first = 0; first < total; first += 500)
+    await create(
+      Array.from({ length: Math.min(500, total - first) }, (_, index) => ({
+        apiVersion: 'cilium.io/v2',
+        kind: 'CiliumIdentity',
+        metadata: { name: String(20_000 + first + index) },
+        'security-labels': {
+          'k8s:app': `filler-${first + index}`,
+          'k8s:io.kubernetes.pod.namespace': 'elsewhere',
+          'k8s:io.cilium.k8s.policy.serviceaccount': 'default',
+          'k8s:io.cilium.k8s.policy.cluster': 'default',
+        },
+      })),
+    );
+}
+
+/** Fills a cluster and measures. */
+export async function footprint(effort: Effort): Promise<Row[]> {
+  const size = effort.quick
+    ? { pods: 10, services: 100, identities: 500 }
+    : { pods: 100, services: 1000, identities: 5000 };
+  await up('fairlead-tunnel');
+  await startPods();
+  await create(
+    Array.from({ length: size.pods - 3 }, (_, index) =>
+      pod(`filler-${index}`, nodes[index % 2] ?? 'node1', ['serve'], { app: `pod-${index}` }),
+    ),
+  );
+  await fillServices(size.services);
+  await identities(size.identities);
+  await kubectl(['wait', '--for=condition=Ready', 'pod', '--all', '--timeout=600s']);
+  // A restart in the full cluster: that start is the one that counts, and no memory is left of the filling.
+  await kubectl(['-n', 'kube-system', 'rollout', 'restart', 'daemonset/fairlead-agent']);
+  await kubectl(['-n', 'kube-system', 'rollout', 'status', 'daemonset/fairlead-agent', '--timeout=180s']);
+  const ready: number[] = [];
+  for (const node of nodes)
+    ready.push(
+      await eventually(`${node}'s agent says how long it took`, 60, async () => {
+        const seconds = await startToReady(node);
+        return seconds > 0 ? seconds : undefined;
+      }),
+    );
+  const idle = effort.quick ? 10 : 30;
+  const before: number[] = [];
+  for (const node of nodes) before.push(await processorTime(node));
+  const began = performance.now();
+  await new Promise((resolve) => setTimeout(resolve, idle * 1000));
+  const shares: number[] = [];
+  for (const [index, node] of nodes.entries())
+    shares.push(((await processorTime(node)) - (before[index] ?? 0)) / ((performance.now() - began) / 1000));
+  const memory: number[] = [];
+  for (const node of nodes) memory.push(await memoryOf(node));
+  const at = `at ${size.pods} pods, ${size.services} services, ${size.identities} identities`;
+  return [
+    absolute(`agent's resident memory ${at}`, Math.max(...memory), 'MiB', 60, 'most'),
+    absolute('agent, start to ready in that cluster', median(ready), 's', 2, 'most'),
+    absolute('agent idle there, of one processor', median(shares) * 100, '%', 1, 'most'),
+    absolute("the agent's binary", statSync(join(root, 'dist/fairlead-agent')).size / 1e6, 'MB', 45, 'most'),
+  ];
+}
