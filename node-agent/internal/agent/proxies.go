@@ -20,7 +20,8 @@ import (
 
 // proxies look into what policies have rules about.
 type proxies struct {
-	http [2]*l7.Proxy
+	http  [2]*l7.Proxy
+	names *names
 }
 
 const protocolTCP = 6
@@ -55,6 +56,9 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 			}()
 		}
 	}
+	port, err := a.startDNS(ctx, s, wanted.DNS[datapath.Egress])
+	ports.DNS[datapath.Egress] = port
+	errs = append(errs, err)
 	text, err := json.Marshal(ports)
 	if err == nil {
 		err = os.WriteFile(path, text, 0o600)
@@ -67,21 +71,25 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 		default:
 		}
 	})
-	go s.proxies.follow(ctx, changed)
+	// What pods learned before the restart counts before a policy is written.
+	a.note("addresses of names", s.proxies.names.refresh(ctx))
+	go s.proxies.follow(ctx, a, changed)
 	if err := errors.Join(errs...); err != nil {
 		a.components.fail("proxies", err, "Give the agent NET_ADMIN. What policies have rules about is closed until then.")
 		return
 	}
-	a.components.ok("proxies", fmt.Sprintf("HTTP on ports %d (ingress) and %d (egress) of the loopback address", ports.HTTP[datapath.Ingress], ports.HTTP[datapath.Egress]))
+	a.components.ok("proxies", fmt.Sprintf("HTTP on ports %d (ingress) and %d (egress), DNS on %d of the loopback address",
+		ports.HTTP[datapath.Ingress], ports.HTTP[datapath.Egress], port))
 }
 
-func (p *proxies) follow(ctx context.Context, changed <-chan struct{}) {
+func (p *proxies) follow(ctx context.Context, a *agent, changed <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
 		}
+		a.note("addresses of names", p.names.refresh(ctx))
 		for _, proxy := range p.http {
 			if proxy != nil {
 				proxy.Changed()

@@ -58,6 +58,8 @@ type Manager struct {
 	revision atomic.Uint64
 	// infos caches what the flows ask per rule and endpoint; replaced as a whole by every change.
 	infos atomic.Pointer[infoCache]
+	// names are those that DNS gave an address for, where policies have rules on them.
+	names map[netip.Prefix][]string
 	// proxies, changed and answers are of the agent's proxies.
 	proxies Proxies
 	changed func()
@@ -79,7 +81,7 @@ func New(dp datapath.Datapath, cache *ipcache.Cache, mode Mode, log *slog.Logger
 		dirty: map[policy.SubjectID]struct{}{}, prefixes: map[netip.Prefix]policy.NumericIdentity{},
 		rangeNumbers: newNumbers(policy.IdentityLocalMin, policy.IdentityLocalMax), nodeNumbers: newNumbers(policy.IdentityNodeMin, policy.IdentityNodeMax),
 		settings: map[string]bool{}, nodes: newNodeTable(), objects: map[policy.RefKey]*object{},
-		ports: map[policy.NumericIdentity]policy.NamedPorts{}}
+		ports: map[policy.NumericIdentity]policy.NamedPorts{}, names: map[netip.Prefix][]string{}}
 	m.infos.Store(newInfoCache())
 	m.answers.Store(&answers{})
 	return m

@@ -140,7 +140,7 @@ func (m *Manager) addPrefix(ctx context.Context, prefix netip.Prefix) error {
 		return err
 	}
 	m.prefixes[prefix], m.unsaved = id, true
-	return errors.Join(m.apply(ctx, m.engine.AddIdentity(id, policy.LabelsForCIDR(prefix))),
+	return errors.Join(m.apply(ctx, m.engine.AddIdentity(id, m.labelsOf(prefix))),
 		m.cache.Upsert(ctx, ipcache.SourceCIDR, ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: uint32(id)}}))
 }
 
@@ -150,6 +150,9 @@ func (m *Manager) prunePrefixes(ctx context.Context) error {
 	var errs []error
 	for prefix, id := range m.prefixes {
 		if _, ok := slices.BinarySearchFunc(wanted, prefix, netip.Prefix.Compare); ok {
+			continue
+		}
+		if len(m.names[prefix]) > 0 {
 			continue
 		}
 		delete(m.prefixes, prefix)
