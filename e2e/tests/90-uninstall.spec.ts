@@ -1,20 +1,8 @@
 import { expect, test } from '@playwright/test';
-import { kubectl, on } from '../../lab/client.ts';
+import { kubectl } from '../../lab/client.ts';
 import { nodes } from '../support/cluster.ts';
 import { labArguments, openCluster, picture, startConsole } from '../support/console.ts';
-
-/** What an agent leaves on a node, asked of the node itself. */
-async function residue(node: string): Promise<string> {
-  const script = `
-    ls /etc/cni/net.d /opt/cni/bin 2>/dev/null | grep -i fairlead
-    ip -o link show | grep -E 'fairlead|: fl'
-    ip route show table all | grep -i fairlead
-    nft list tables 2>/dev/null | grep -i fairlead
-    find /sys/fs/bpf -mindepth 1 2>/dev/null | grep -i fairlead
-    pgrep -x fairlead-agent
-    true`;
-  return (await on(node, ['sh', '-c', script])).trim();
-}
+import { residue } from '../support/lifecycle.ts';
 
 test('uninstalled from the console, nothing of it is left on any node', async ({ page }) => {
   test.setTimeout(300_000);
@@ -39,6 +27,8 @@ test('uninstalled from the console, nothing of it is left on any node', async ({
     for (const node of nodes) expect(await residue(node), node).toBe('');
     expect(await kubectl(['get', 'daemonsets', '-A', '-o', 'name'])).not.toContain('fairlead');
     expect(await kubectl(['get', 'clusterroles', '-o', 'name'])).not.toContain('fairlead');
+    expect(await kubectl(['get', 'configmaps', '-A', '-o', 'name'])).not.toContain('fairlead');
+    expect(await kubectl(['get', 'nodes', '-o', 'jsonpath={.items[*].metadata.labels}'])).not.toContain('fairlead');
   } finally {
     await running.close();
   }
