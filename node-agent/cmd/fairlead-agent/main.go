@@ -47,6 +47,9 @@ func root() *cobra.Command {
 	return command
 }
 
+// cgroupRoots are where the node's cgroup2 tree may be.
+var cgroupRoots = []string{"/host/sys/fs/cgroup", "/host/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+
 func agentCommand() *cobra.Command {
 	host, _ := os.Hostname()
 	o := agent.Options{NodeName: environment("K8S_NODE_NAME", host), Namespace: environment("K8S_NAMESPACE", "kube-system"), Version: version.Version,
@@ -62,7 +65,7 @@ func agentCommand() *cobra.Command {
 	flags.StringVar(&o.CNIBinaries, "cni-binaries", "/host/opt/cni/bin", "the node's CNI plugins")
 	flags.StringVar(&o.CNIConfigs, "cni-configurations", "/host/etc/cni/net.d", "the node's CNI configurations")
 	flags.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system")
-	flags.StringSliceVar(&o.CgroupRoots, "cgroup-roots", []string{"/host/sys/fs/cgroup", "/host/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}, "where the node's cgroup2 tree may be; the first that is one counts")
+	flags.StringSliceVar(&o.CgroupRoots, "cgroup-roots", cgroupRoots, "where the node's cgroup2 tree may be; the first that is one counts")
 	return command
 }
 
@@ -120,6 +123,7 @@ func cleanupCommand() *cobra.Command {
 	flags.StringVar(&o.StateDirectory, "state-directory", "/var/lib/fairlead", "journal")
 	flags.StringVar(&o.HubbleSocket, "hubble-socket", "/var/run/cilium/hubble.sock", "hubble's socket")
 	flags.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system")
+	flags.StringSliceVar(&o.Cgroups, "cgroup-roots", cgroupRoots, "where programs for sockets may be attached")
 	return command
 }
 

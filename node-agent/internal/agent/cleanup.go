@@ -25,6 +25,8 @@ import (
 // CleanupOptions say where the agent's traces are.
 type CleanupOptions struct {
 	RunDirectory, StateDirectory, HubbleSocket, BPFFS string
+	// Cgroups are where programs for sockets may be attached; those that there are, are looked at.
+	Cgroups []string
 	// Stay answers health probes afterwards until ctx ends.
 	Stay, JSON bool
 }
@@ -191,7 +193,13 @@ func residue(o CleanupOptions) []string {
 			out = append(out, "pod's interface "+name)
 		}
 	}
-	for _, path := range []string{filepath.Join(o.BPFFS, "fairlead"), onNode("/opt/cni/bin/" + cni.BinaryName), onNode("/etc/cni/net.d/" + cni.ConflistName),
+	out = append(out, datapath.Residue(o.BPFFS, o.Cgroups)...)
+	if others, err := cni.AsideIn(onNode("/etc/cni/net.d")); err == nil {
+		for _, name := range others {
+			out = append(out, "another plugin's configuration set aside: "+name)
+		}
+	}
+	for _, path := range []string{onNode("/opt/cni/bin/" + cni.BinaryName), onNode("/etc/cni/net.d/" + cni.ConflistName),
 		filepath.Join(o.StateDirectory, "journal.jsonl"), filepath.Join(o.RunDirectory, "state"), o.HubbleSocket} {
 		if _, err := os.Lstat(path); err == nil {
 			out = append(out, "file "+path)

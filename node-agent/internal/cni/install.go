@@ -100,6 +100,18 @@ func Others(directory string) ([]string, error) {
 	return out, nil
 }
 
+// AsideIn lists configurations of others that are still set aside.
+func AsideIn(directory string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(directory, "*"+asideSuffix))
+	if err != nil {
+		return nil, fmt.Errorf("looking for configurations set aside: %w", err)
+	}
+	for i, f := range files {
+		files[i] = filepath.Base(f)
+	}
+	return files, nil
+}
+
 // SetAside renames the configurations of others, so that runtimes do not see them; record is told before each.
 func SetAside(directory string, names []string, record func(kind, subject, before, after, undo string) error) error {
 	for _, name := range names {
