@@ -42,7 +42,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
 }
 
 /* Packets with pods' addresses of their own. */
-static __noinline int from_wire(struct __sk_buff *skb)
+static __always_inline int from_wire(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
@@ -58,9 +58,21 @@ static __noinline int from_wire(struct __sk_buff *skb)
 		return drop(skb, &p, &r, DROP_INVALID_SIP);
 	ep = local_endpoint(&p.destination);
 	if (!ep) {
-		int verdict = config.services && !err ? serve_client(skb, &p, &r, &in) : NOT_SERVED;
+		int verdict = NOT_SERVED;
 
-		return verdict == NOT_SERVED ? TC_ACT_UNSPEC : verdict;
+		if (config.services && !err)
+			verdict = serve_reply(skb, &p, &r);
+		if (config.services && !err && verdict == NOT_SERVED)
+			verdict = serve_client(skb, &p, &r, &in);
+		if (verdict == ENCAPSULATE) {
+			verdict = encapsulate_here(skb, &p, r.tunnel, IDENTITY_WORLD);
+			return verdict < 0 ? drop(skb, &p, &r, verdict) : verdict;
+		}
+		if (verdict != NOT_SERVED)
+			return verdict;
+		ep = local_endpoint(&p.destination);
+		if (!ep)
+			return TC_ACT_UNSPEC;
 	}
 	if (err < 0)
 		return drop(skb, &p, &r, err);

@@ -7,6 +7,7 @@
 #define FILE_NUMBER 4
 #include "lib/overlay.h"
 #include "lib/host_firewall.h"
+#include "lib/nodeport.h"
 
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -34,6 +35,13 @@ int from_overlay(struct __sk_buff *skb)
 	 * the node's, and not a pod's, since older kernels keep the mark on the way into another namespace.
 	 */
 	bpf_skb_change_type(skb, 0);
+	/* Answers of backends elsewhere, to clients outside. */
+	if (config.services && is_router(&p.destination)) {
+		int verdict = serve_reply(skb, &p, &r);
+
+		if (verdict != NOT_SERVED)
+			return verdict;
+	}
 	if (is_host(&p.destination)) {
 		r.dest_identity = IDENTITY_HOST;
 		err = host_ingress(skb, &p, &r, &in);

@@ -233,3 +233,21 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } bulk SEC(".maps");
+
+/* Source translation, two entries per flow. Writers: from_netdev, to_netdev; the agent deletes what ended.
+ * Readers: the same. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct nat_key);
+	__type(value, struct nat_value);
+} nat SEC(".maps");
+
+/* Room for a translation that is being made, too large for the stack. Packet programs run with bottom halves
+ * off. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nat_work);
+} nat_scratch SEC(".maps");

@@ -18,6 +18,7 @@
 #include "encap.h"
 #include "fib.h"
 #include "refuse.h"
+#include "snat.h"
 
 /* Keeps or refreshes what answers of this backend get as their source. Before the source is translated. */
 static __always_inline int remember_front(struct packet *p, struct service_work *w)
@@ -66,7 +67,12 @@ static __always_inline int swap_macs(struct __sk_buff *skb, struct packet *p)
 	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
 }
 
-/* To a backend on another node. A verdict or a negative drop reason. */
+/* Not verdicts: the packet is for no service; it has to go through the tunnel to r->tunnel, which needs more
+ * of the stack than there is left here. */
+#define NOT_SERVED (-1000)
+#define ENCAPSULATE (-1001)
+
+/* To a backend on another node. A verdict, ENCAPSULATE or a negative drop reason. */
 __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct report *r)
 {
 	struct service_work *w = service_work();
@@ -82,7 +88,22 @@ __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct r
 		err = tell_front(skb, p, &w->front, w->front_port);
 		return err ? err : forward_by_fib(skb, p);
 	}
-	return -DROP_NAT_UNSUPPORTED_L4;
+	/* Through a tunnel only the router's address comes back by itself. */
+	if (config.tunnel && peer.tunnel)
+		w->from =
+		    p->v6 ? config_address(&config.router_address6) : config_address(&config.router_address);
+	else
+		w->from =
+		    p->v6 ? config_address(&config.node_address6) : config_address(&config.node_address);
+	err = snat_out(skb, p, &w->from);
+	if (err)
+		return err;
+	if (config.tunnel && peer.tunnel) {
+		r->vni = IDENTITY_WORLD;
+		r->tunnel = peer.tunnel;
+		return ENCAPSULATE;
+	}
+	return forward_by_fib(skb, p);
 }
 
 /* A packet of a client outside becomes one to a backend. 0, NO_SERVICE, REFUSED or a negative drop reason. */
@@ -109,11 +130,8 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 	return remember_front(p, w);
 }
 
-/* Not a verdict: the packet is for no service. */
-#define NOT_SERVED (-2)
-
-/* The whole way of a packet that came over the wire. A verdict or NOT_SERVED. `in`: its ingress side,
- * from_wire. */
+/* The whole way of a packet that came over the wire. A verdict, NOT_SERVED or ENCAPSULATE. `in`: its ingress
+ * side, from_wire. */
 __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct report *r,
 				 struct tracking *in)
 {
@@ -149,7 +167,7 @@ __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct
 	verdict = TC_ACT_OK;
 	if (!is_host(&p->destination)) {
 		verdict = to_backend(skb, p, r);
-		if (verdict < 0)
+		if (verdict < 0 && verdict != ENCAPSULATE)
 			return drop(skb, p, r, verdict);
 	}
 	trace(skb, p, r,
@@ -176,4 +194,20 @@ __verified_once int serve_answer(struct __sk_buff *skb, struct packet *p, struct
 	r->reply = 1;
 	trace(skb, p, r, TO_NETWORK, !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 	return err;
+}
+
+/*
+ * A packet for an address of the node, which may be an answer to what left with that address. A verdict or
+ * NOT_SERVED; then it may have got a pod's address as its destination back.
+ */
+__verified_once int serve_reply(struct __sk_buff *skb, struct packet *p, struct report *r)
+{
+	int err;
+
+	if (!p || !r)
+		return TC_ACT_SHOT;
+	err = snat_in(skb, p);
+	if (err < 0)
+		return drop(skb, p, r, err);
+	return err == SNAT_RESTORED ? serve_answer(skb, p, r) : NOT_SERVED;
 }

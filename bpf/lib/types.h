@@ -47,6 +47,7 @@
 #define DROP_CT_INSERT 155
 #define DROP_NO_BACKEND 158
 #define DROP_NO_TUNNEL_ENDPOINT 160
+#define DROP_NAT_NO_MAPPING 167
 #define DROP_NAT_UNSUPPORTED_L4 168
 #define DROP_FIB 169
 #define DROP_ENCAP_PROHIBITED 170
@@ -123,6 +124,9 @@ struct config {
 	__u32 dsr;	     /* DSR_*: what backends elsewhere answer themselves */
 	__u32 proxy_ifindex; /* of fairlead_host, where packets for the agent's proxies come in; 0: none */
 	__u32 host_firewall; /* 1: policies may govern the node itself */
+	__u32 nat_seed;	     /* of the order in which ports are tried */
+	__u16 nat_first;     /* ports from here on are given to translated flows */
+	__u16 pad;
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
@@ -341,6 +345,40 @@ struct fragment_key {
 struct fragment_value {
 	__be16 source_port;
 	__be16 destination_port;
+};
+
+/* Source translation; see lib/snat.h. */
+struct nat_key {
+	struct address source;
+	struct address destination;
+	__be16 source_port; /* of ICMP echo: the identifier, on the side that asked */
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 direction;
+	__u16 pad;
+};
+#define NAT_OUT 0
+#define NAT_IN 1
+
+#define NAT_OWN (1 << 0) /* of the node's own sockets */
+#define NAT_REPLIED (1 << 1)
+#define NAT_FIN_OUT (1 << 2)
+#define NAT_FIN_IN (1 << 3)
+#define NAT_RESET (1 << 4)
+
+struct nat_value {
+	__u64 expires;		/* CLOCK_MONOTONIC, ns; of NAT_OUT: when it was made */
+	struct address address; /* NAT_OUT: the new source; NAT_IN: the destination to put back */
+	__be16 port;
+	__u8 flags; /* of NAT_IN */
+	__u8 pad[5];
+};
+
+struct nat_work {
+	struct nat_key out;
+	struct nat_key in;
+	struct nat_value fresh;
+	struct address to;
 };
 
 struct counter {

@@ -25,6 +25,8 @@ type configLayout struct {
 	MTU                                                      uint16
 	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
 	HostSockets, MaglevSize, DSR, ProxyIfindex, HostFirewall uint32
+	NATSeed                                                  uint32
+	NATFirst, Pad                                            uint16
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }

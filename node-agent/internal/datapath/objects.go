@@ -59,6 +59,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 			*field = 1
 		}
 	}
+	values.NATFirst, values.NATSeed = cmp.Or(c.LoadBalancer.NodePortMax, 32767)+1, natSeed()
 	values.DSR = c.LoadBalancer.dsr()
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}

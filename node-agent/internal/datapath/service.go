@@ -1,6 +1,10 @@
 package datapath
 
-import "net/netip"
+import (
+	"hash/fnv"
+	"net/netip"
+	"os"
+)
 
 // ServiceKind says what an address of a service is.
 type ServiceKind uint8
@@ -94,4 +98,13 @@ func (l LoadBalancer) dsr() uint32 {
 		return dsrTCP
 	}
 	return 0
+}
+
+// natSeed orders the ports that are tried, so that an outsider cannot know which comes next; the same until the node starts
+// again.
+func natSeed() uint32 {
+	h := fnv.New32a()
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	_, _ = h.Write(id)
+	return h.Sum32() | 1
 }
