@@ -42,7 +42,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
 }
 
 /* Packets with pods' addresses of their own. */
-static __always_inline int from_wire(struct __sk_buff *skb)
+static __noinline int from_wire(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
@@ -64,9 +64,14 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 			verdict = serve_reply(skb, &p, &r);
 		if (config.services && !err && verdict == NOT_SERVED)
 			verdict = serve_client(skb, &p, &r, &in);
-		if (verdict == ENCAPSULATE) {
-			verdict = encapsulate_here(skb, &p, r.tunnel, IDENTITY_WORLD);
-			return verdict < 0 ? drop(skb, &p, &r, verdict) : verdict;
+		if (verdict == ELSEWHERE) {
+			verdict = to_backend(skb, &p, &r);
+			if (verdict == ENCAPSULATE)
+				verdict = encapsulate_here(skb, &p, r.tunnel, IDENTITY_WORLD);
+			if (verdict < 0)
+				return drop(skb, &p, &r, verdict);
+			trace(skb, &p, &r, r.tunnel ? TO_OVERLAY : TO_NETWORK,
+			      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 		}
 		if (verdict != NOT_SERVED)
 			return verdict;

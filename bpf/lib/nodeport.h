@@ -71,6 +71,7 @@ static __always_inline int swap_macs(struct __sk_buff *skb, struct packet *p)
  * of the stack than there is left here. */
 #define NOT_SERVED (-1000)
 #define ENCAPSULATE (-1001)
+#define ELSEWHERE (-1002)
 
 /* To a backend on another node. A verdict, ENCAPSULATE or a negative drop reason. */
 __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct report *r)
@@ -130,12 +131,13 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 	return remember_front(p, w);
 }
 
-/* The whole way of a packet that came over the wire. A verdict, NOT_SERVED or ENCAPSULATE. `in`: its ingress
- * side, from_wire. */
+/*
+ * A packet of a client outside. A verdict; ELSEWHERE: to_backend() has to send it on; NOT_SERVED: it is for
+ * no service, or has one of this node's pods as its destination now. `in`: its ingress side.
+ */
 __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct report *r,
 				 struct tracking *in)
 {
-	struct endpoint *ep;
 	int err, verdict;
 
 	if (!p || !r || !in)
@@ -151,31 +153,12 @@ __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct
 	}
 	if (err)
 		return drop(skb, p, r, err);
-	ep = local_endpoint(&p->destination);
-	if (ep) {
-		find_peer(&p->source, &in->peer);
-		err = admit(skb, p, ep, in, r);
-		if (!err && in->to_proxy)
-			return admitted_to_proxy(skb, p, in, r);
-		if (!err)
-			err = to_peer_of(skb, ep);
-		if (err < 0)
-			return drop(skb, p, r, err);
-		trace(skb, p, r, TO_ENDPOINT, in->report);
-		return err;
-	}
-	verdict = TC_ACT_OK;
-	if (!is_host(&p->destination)) {
-		verdict = to_backend(skb, p, r);
-		if (verdict < 0 && verdict != ENCAPSULATE)
-			return drop(skb, p, r, verdict);
-	}
-	trace(skb, p, r,
-	      verdict == TC_ACT_OK ? TO_HOST
-	      : r->tunnel	   ? TO_OVERLAY
-				   : TO_NETWORK,
-	      !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
-	return verdict;
+	if (local_endpoint(&p->destination))
+		return NOT_SERVED;
+	if (!is_host(&p->destination))
+		return ELSEWHERE;
+	trace(skb, p, r, TO_HOST, !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+	return TC_ACT_OK;
 }
 
 /* The answer of a backend elsewhere, after snat_in(): on to the client. A verdict or NOT_SERVED. */

@@ -1,12 +1,15 @@
 package datapath_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -374,4 +377,52 @@ func TestDirectServerReturn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Backends on another node see the node, by which their answers come back.
+func TestClientsOutsideToAnotherNode(t *testing.T) {
+	eachRouting(t, func(t *testing.T, c *cluster) {
+		outside := withOutside(t, c, nil)
+		server := c.nodes[1].pods[0]
+		server.space.echoTCP(t, ":7000")
+		server.space.echoUDP(t, ":7000")
+		must(t, c.nodes[1].datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("192.0.2.1/32"), Identity: 6}))
+		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			c.publish(t, echoService(protocol, backend(server, 7000)))
+		}
+		sees := "192.0.2.1:"
+		if c.nodes[0].config.Routing == datapath.RoutingTunnel {
+			sees = "10.77.1.1:"
+		}
+		for _, to := range []string{nodeOutside + ":30080", "192.0.2.1:30080", vip + ":80", "198.18.0.81:80"} {
+			for _, network := range []string{"tcp4", "udp4"} {
+				got, err := outside.try(network, to)
+				if err != nil {
+					t.Errorf("%s to %s: %v; drops %v and %v", network, to, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+				} else if network == "tcp4" && !strings.HasPrefix(got, sees) {
+					t.Errorf("the pod saw %q, want %s", got, sees)
+				}
+			}
+		}
+		// Large answers and questions, and a connection that lasts.
+		conn, err := outside.dial("tcp4", vip+":80")
+		must(t, err)
+		defer conn.Close()
+		long := strings.Repeat("x", 30000)
+		for range 5 {
+			if got, err := askAll(conn, long); err != nil || !strings.HasSuffix(got, long) {
+				t.Fatalf("%d bytes came back, %v", len(got), err)
+			}
+		}
+	})
+}
+
+// askAll reads the whole line.
+func askAll(c net.Conn, line string) (string, error) {
+	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	if _, err := fmt.Fprintln(c, line); err != nil {
+		return "", err
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(answer), err
 }
