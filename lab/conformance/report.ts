@@ -1,5 +1,4 @@
 /** What Ginkgo reports, and the table made of it. */
-import type { Selected } from './selection.ts';
 
 /** How a test ended. `unstable` failed beside others and passed when it was run once more, alone. */
 export type Outcome = 'passed' | 'unstable' | 'failed' | 'not run';
@@ -43,42 +42,47 @@ const firstLines = (text: string): string =>
     .join(' ')
     .slice(0, 400);
 
+/** How one test ended, as Ginkgo says it. */
+export interface Ended {
+  readonly name: string;
+  readonly state: string;
+  readonly seconds: number;
+  readonly message: string;
+}
+
 /**
- * Joins what was selected with what Ginkgo reports, first of all tests together and then of the failed ones alone. A test
- * that was selected and of which no report knows the end has failed: the run broke off.
+ * The tests that ended. Those that did not begin are left out, and, where the time was over, those that this cut off.
  */
-export function results(
-  selected: readonly Selected[],
-  together: readonly GinkgoReport[],
-  alone: readonly GinkgoReport[],
-): Result[] {
-  const ends = (reports: readonly GinkgoReport[]): Map<string, GinkgoSpec> => {
-    const map = new Map<string, GinkgoSpec>();
-    for (const report of reports)
-      for (const spec of report.SpecReports ?? [])
-        if (spec.LeafNodeType === 'It' && (spec.State !== 'skipped' || spec.Failure !== undefined))
-          map.set(fullName(spec), spec);
-    return map;
-  };
-  const first = ends(together);
-  const second = ends(alone);
-  return selected.map(({ name, reason }) => {
-    if (reason !== undefined) return { name, outcome: 'not run', seconds: 0, reason };
-    const spec = first.get(name);
-    if (spec === undefined)
-      return { name, outcome: 'failed', seconds: 0, reason: 'the run ended before this test did' };
-    const seconds = Math.round(spec.RunTime / 1e8) / 10;
-    const message = firstLines(spec.Failure?.Message ?? '');
-    if (spec.State === 'passed') return { name, outcome: 'passed', seconds };
-    if (spec.State === 'skipped' || spec.State === 'pending')
-      return { name, outcome: 'not run', seconds, reason: `the test itself says: ${message || spec.State}` };
-    const again = second.get(name);
-    if (again?.State === 'passed') return { name, outcome: 'unstable', seconds, reason: message };
-    return { name, outcome: 'failed', seconds, reason: message || spec.State };
+export function ended(reports: readonly GinkgoReport[], timeOver: boolean): Ended[] {
+  return reports
+    .flatMap((report) => report.SpecReports ?? [])
+    .filter((spec) => spec.LeafNodeType === 'It' && (spec.State !== 'skipped' || spec.Failure !== undefined))
+    .filter((spec) => !(timeOver && ['interrupted', 'timedout', 'aborted'].includes(spec.State)))
+    .map((spec) => ({
+      name: fullName(spec),
+      state: spec.State,
+      seconds: Math.round(spec.RunTime / 1e8) / 10,
+      message: firstLines(spec.Failure?.Message ?? ''),
+    }));
+}
+
+/** What became of each test that was to run. */
+export function results(names: readonly string[], ends: readonly Ended[]): Result[] {
+  const byName = new Map(ends.map((end) => [end.name, end]));
+  return names.map((name) => {
+    const end = byName.get(name);
+    if (end === undefined)
+      return { name, outcome: 'not run', seconds: 0, reason: 'the time given to this run was over' };
+    const { state, seconds, message } = end;
+    if (state === 'passed') return { name, outcome: 'passed', seconds };
+    if (state === 'skipped' || state === 'pending')
+      return { name, outcome: 'not run', seconds, reason: `the test itself says: ${message || state}` };
+    return { name, outcome: 'failed', seconds, reason: message || state };
   });
 }
 
-const groups: readonly (readonly [string, (name: string) => boolean])[] = [
+/** The parts of the table, in its order; the first that fits a test has it. */
+export const groups: readonly (readonly [string, (name: string) => boolean])[] = [
   ['conformance', (name) => name.includes('[Conformance]')],
   ['network policy', (name) => /\[Feature:NetworkPolicy\]|Netpol/.test(name)],
   ['dual stack', (name) => name.includes('[Feature:IPv6DualStack]')],
