@@ -1,6 +1,7 @@
 import { application } from './application.ts';
 import { clusters } from './clusters.ts';
 import { connectivity } from './connectivity.ts';
+import { explain } from './explain.ts';
 import { flows } from './flows.ts';
 import { install } from './install.ts';
 import { policies } from './policies.ts';
@@ -14,6 +15,7 @@ export const contract = {
   application,
   clusters,
   connectivity,
+  explain,
   flows,
   install,
   policies,
@@ -28,6 +30,7 @@ export * from './application.ts';
 export * from './checks.ts';
 export * from './clusters.ts';
 export * from './connectivity.ts';
+export * from './explain.ts';
 export * from './failure.ts';
 export * from './flows.ts';
 export * from './install.ts';

@@ -6,6 +6,7 @@ import { createApplication, projectRoot } from './application/index.ts';
 import { type LabCommand, openLab } from './application/lab.ts';
 import { createClusters } from './clusters/index.ts';
 import { createConnectivity } from './connectivity/index.ts';
+import { createExplain } from './explain/index.ts';
 import { createFlows } from './flows/index.ts';
 import { createInstall } from './install/index.ts';
 import type { Log } from './log.ts';
@@ -117,6 +118,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     }),
     clusters: clusters.implementation(agents.statuses),
     connectivity: opening.use(createConnectivity({ connections, agents, audit, log })),
+    explain: createExplain({ agents }),
     flows: opening.use(createFlows({ connections, agents, log })),
     install,
     policies: opening.use(createPolicies({ connections, agents, audit, log })),

@@ -6,6 +6,7 @@ import {
   IconHelp,
   IconHistory,
   IconMoon,
+  IconRoute,
   IconServer2,
   IconShieldLock,
   IconSun,
@@ -31,6 +32,7 @@ const places = [
   { to: '/flows', text: 'Flows', icon: IconArrowsLeftRight, keys: 'g f' },
   { to: '/policies', text: 'Policies', icon: IconShieldLock, keys: 'g p' },
   { to: '/terminal', text: 'Terminal', icon: IconTerminal2, keys: 'g s' },
+  { to: '/explain', text: 'Explain', icon: IconRoute, keys: 'g e' },
   { to: '/audit', text: 'Audit', icon: IconHistory, keys: 'g a' },
 ] as const;
 

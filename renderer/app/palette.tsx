@@ -10,6 +10,7 @@ import {
   IconMoon,
   IconPlug,
   IconPlus,
+  IconRoute,
   IconServer,
   IconServer2,
   IconShieldLock,
@@ -78,6 +79,7 @@ export function Palette() {
       keys: 'g s',
       run: () => void navigate({ to: '/terminal' }),
     },
+    { id: 'explain', text: 'Explain', icon: IconRoute, keys: 'g e', run: () => void navigate({ to: '/explain' }) },
     { id: 'audit', text: 'Audit log', icon: IconHistory, keys: 'g a', run: () => void navigate({ to: '/audit' }) },
   ];
   const actions: readonly Entry[] = [

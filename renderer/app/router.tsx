@@ -106,6 +106,13 @@ const terminalRoute = createRoute({
   component: lazyRouteComponent(() => import('../views/terminal/terminal-view.tsx'), 'TerminalView'),
 });
 
+const explainRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/explain',
+  validateSearch: (raw: Raw) => pick(raw, ['from', 'to', 'protocol', 'port']),
+  component: lazyRouteComponent(() => import('../views/explain/explain-view.tsx'), 'ExplainView'),
+});
+
 const auditRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/audit',
@@ -123,6 +130,7 @@ export const router = createRouter({
     newPolicyRoute,
     policyRoute,
     terminalRoute,
+    explainRoute,
     auditRoute,
   ]),
   history: createHashHistory(),

@@ -14,6 +14,7 @@ export const shortcuts: readonly Shortcut[] = [
   { keys: 'g f', text: 'Flows', group: 'Go to' },
   { keys: 'g p', text: 'Policies', group: 'Go to' },
   { keys: 'g s', text: 'Terminal (shell)', group: 'Go to' },
+  { keys: 'g e', text: 'Explain', group: 'Go to' },
   { keys: 'Ctrl K', text: 'Command palette', group: 'Everywhere' },
   { keys: '?', text: 'This help', group: 'Everywhere' },
   { keys: 'Esc', text: 'Close details, dialogs and menus', group: 'Everywhere' },

@@ -236,6 +236,16 @@ export function createFixtureConnection(name: string): Connection {
       rights: () => soon(() => ok({ rights: [{ action: 'policies.write', allowed: true, reason: '' }] })),
       deletePod: ({ cluster }) => soon(() => (isProtected(cluster) ? failed(refused) : ok({}))),
     },
+    explain: {
+      packet: async () =>
+        ok({
+          verdict: 'delivered' as const,
+          summary: 'Delivered to the receiver on node node1.',
+          dropReason: '',
+          steps: [],
+          notes: [],
+        }),
+    },
     flows: {
       watch: (request, handlers) => {
         const source = createFlowSource(makeTalks(inventory.get(), enforced()), inventory.get());

@@ -14,6 +14,13 @@ const readOnly: Failure = {
   fix: 'Connect a real cluster, or start the lab.',
 };
 
+const noExplain: Failure = {
+  code: 'recording.no-explain',
+  what: 'A recording cannot explain packets.',
+  why: 'There are no nodes behind it whose programs could be run.',
+  fix: 'Connect a real cluster, or start the lab.',
+};
+
 const noTerminal: Failure = {
   code: 'recording.no-terminal',
   what: 'A recording has no terminals.',
@@ -94,10 +101,25 @@ export function wrapImplementation(
     return await play(found.value.replay, AbortSignal.any([context.signal, open.signal, closed.signal]));
   };
 
-  const { application, clusters, connectivity, flows, install, policies, questions, terminals, topology, verify } =
-    live;
+  const {
+    application,
+    clusters,
+    connectivity,
+    explain,
+    flows,
+    install,
+    policies,
+    questions,
+    terminals,
+    topology,
+    verify,
+  } = live;
   return {
     questions,
+    explain: {
+      packet: async (input, context) =>
+        isRecording(input.cluster) ? failed(noExplain) : await explain.packet(input, context),
+    },
     application: {
       ...application,
       async openRecording({ name }) {

@@ -171,9 +171,12 @@ func copyEntries(to, from *ebpf.Map, how ebpf.MapUpdateFlags) error {
 	})
 }
 
+// largerSuffix is that of a pin that is about to replace another.
+const largerSuffix = "_larger"
+
 // swapPin pins a map in the place of another, so that there is a map at every moment.
 func swapPin(m *ebpf.Map, pin string) error {
-	fresh := pin + "_larger"
+	fresh := pin + largerSuffix
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing %s: %w", fresh, err)
 	}

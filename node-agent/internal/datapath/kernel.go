@@ -159,6 +159,9 @@ func (k *kernel) open() error {
 	if err := k.reattach(); err != nil {
 		return err
 	}
+	if err := k.removeOtherPins(); err != nil {
+		return err
+	}
 	if k.kernelDrops = k.watchKernelDrops(); k.kernelDrops != nil {
 		k.options.log.Warn("what the kernel itself drops of pods' packets is not seen", "error", k.kernelDrops)
 	}

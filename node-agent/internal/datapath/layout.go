@@ -5,7 +5,8 @@ import (
 	"net/netip"
 )
 
-// layoutVersion is part of every map's pin. Raise it when a structure in bpf/lib/types.h changes.
+// layoutVersion is part of every map's pin. Raise it when a structure in bpf/lib/types.h changes; see carry.go for what goes
+// along.
 const layoutVersion = 2
 
 // The structures below mirror bpf/lib/types.h byte for byte; layout_test.go compares them with the objects' BTF.

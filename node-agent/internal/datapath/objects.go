@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -203,6 +204,11 @@ func openMap(s *ebpf.MapSpec, pin string) (*ebpf.Map, error) {
 	}
 	m, err := ebpf.NewMap(s)
 	if err != nil {
+		return nil, err
+	}
+	name, _, _ := strings.Cut(filepath.Base(pin), "_v")
+	if _, err := carryOver(m, filepath.Dir(pin), name); err != nil {
+		m.Close()
 		return nil, err
 	}
 	if err := m.Pin(pin); err != nil {

@@ -288,4 +288,3 @@ func (r *rig) ring(visit func(Event)) (suppressed uint64) {
 	}))
 	return suppressed
 }
-

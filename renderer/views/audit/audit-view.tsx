@@ -115,7 +115,7 @@ export function AuditView() {
           onClick={() =>
             download(
               'fairlead-audit.jsonl',
-              rows.map(({ key: _, ...entry }) => `${JSON.stringify(entry)}\n`).join(''),
+              rows.map((row) => `${JSON.stringify({ ...row, key: undefined })}\n`).join(''),
               'application/x-ndjson',
             )
           }

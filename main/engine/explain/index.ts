@@ -1,0 +1,78 @@
+import type { PacketAnswer, PacketQuestion } from '../../../contract/explain.ts';
+import { failed, ok, type Result } from '../../../contract/failure.ts';
+import type { CapabilityImplementation } from '../../../contract/implementation.ts';
+import type { ExplainResponse } from '../agents/gen/fairlead/v1/agent_pb.ts';
+import { type Agents, agentFailure, unaryTimeout } from '../agents/index.ts';
+
+const verdicts = ['delivered', 'host', 'leaves', 'dropped', 'refused', 'proxy', 'unknown'] as const;
+
+/** The agent's answer as the contract has it. A verdict of a later version is "unknown", with a note. */
+export function answerOf(response: ExplainResponse): PacketAnswer {
+  const verdict = verdicts.find((known) => known === response.verdict);
+  return {
+    verdict: verdict ?? 'unknown',
+    summary: response.summary,
+    dropReason: response.dropReasonName,
+    steps: response.steps.map((step) => ({
+      node: step.node,
+      hook: step.hook,
+      kind: step.kind,
+      map: step.map,
+      key: step.key,
+      value: step.value,
+      rule: step.rule,
+      rewrite: step.rewrite,
+      verdict: step.verdict,
+      text: step.text,
+      dropReason: step.dropReasonName,
+      source: step.source,
+    })),
+    notes: verdict
+      ? response.notes
+      : [...response.notes, `The agent answered "${response.verdict}", which this console does not know.`],
+  };
+}
+
+/** Asks the agents where a packet goes. Any of them knows which one has the sender, and passes the question on. */
+async function ask(agents: Agents, question: PacketQuestion): Promise<Result<PacketAnswer>> {
+  const opened = await agents.open(question.cluster);
+  if (!opened.ok) return opened;
+  using held = opened.value;
+  const listed = await held.ready();
+  if (!listed.ok) return listed;
+  let last: Result<PacketAnswer> = failed({
+    code: 'explain.no-agent',
+    what: 'No agent of this cluster can be asked.',
+    why: 'The answer comes from the programs that the agents have loaded on the nodes.',
+    fix: 'Install the agent on the cluster, or wait until one of its pods is ready.',
+  });
+  // One that is connected already answers at once; the others only where it does not.
+  const links = held.links().toSorted((a, b) => Number(b.state === 'ready') - Number(a.state === 'ready'));
+  for (const link of links) {
+    const client = await link.client();
+    if (!client.ok) {
+      last = client;
+      continue;
+    }
+    const { from, to, protocol, port, sourcePort, l7, perPacket } = question;
+    try {
+      return ok(
+        answerOf(
+          await client.value.agent.explain(
+            { from, to, protocol, port, sourcePort: sourcePort ?? 0, l7: l7 ?? '', perPacket: perPacket ?? false },
+            { timeoutMs: 3 * unaryTimeout },
+          ),
+        ),
+      );
+    } catch (error) {
+      // What the agent says of the question is the answer; another agent would say the same.
+      return failed(agentFailure(link.node, error));
+    }
+  }
+  return last;
+}
+
+/** Where a packet goes, and why. */
+export function createExplain(options: { readonly agents: Agents }): CapabilityImplementation<'explain'> {
+  return { packet: (question) => ask(options.agents, question) };
+}
