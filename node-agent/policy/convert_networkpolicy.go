@@ -172,20 +172,50 @@ func (c *converter) networkPolicyPort(path string, p *spec.NetworkPolicyPort) (p
 func (c *converter) warnConsequences() {
 	for i := range c.rules {
 		r := &c.rules[i]
+		c.warnLockOut(r)
 		if !r.defaultDeny[Egress] || HasErrors(c.problems) {
 			continue
 		}
 		resolves := slices.ContainsFunc(c.rules, func(other rule) bool {
 			return slices.ContainsFunc(other.elements, func(e element) bool {
-				return e.direction == Egress && !e.deny && (e.anyPeer || len(e.peers) > 0) &&
+				return e.direction == Egress && !e.deny && (e.anyPeer || len(e.peers)+len(e.references) > 0) &&
 					(e.matchesPort(ProtocolUDP, 53, nil) || slices.ContainsFunc(e.ports, func(m portMatch) bool { return strings.HasPrefix(m.name, "dns") }))
 			})
 		})
 		if !resolves {
 			c.warn("no-dns", r.path+".egress", "denies DNS: nothing in the policy allows UDP port 53",
-				"The selected pods cannot resolve names any more, unless another policy allows it; most connections then fail before they start.",
+				"The selected "+r.what()+" cannot resolve names any more, unless another policy allows it; most connections then fail before they start.",
 				"Allow UDP (and TCP) port 53 to the pods of kube-dns, or keep it if that is meant.")
 			return
+		}
+	}
+}
+
+// warnLockOut: a policy for nodes that does not let kubelet, API server or SSH through takes the node out of the cluster.
+func (c *converter) warnLockOut(r *rule) {
+	if !r.node || HasErrors(c.problems) {
+		return
+	}
+	lets := func(direction Direction, port uint16) bool {
+		return slices.ContainsFunc(c.rules, func(other rule) bool {
+			return other.node && slices.ContainsFunc(other.elements, func(e element) bool {
+				return e.direction == direction && !e.deny && (e.anyPeer || len(e.peers)+len(e.references) > 0) && e.matchesPort(ProtocolTCP, port, nil)
+			})
+		})
+	}
+	for _, need := range []struct {
+		direction Direction
+		port      uint16
+		what, why string
+	}{
+		{Ingress, 22, "SSH (TCP 22)", "Whoever administers the nodes by SSH is locked out."},
+		{Ingress, 10250, "the kubelet (TCP 10250)", "Logs, exec, port-forward and metrics of the nodes' pods do not work any more."},
+		{Egress, 6443, "the API server (TCP 6443)", "The nodes drop out of the cluster: kubelet and agent do not reach it."},
+	} {
+		if r.defaultDeny[need.direction] && !lets(need.direction, need.port) {
+			c.warn("host-lockout", r.path+"."+need.direction.String(), "does not let "+need.what+" through",
+				need.why+" Connections that are open stay open.",
+				"Allow it, or try the policy with hostFirewall.auditMode first.")
 		}
 	}
 }

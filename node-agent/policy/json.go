@@ -19,13 +19,16 @@ type Validation struct {
 	// Selector is Policy.SelectorText, Meaning Policy.Meaning.
 	Selector string   `json:"selector"`
 	Meaning  []string `json:"meaning"`
+	// Requires are the agents' settings without which the policy is not enforced; References the objects that it names.
+	Requires   []string `json:"requires"`
+	References []string `json:"references"`
 }
 
 // Validate parses a document and tells what it found.
 func Validate(document []byte) Validation {
 	p, problems := Parse(KindAuto, document)
 	out := Validation{Ref: p.Ref, Valid: p.Valid(), Problems: problems, Prefixes: []string{},
-		Selector: p.SelectorText(), Meaning: p.Meaning()}
+		Selector: p.SelectorText(), Meaning: p.Meaning(), Requires: p.Requires(), References: append([]string{}, p.References()...)}
 	if problems == nil {
 		out.Problems = []Problem{}
 	}
@@ -92,10 +95,19 @@ func callSelected(request []byte) (any, error) {
 	}{p.Valid(), append([]Problem{}, problems...), Selected(p, r.Pods)}, nil
 }
 
-func parseAll(documents []json.RawMessage) []Policy {
+// callReferences are the objects that policies of a request may name beside pods.
+type callReferences struct {
+	Groups   []CIDRGroup    `json:"groups"`
+	Services []ServicePeers `json:"services"`
+}
+
+func (r callReferences) all() References { return NewReferences(r.Groups, r.Services) }
+
+func parseAll(documents []json.RawMessage, references References) []Policy {
 	out := make([]Policy, len(documents))
 	for i, document := range documents {
-		out[i], _ = Parse(KindAuto, document)
+		p, _ := Parse(KindAuto, document)
+		out[i] = p.Resolve(references)
 	}
 	return out
 }
@@ -116,11 +128,12 @@ func callVerdicts(request []byte) (any, error) {
 		Policies []json.RawMessage `json:"policies"`
 		Pods     []Pod             `json:"pods"`
 		Queries  []Query           `json:"queries"`
+		callReferences
 	}
 	if err := decode("verdicts", request, &r); err != nil {
 		return nil, err
 	}
-	policies := parseAll(r.Policies)
+	policies := parseAll(r.Policies, r.all())
 	answer := struct {
 		Invalid  []int        `json:"invalid"`
 		Verdicts []Connection `json:"verdicts"`
@@ -143,12 +156,14 @@ func callExplain(request []byte) (any, error) {
 		Policies  []json.RawMessage `json:"policies"`
 		Candidate json.RawMessage   `json:"candidate"`
 		Pods      []Pod             `json:"pods"`
+		callReferences
 	}
 	if err := decode("explain", request, &r); err != nil {
 		return nil, err
 	}
-	policies := parseAll(r.Policies)
+	policies := parseAll(r.Policies, r.all())
 	candidate, problems := Parse(KindAuto, r.Candidate)
+	candidate = candidate.Resolve(r.all())
 	return struct {
 		Valid    bool      `json:"valid"`
 		Problems []Problem `json:"problems"`

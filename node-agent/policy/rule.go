@@ -267,6 +267,14 @@ func portPrefixes(first, last uint16) []portPrefix {
 	return out
 }
 
+// what is the word for whom the rule governs.
+func (r *rule) what() string {
+	if r.node {
+		return "nodes"
+	}
+	return "pods"
+}
+
 // governs tells whether the rule is about an endpoint with these labels: pods, or the node itself for a rule on nodes.
 func (r *rule) governs(labels Labels) bool {
 	return r.node == labels.HasReserved("host") && r.subject.matches(labels)

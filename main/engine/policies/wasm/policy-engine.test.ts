@@ -64,14 +64,14 @@ describe('policy engine in WebAssembly', () => {
       spec: {
         endpointSelector: {},
         ingress: [{ fromEndpoint: [{}], toPorts: [{ ports: [{ port: '70000', protocol: 'tcp' }] }] }],
-        egress: [{ toFQDNs: [{ matchName: 'example.org' }] }],
+        egress: [{ toGroups: [{ aws: { region: 'eu-central-1' } }] }],
       },
     });
     expect(answer.valid).toBe(false);
     expect(answer.problems.map((problem) => `${problem.path}: ${problem.what}`)).toEqual([
       'spec.ingress[0].fromEndpoint: unknown field, did you mean fromEndpoints?',
       'spec.ingress[0].toPorts[0].ports[0].protocol: "tcp" is not a protocol',
-      'spec.egress[0].toFQDNs: selecting peers by DNS name cannot be enforced by this version',
+      'spec.egress[0].toGroups: selecting cloud machines by group cannot be enforced by this version',
     ]);
     for (const problem of answer.problems) expect(problem.why && problem.fix).toBeTruthy();
   });
@@ -86,6 +86,42 @@ describe('policy engine in WebAssembly', () => {
 
   it('tells which pods are selected', () => {
     expect(engine.selected({ policy: deathstarPolicy, pods })).toEqual({ valid: true, problems: [], pods: [0] });
+  });
+
+  it('knows groups of ranges and services where it is told of them', () => {
+    const policy = {
+      ...deathstarPolicy,
+      spec: {
+        endpointSelector: { matchLabels: { class: 'deathstar' } },
+        egress: [
+          { toCIDRSet: [{ cidrGroupRef: 'partners' }] },
+          { toServices: [{ k8sService: { serviceName: 'hangar', namespace: 'galaxy' } }] },
+        ],
+      },
+    };
+    expect(engine.validate(policy)).toMatchObject({
+      valid: true,
+      references: ['the CIDR group partners', 'the service galaxy/hangar'],
+      requires: [],
+    });
+    const queries = [
+      { from: { pod: 0 }, to: { address: '198.51.100.10' }, protocol: 6, port: 443 },
+      { from: { pod: 0 }, to: { pod: 1 }, protocol: 6, port: 443 },
+      { from: { pod: 0 }, to: { pod: 2 }, protocol: 6, port: 443 },
+    ];
+    const allowed = (more: object): boolean[] =>
+      engine.verdicts({ policies: [policy], pods, queries, ...more }).verdicts.map((verdict) => verdict.egress?.allowed === true);
+    expect(allowed({})).toEqual([false, false, false]);
+    expect(
+      allowed({
+        groups: [{ name: 'partners', prefixes: ['198.51.100.0/24'] }],
+        services: [{ namespace: 'galaxy', name: 'hangar', selector: { org: 'empire' } }],
+      }),
+    ).toEqual([true, true, false]);
+    const host = { ...policy, kind: 'CiliumClusterwideNetworkPolicy', metadata: { name: 'host' } };
+    expect(
+      engine.validate({ ...host, spec: { nodeSelector: {}, ingress: [{ fromEntities: ['cluster'] }] } }),
+    ).toMatchObject({ valid: true, requires: ['hostFirewall.enabled'], selector: 'all nodes' });
   });
 
   it('decides on connections, naming the rule', () => {

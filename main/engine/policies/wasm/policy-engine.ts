@@ -5,9 +5,11 @@ import { projectFile } from '../../project.ts';
 import type {
   Explanation,
   IdentityLabels,
+  PolicyCIDRGroup,
   PolicyDocument,
   PolicyPod,
   PolicyQuery,
+  PolicyService,
   PolicyVerdicts,
   SelectedPods,
   Validation,
@@ -29,12 +31,16 @@ export interface PolicyEngine {
     readonly policies: readonly PolicyDocument[];
     readonly pods: readonly PolicyPod[];
     readonly queries: readonly PolicyQuery[];
+    readonly groups?: readonly PolicyCIDRGroup[];
+    readonly services?: readonly PolicyService[];
   }): PolicyVerdicts;
   /** What the candidate would change beside (or in place of its earlier edition among) the policies in force. */
   explain(request: {
     readonly policies: readonly PolicyDocument[];
     readonly candidate: PolicyDocument;
     readonly pods: readonly PolicyPod[];
+    readonly groups?: readonly PolicyCIDRGroup[];
+    readonly services?: readonly PolicyService[];
   }): Explanation;
   /** The labels that make up each pod's identity, as source:key=value. */
   labels(request: { readonly pods: readonly PolicyPod[] }): IdentityLabels;

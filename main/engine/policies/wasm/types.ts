@@ -40,6 +40,10 @@ export interface Validation {
   readonly selector: string;
   /** Plain sentences of what it does. */
   readonly meaning: readonly string[];
+  /** Settings of the agents without which they do not enforce it: hostFirewall.enabled, nodeSelectorLabels. */
+  readonly requires: readonly string[];
+  /** Objects that it names beside pods, in plain words: "the CIDR group partners", "the service data/db". */
+  readonly references: readonly string[];
 }
 
 export interface NamedPort {
@@ -60,6 +64,22 @@ export interface PolicyPod {
   readonly hostNetwork?: boolean;
   /** Named container ports; names in lower case. */
   readonly ports?: Readonly<Record<string, readonly NamedPort[]>>;
+}
+
+/** A CiliumCIDRGroup as policies see it. */
+export interface PolicyCIDRGroup {
+  readonly name: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly prefixes: readonly string[];
+}
+
+/** A service as toServices sees it: its selector, or without one the addresses of its endpoint slices. */
+export interface PolicyService {
+  readonly namespace: string;
+  readonly name: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly selector?: Readonly<Record<string, string>>;
+  readonly addresses?: readonly string[];
 }
 
 export interface SelectedPods {
