@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -237,52 +236,5 @@ func (a *agent) leaderDuties(ctx context.Context, w *watcher) {
 				}
 			}
 		}
-	}
-}
-
-// writeConditions says in every policy whether it is enforced.
-func (a *agent) writeConditions(ctx context.Context, w *watcher) {
-	descriptions := map[policy.RefKey]string{}
-	valid := map[policy.RefKey]bool{}
-	for _, d := range w.parts.Policies.Describe() {
-		key := d.Ref.Key()
-		valid[key] = d.Valid
-		var problems []string
-		for _, p := range d.Problems {
-			if p.Severity == policy.SeverityError {
-				problems = append(problems, p.String())
-			}
-		}
-		descriptions[key] = strings.Join(problems, "; ")
-	}
-	write := func(key policy.RefKey, name string, conditions []ciliumv2.NetworkPolicyCondition) {
-		ok, known := valid[key]
-		if !known {
-			return
-		}
-		want := ciliumv2.NetworkPolicyCondition{Type: ciliumv2.ConditionValid, Status: "True", Message: "Policy validation succeeded"}
-		if !ok {
-			want.Status, want.Reason, want.Message = "False", "Invalid", descriptions[key]
-		}
-		for _, c := range conditions {
-			if c.Type == want.Type && c.Status == want.Status && c.Message == want.Message {
-				return
-			}
-		}
-		want.LastTransitionTime = metav1.Now()
-		patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []ciliumv2.NetworkPolicyCondition{want}}})
-		if err == nil {
-			r := kubernetes.Resource{Group: ciliumv2.GroupVersion, Name: name, Namespace: key.Namespace}
-			err = a.client.MergePatch(ctx, r, key.Name, patch, "status")
-		}
-		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-			a.log.Warn("a policy's condition was not written", "policy", key.String(), "error", err)
-		}
-	}
-	for _, p := range w.cnps.List() {
-		write(refOf(policy.KindCiliumNetworkPolicy, p).Key(), "ciliumnetworkpolicies", p.Status.Conditions)
-	}
-	for _, p := range w.ccnps.List() {
-		write(refOf(policy.KindCiliumClusterwidePolicy, p).Key(), "ciliumclusterwidenetworkpolicies", p.Status.Conditions)
 	}
 }

@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
+	"fairlead.dev/node-agent/internal/kubernetes"
+	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/policy"
+)
+
+// statusServer holds the conditions of one policy as the API server does.
+type statusServer struct {
+	t       *testing.T
+	object  policyObject
+	patches int
+	refuse  error
+}
+
+func (s *statusServer) patch(_ context.Context, r kubernetes.Resource, name string, patch []byte) error {
+	s.patches++
+	if s.refuse != nil {
+		return s.refuse
+	}
+	if r.Name != s.object.resource || r.Namespace != s.object.ref.Namespace || name != s.object.ref.Name {
+		s.t.Errorf("patched %s %s/%s", r.Name, r.Namespace, name)
+	}
+	var body struct {
+		Status ciliumv2.CiliumNetworkPolicyStatus `json:"status"`
+	}
+	if err := json.Unmarshal(patch, &body); err != nil {
+		s.t.Fatal(err)
+	}
+	s.object.conditions = body.Status.Conditions
+	return nil
+}
+
+func described(ref policy.Ref, problems ...policy.Problem) policies.Description {
+	return policies.Description{Ref: ref, Valid: !policy.HasErrors(problems), Problems: problems}
+}
+
+func TestConditionsAreWrittenOnceAndKeepOthers(t *testing.T) {
+	ctx := context.Background()
+	ref := policy.Ref{Kind: policy.KindCiliumNetworkPolicy, Namespace: "a", Name: "p", UID: "1"}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := &statusServer{t: t, object: policyObject{ref: ref, resource: "ciliumnetworkpolicies",
+		conditions: []ciliumv2.NetworkPolicyCondition{{Type: "Reviewed", Status: "True"}}}}
+	write := func(d policies.Description, at time.Time) map[policy.RefKey]error {
+		return writeConditions(ctx, []policyObject{s.object}, []policies.Description{d}, s.patch, at)
+	}
+	problem := policy.Problem{Severity: policy.SeverityError, Code: "invalid-cidr", Path: "spec.ingress[0]", What: "\"x\" is not a range of addresses"}
+	for round := range 3 {
+		if failed := write(described(ref), start.Add(time.Duration(round)*time.Minute)); len(failed) > 0 || s.patches != 1 {
+			t.Fatalf("round %d: %d patches, %v", round, s.patches, failed)
+		}
+	}
+	if c := s.object.conditions; len(c) != 2 || c[0].Type != "Reviewed" || c[1].Type != "Valid" || c[1].Status != "True" {
+		t.Fatalf("conditions %+v", c)
+	}
+	// It becomes invalid: the reason's text is there, and the time of the transition.
+	later := start.Add(time.Hour)
+	_ = write(described(ref, problem), later)
+	_ = write(described(ref, problem), later.Add(time.Minute))
+	if c := s.object.conditions[1]; s.patches != 2 || c.Status != "False" || !strings.Contains(c.Message, "spec.ingress[0]: \"x\" is not a range") ||
+		!c.LastTransitionTime.Time.Equal(later) {
+		t.Fatalf("%d patches, condition %+v", s.patches, c)
+	}
+	// Another text of the same status is no transition.
+	problem.What = "is something else"
+	_ = write(described(ref, problem), later.Add(time.Hour))
+	if c := s.object.conditions[1]; s.patches != 3 || !c.LastTransitionTime.Time.Equal(later) || !strings.HasSuffix(c.Message, "something else") {
+		t.Fatalf("%d patches, condition %+v", s.patches, c)
+	}
+	// A server that refuses is asked once per call, and its error comes back.
+	s.refuse = errors.New("forbidden")
+	if failed := write(described(ref), later); s.patches != 4 || failed[ref.Key()] == nil {
+		t.Fatalf("%d patches, %v", s.patches, failed)
+	}
+	// Of an object that was made again under the name nothing is known yet.
+	s.refuse, s.object.ref.UID = nil, "2"
+	if _ = write(described(ref), later); s.patches != 4 {
+		t.Fatal("the condition of a former object was written into the new one")
+	}
+}
