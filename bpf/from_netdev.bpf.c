@@ -1,129 +1,146 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * from_netdev: tcx ingress of the node's devices: packets for this node's pods, as they are or in VXLAN.
+ * from_netdev: tcx ingress of the node's devices: packets for this node's pods, as they are or in the tunnel.
  * May assume: Ethernet frames. What is not for a pod is left alone, unless it claims to come from one.
  */
 #define FILE_NUMBER 3
+#include "lib/work.h"
 #include "lib/decap.h"
 #include "lib/nodeport.h"
 #include "lib/host_firewall.h"
 
 /* Packets of the tunnel that can be taken out of it here; TC_ACT_UNSPEC for all others. */
-static __noinline int from_tunnel(struct __sk_buff *skb, struct iphdr *outer)
+static __noinline int from_tunnel(struct __sk_buff *skb, struct outer_packet *outer)
 {
-	struct packet p = {};
-	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
-	struct tracking in = {.side = IN, .peer_known = true};
+	struct work *w = begin_work(INGRESS);
+	struct packet *p;
+	struct report *r;
+	struct tracking *in;
 	struct endpoint *ep;
-	__u32 vni;
 	int err;
 
-	if (!decapsulate(skb, outer, &vni))
+	if (!w)
 		return TC_ACT_UNSPEC;
-	err = parse(skb, &p);
+	p = &w->packet;
+	r = &w->report;
+	in = &w->in;
+	if (!decapsulate(skb, outer))
+		return TC_ACT_UNSPEC;
+	err = parse(skb, p);
 	if (err)
-		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
-	err = overlay_sender(&p, &r, &in.peer, vni, outer->saddr, true);
+		return drop(skb, p, r, err < 0 ? err : DROP_INVALID);
+	err = overlay_sender(p, r, &in->peer, outer->vni, &outer->source, true);
 	if (err)
-		return drop(skb, &p, &r, err);
-	ep = local_endpoint(&p.destination);
+		return drop(skb, p, r, err);
+	ep = local_endpoint(&p->destination);
 	if (!ep)
-		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
-	err = admit(skb, &p, ep, &in, &r);
+		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
+	err = admit(skb, p, ep, in, r);
 	if (err)
-		return drop(skb, &p, &r, err);
-	if (in.to_proxy)
-		return admitted_to_proxy(skb, &p, &in, &r);
+		return drop(skb, p, r, err);
+	if (in->to_proxy)
+		return admitted_to_proxy(skb, p, in, r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
-		return drop(skb, &p, &r, err);
-	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+		return drop(skb, p, r, err);
+	trace(skb, p, r, TO_ENDPOINT, in->report);
 	return err;
 }
 
 /* Packets with pods' addresses of their own. */
 static __noinline int from_wire(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
-	struct tracking in = {.side = IN, .peer_known = true, .from_wire = true};
+	struct work *w = begin_work(INGRESS);
+	struct packet *p;
+	struct report *r;
+	struct tracking *in;
 	struct endpoint *ep;
 	int err;
 
-	err = parse(skb, &p);
+	if (!w)
+		return TC_ACT_UNSPEC;
+	p = &w->packet;
+	r = &w->report;
+	in = &w->in;
+	in->from_wire = true;
+	err = parse(skb, p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_UNSPEC;
 	/* Also of packets that could not be parsed to the end; their addresses are known then. */
-	if (in_pod_range(&p.source) && local_endpoint(&p.source))
-		return drop(skb, &p, &r, DROP_INVALID_SIP);
-	ep = local_endpoint(&p.destination);
+	if (in_pod_range(&p->source) && local_endpoint(&p->source))
+		return drop(skb, p, r, DROP_INVALID_SIP);
+	ep = local_endpoint(&p->destination);
 	if (!ep) {
 		int verdict = NOT_SERVED;
 
 		if (config.services && !err)
-			verdict = serve_reply(skb, &p, &r);
+			verdict = serve_reply(skb, p, r);
 		if (config.services && !err && verdict == NOT_SERVED)
-			verdict = serve_client(skb, &p, &r, &in);
+			verdict = serve_client(skb, p, r, in);
 		if (verdict == ELSEWHERE) {
-			verdict = to_backend(skb, &p, &r);
+			verdict = to_backend(skb, p, r);
 			if (verdict == ENCAPSULATE)
-				verdict = encapsulate_here(skb, &p, r.tunnel, IDENTITY_WORLD);
+				verdict = encapsulate_here(skb, p, r->tunnel, IDENTITY_WORLD);
 			if (verdict < 0)
-				return drop(skb, &p, &r, verdict);
-			trace(skb, &p, &r, r.tunnel ? TO_OVERLAY : TO_NETWORK,
-			      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+				return drop(skb, p, r, verdict);
+			trace(skb, p, r, r->tunnel ? TO_OVERLAY : TO_NETWORK,
+			      !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 		}
 		if (verdict != NOT_SERVED)
 			return verdict;
-		ep = local_endpoint(&p.destination);
+		ep = local_endpoint(&p->destination);
 		if (!ep)
 			return TC_ACT_UNSPEC;
 	}
 	if (err < 0)
-		return drop(skb, &p, &r, err);
-	find_peer(&p.source, &in.peer);
+		return drop(skb, p, r, err);
+	find_peer(&p->source, &in->peer);
 	/* Pods of other nodes come by the tunnel where there is one; the node itself does not come by the
 	 * wire. */
-	if ((config.tunnel && in.peer.tunnel) || in.peer.identity == IDENTITY_HOST)
-		return drop(skb, &p, &r, DROP_INVALID_SIP);
+	if ((config.tunnel && in->peer.tunnel) || in->peer.identity == IDENTITY_HOST)
+		return drop(skb, p, r, DROP_INVALID_SIP);
 	if (config.dsr)
-		hear_front(skb, &p, &in);
-	err = admit(skb, &p, ep, &in, &r);
+		hear_front(skb, p, in);
+	err = admit(skb, p, ep, in, r);
 	if (err)
-		return drop(skb, &p, &r, err);
-	if (in.to_proxy)
-		return admitted_to_proxy(skb, &p, &in, &r);
+		return drop(skb, p, r, err);
+	if (in->to_proxy)
+		return admitted_to_proxy(skb, p, in, r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
-		return drop(skb, &p, &r, err);
-	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+		return drop(skb, p, r, err);
+	trace(skb, p, r, TO_ENDPOINT, in->report);
 	return err;
 }
 
-/* To the node's end of the tunnel, or a later fragment that may be. */
-static __always_inline bool is_tunneled(struct __sk_buff *skb, struct iphdr *ip)
+/* To the node's end of the tunnel, or a later fragment that may be; `l4` is where the port is looked for. */
+static __always_inline bool is_tunneled(struct __sk_buff *skb, __u32 l4, bool later_fragment)
 {
 	__be16 port;
 
-	if (!config.tunnel || ip->daddr != config.node_address.word[3] || ip->protocol != IPPROTO_UDP)
-		return false;
-	if (ip->frag_off & bpf_htons(0x1fff))
+	if (later_fragment)
 		return true;
-	return !bpf_skb_load_bytes(skb, ETH_HLEN + ip->ihl * 4 + offsetof(struct udp_header, destination),
-				   &port, 2) &&
+	return !bpf_skb_load_bytes(skb, l4 + offsetof(struct udp_header, destination), &port, 2) &&
 	       port == config.tunnel_port;
 }
 
-SEC("tc")
-int from_netdev(struct __sk_buff *skb)
+static __always_inline int from_netdev4(struct __sk_buff *skb)
 {
 	struct iphdr ip;
 	int verdict;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
-	if (is_tunneled(skb, &ip))
-		return from_tunnel(skb, &ip);
+	if (config.tunnel && !config.underlay6 && ip.daddr == config.node_address.word[3] &&
+	    ip.protocol == IPPROTO_UDP &&
+	    is_tunneled(skb, ETH_HLEN + ip.ihl * 4, ip.frag_off & bpf_htons(0x1fff))) {
+		struct outer_packet outer = {.source = mapped(ip.saddr), .l3_length = sizeof(ip)};
+
+		/* Whatever is unusual is the tunnel device's. */
+		if (ip.ihl != 5 || (ip.frag_off & bpf_htons(0x3fff)) || (ip.tos & ECN_MASK) == ECN_CE)
+			return TC_ACT_UNSPEC;
+		return from_tunnel(skb, &outer);
+	}
 	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
 	if (!config.services && !config.host_firewall &&
 	    (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
@@ -133,6 +150,40 @@ int from_netdev(struct __sk_buff *skb)
 	if (config.host_firewall && (verdict == TC_ACT_UNSPEC || verdict == TC_ACT_OK))
 		return to_node(skb, verdict);
 	return verdict;
+}
+
+static __always_inline int from_netdev6(struct __sk_buff *skb)
+{
+	struct ipv6hdr ip;
+	struct address source, destination;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return TC_ACT_UNSPEC;
+	__builtin_memcpy(&source, &ip.saddr, sizeof(source));
+	__builtin_memcpy(&destination, &ip.daddr, sizeof(destination));
+	if (config.tunnel && config.underlay6 && is_config(&destination, &config.node_address6) &&
+	    (ip.nexthdr == EXTENSION_FRAGMENT ||
+	     (ip.nexthdr == IPPROTO_UDP && is_tunneled(skb, ETH_HLEN + sizeof(ip), false)))) {
+		struct outer_packet outer = {.source = source, .l3_length = sizeof(ip)};
+
+		if (ip.nexthdr != IPPROTO_UDP || (ip.flow_lbl[0] >> 4 & ECN_MASK) == ECN_CE)
+			return TC_ACT_UNSPEC;
+		return from_tunnel(skb, &outer);
+	}
+	if (!config.services && !in_net(&source, &config.pod_net6, &config.pod_mask6) &&
+	    !in_net(&destination, &config.pod_net6, &config.pod_mask6))
+		return TC_ACT_UNSPEC;
+	return from_wire(skb);
+}
+
+SEC("tc")
+int from_netdev(struct __sk_buff *skb)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return from_netdev4(skb);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return from_netdev6(skb);
+	return TC_ACT_UNSPEC;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * from_overlay: tcx ingress of fairlead_vxlan: what from_netdev left to the tunnel device: packets for the
+ * from_overlay: tcx ingress of the tunnel device: what from_netdev left to the tunnel device: packets for the
  * node itself, large ones that the kernel put together, and everything unusual. May assume: the kernel took
  * off the outer headers and kept them as tunnel metadata.
  */
 #define FILE_NUMBER 4
+#include "lib/work.h"
 #include "lib/overlay.h"
 #include "lib/host_firewall.h"
 #include "lib/nodeport.h"
@@ -12,57 +13,69 @@
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
-	struct tracking in = {.side = IN, .peer_known = true};
+	struct work *w = begin_work(INGRESS);
+	struct packet *p;
+	struct report *r;
+	struct tracking *in;
 	struct bpf_tunnel_key tunnel = {};
+	struct address sender;
 	struct endpoint *ep;
 	int err;
 
-	err = parse(skb, &p);
+	if (!w)
+		return TC_ACT_SHOT;
+	p = &w->packet;
+	r = &w->report;
+	in = &w->in;
+	err = parse(skb, p);
 	if (err)
-		return drop(skb, &p, &r, err < 0 ? err : DROP_INVALID);
+		return drop(skb, p, r, err < 0 ? err : DROP_INVALID);
 	if (config.dry_run) {
 		/* A packet that is only tried has no metadata: see explain_walk.go. */
 		tunnel.tunnel_id = skb->cb[0];
 		tunnel.remote_ipv4 = bpf_ntohl(skb->cb[4]);
-	} else if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), 0))
-		return drop(skb, &p, &r, DROP_NO_TUNNEL_KEY);
-	err = overlay_sender(&p, &r, &in.peer, tunnel.tunnel_id, bpf_htonl(tunnel.remote_ipv4), false);
+	} else if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel),
+					  config.underlay6 ? BPF_F_TUNINFO_IPV6 : 0))
+		return drop(skb, p, r, DROP_NO_TUNNEL_KEY);
+	if (config.underlay6)
+		__builtin_memcpy(&sender, tunnel.remote_ipv6, sizeof(sender));
+	else
+		sender = mapped(bpf_htonl(tunnel.remote_ipv4));
+	err = overlay_sender(p, r, &in->peer, tunnel.tunnel_id, &sender, false);
 	if (err)
-		return drop(skb, &p, &r, err);
+		return drop(skb, p, r, err);
 	/* The inner frame is addressed to some other interface; without this no stack would look at it: not
 	 * the node's, and not a pod's, since older kernels keep the mark on the way into another namespace.
 	 */
 	bpf_skb_change_type(skb, 0);
 	/* Answers of backends elsewhere, to clients outside. */
-	if (config.services && is_router(&p.destination)) {
-		int verdict = serve_reply(skb, &p, &r);
+	if (config.services && is_router(&p->destination)) {
+		int verdict = serve_reply(skb, p, r);
 
 		if (verdict != NOT_SERVED)
 			return verdict;
 	}
-	if (is_host(&p.destination)) {
-		r.dest_identity = IDENTITY_HOST;
-		err = host_ingress(skb, &p, &r, &in);
+	if (is_host(&p->destination)) {
+		r->dest_identity = IDENTITY_HOST;
+		err = host_ingress(skb, p, r, in);
 		if (err)
-			return drop(skb, &p, &r, err);
-		trace(skb, &p, &r, TO_HOST,
-		      !config.aggregate || (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+			return drop(skb, p, r, err);
+		trace(skb, p, r, TO_HOST,
+		      !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 		return TC_ACT_OK;
 	}
-	ep = local_endpoint(&p.destination);
+	ep = local_endpoint(&p->destination);
 	if (!ep)
-		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
-	err = admit(skb, &p, ep, &in, &r);
+		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
+	err = admit(skb, p, ep, in, r);
 	if (err)
-		return drop(skb, &p, &r, err);
-	if (in.to_proxy)
-		return admitted_to_proxy(skb, &p, &in, &r);
+		return drop(skb, p, r, err);
+	if (in->to_proxy)
+		return admitted_to_proxy(skb, p, in, r);
 	err = to_peer_of(skb, ep);
 	if (err < 0)
-		return drop(skb, &p, &r, err);
-	trace(skb, &p, &r, TO_ENDPOINT, in.report);
+		return drop(skb, p, r, err);
+	trace(skb, p, r, TO_ENDPOINT, in->report);
 	return err;
 }
 

@@ -4,11 +4,13 @@
  * May assume: Ethernet frames; nothing about what the pod wrote into them.
  */
 #define FILE_NUMBER 1
+#include "lib/work.h"
 #include "lib/deliver.h"
 #include "lib/translate.h"
 #include "lib/encap.h"
 #include "lib/fib.h"
 #include "lib/host_firewall.h"
+#include "lib/neighbour.h"
 
 #define CONTINUE (-1)
 
@@ -45,109 +47,126 @@ __verified_once int serve(struct __sk_buff *skb, struct packet *p, struct report
 	return err;
 }
 
+static __always_inline int from_neighbour(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 ifindex = skb->ifindex;
+	struct endpoint *owner = bpf_map_lookup_elem(&interfaces, &ifindex);
+
+	return owner ? pod_neighbour(skb, p, owner) : TC_ACT_OK;
+}
+
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct report r = {.direction = EGRESS, .reply = REPLY_UNKNOWN};
-	struct tracking out = {.side = OUT}, in = {.side = IN, .peer_known = true};
+	struct work *w = begin_work(EGRESS);
+	struct packet *p;
+	struct report *r;
+	struct tracking *out, *in;
 	struct endpoint *ep, *local;
 	bool native;
 	int err;
 
+	if (!w)
+		return TC_ACT_SHOT;
+	p = &w->packet;
+	r = &w->report;
+	out = &w->out;
+	in = &w->in;
 	/* The tag is not in the frame that is parsed. */
 	if (skb->vlan_present)
-		return drop(skb, &p, &r, DROP_UNSUPPORTED_L3);
-	err = parse(skb, &p);
-	if (err == PASS_TO_KERNEL)
-		return TC_ACT_OK;
-	if (err < 0 && !p.source.word[2])
-		return drop(skb, &p, &r, err);
-	ep = local_endpoint(&p.source);
+		return drop(skb, p, r, DROP_UNSUPPORTED_L3);
+	err = parse(skb, p);
+	if (err == PASS_TO_KERNEL) {
+		err = from_neighbour(skb, p);
+		return err < 0 ? drop(skb, p, r, err) : err;
+	}
+	if (err == -DROP_UNSUPPORTED_L3 || (err < 0 && is_nothing(&p->source)))
+		return drop(skb, p, r, err);
+	ep = local_endpoint(&p->source);
 	if (!ep || ep->ifindex != skb->ifindex) {
 		__u32 ifindex = skb->ifindex;
 		struct endpoint *owner = bpf_map_lookup_elem(&interfaces, &ifindex);
 
 		if (owner) {
-			r.endpoint = owner->id;
-			r.source_identity = owner->identity;
+			r->endpoint = owner->id;
+			r->source_identity = owner->identity;
 		}
-		return drop(skb, &p, &r, DROP_INVALID_SIP);
+		return drop(skb, p, r, DROP_INVALID_SIP);
 	}
-	r.endpoint = ep->id;
-	r.source_identity = ep->identity;
+	r->endpoint = ep->id;
+	r->source_identity = ep->identity;
 	if (err < 0)
-		return drop(skb, &p, &r, err);
-	if (!same_mac(p.source_mac, ep->pod_mac))
-		return drop(skb, &p, &r, DROP_INVALID_SMAC);
+		return drop(skb, p, r, err);
+	if (!same_mac(p->source_mac, ep->pod_mac))
+		return drop(skb, p, r, DROP_INVALID_SMAC);
 
-	if (config.services && has_ports(p.protocol)) {
-		err = serve(skb, &p, &r, ep, &out);
+	if (config.services && has_ports(p->protocol)) {
+		err = serve(skb, p, r, ep, out);
 		if (err != CONTINUE)
 			return err;
 	}
-	local = local_endpoint(&p.destination);
+	local = local_endpoint(&p->destination);
 	if (local) {
-		out.peer_known = true;
-		out.peer.identity = local->identity;
+		out->peer_known = true;
+		out->peer.identity = local->identity;
 	}
-	err = track(skb, &p, ep, &out, &r);
+	err = track(skb, p, ep, out, r);
 	if (err)
-		return drop(skb, &p, &r, err);
-	if (out.to_proxy && proxy_takes(skb, &p, out.proxy_port)) {
-		trace(skb, &p, &r, TO_PROXY, out.report);
-		return redirect_to_proxy(skb, out.proxy_port);
+		return drop(skb, p, r, err);
+	if (out->to_proxy && proxy_takes(skb, p, out->proxy_port)) {
+		trace(skb, p, r, TO_PROXY, out->report);
+		return redirect_to_proxy(skb, out->proxy_port);
 	}
 	/* The answer to a client outside, who asked a service. */
-	if (out.reverse) {
-		err = rewrite(skb, &p, true, &out.service, out.service_port);
+	if (out->reverse) {
+		err = rewrite(skb, p, true, &out->service, out->service_port);
 		if (err)
-			return drop(skb, &p, &r, err);
+			return drop(skb, p, r, err);
 	}
 
 	if (local) {
-		count(0, EGRESS, p.length);
-		in.peer.identity = ep->identity;
-		err = admit(skb, &p, local, &in, &r);
+		count(0, EGRESS, p->length);
+		in->peer.identity = ep->identity;
+		err = admit(skb, p, local, in, r);
 		if (err)
-			return drop(skb, &p, &r, err);
-		if (in.to_proxy)
-			return admitted_to_proxy(skb, &p, &in, &r);
+			return drop(skb, p, r, err);
+		if (in->to_proxy)
+			return admitted_to_proxy(skb, p, in, r);
 		err = to_peer_of(skb, local);
 		if (err < 0)
-			return drop(skb, &p, &r, err);
-		trace(skb, &p, &r, TO_ENDPOINT, in.report);
+			return drop(skb, p, r, err);
+		trace(skb, p, r, TO_ENDPOINT, in->report);
 		return err;
 	}
-	if (config.tunnel && out.peer.tunnel) {
-		r.vni = identity_to_vni(ep->identity);
-		r.tunnel = out.peer.tunnel;
-		err = encapsulate_here(skb, &p, out.peer.tunnel, ep->identity);
+	if (config.tunnel && out->peer.tunnel) {
+		r->vni = identity_to_vni(ep->identity);
+		r->tunnel = out->peer.tunnel;
+		err = encapsulate_here(skb, p, out->peer.tunnel, ep->identity);
 		if (err < 0)
-			return drop(skb, &p, &r, err);
-		trace(skb, &p, &r, TO_OVERLAY, out.report);
+			return drop(skb, p, r, err);
+		trace(skb, p, r, TO_OVERLAY, out->report);
 		return err;
 	}
 	/* Masqueraded to the node's address it would pass for a packet of the node's own tunnel. */
-	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == config.tunnel_port)
-		return drop(skb, &p, &r, DROP_ENCAP_PROHIBITED);
+	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
+		return drop(skb, p, r, DROP_ENCAP_PROHIBITED);
 	/* Past the host's netfilter: what is not masqueraded, and replies to what came in past it. */
-	native = !config.tunnel && out.peer.identity != IDENTITY_HOST && in_native_range(&p.destination);
-	if (native || (out.reply && out.from_wire)) {
-		err = forward_by_fib(skb, &p);
-		trace(skb, &p, &r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out.report);
+	native = !config.tunnel && out->peer.identity != IDENTITY_HOST && in_native_range(&p->destination);
+	if (native || (out->reply && out->from_wire)) {
+		err = forward_by_fib(skb, p);
+		trace(skb, p, r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out->report);
 		return err;
 	}
 	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
-	if (in_pod_range(&p.destination) && !is_router(&p.destination))
-		return drop(skb, &p, &r, DROP_NO_LOCAL_ENDPOINT);
-	if (out.peer.identity == IDENTITY_HOST) {
-		in.peer.identity = ep->identity;
-		err = host_ingress(skb, &p, &r, &in);
+	if (in_pod_range(&p->destination) && !is_router(&p->destination))
+		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
+	if (out->peer.identity == IDENTITY_HOST) {
+		in->peer.identity = ep->identity;
+		err = host_ingress(skb, p, r, in);
 		if (err)
-			return drop(skb, &p, &r, err);
+			return drop(skb, p, r, err);
 	}
-	trace(skb, &p, &r, out.peer.identity == IDENTITY_HOST ? TO_HOST : TO_STACK, out.report);
+	trace(skb, p, r, out->peer.identity == IDENTITY_HOST ? TO_HOST : TO_STACK, out->report);
 	return TC_ACT_OK;
 }
 

@@ -35,29 +35,56 @@ static __always_inline bool follows_bulk(struct __sk_buff *skb, __be16 flow)
 	return now - *last < BULK_INTERVAL;
 }
 
-/* True: the outer headers are gone and `vni` is set. False: nothing was changed. */
-static __noinline bool decapsulate(struct __sk_buff *skb, struct iphdr *outer, __u32 *vni)
-{
-	struct {
-		struct vxlan_headers outer;
-		struct iphdr inner;
-	} __attribute__((packed)) h;
-	struct address inner, node;
+/* The outer packet, of either family. */
+struct outer_packet {
+	struct address source;
+	__u32 l3_length;
+	__u32 vni;
+};
 
-	if (outer->ihl != 5 || (outer->frag_off & bpf_htons(0x3fff)) || (outer->tos & ECN_MASK) == ECN_CE ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN, &h, sizeof(h)))
+#ifndef BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
+#endif
+
+/*
+ * True: the outer headers are gone and `vni` is set. False: nothing was changed. Where the families differ,
+ * kernels before 6.3 cannot say so and refuse.
+ */
+static __noinline bool decapsulate(struct __sk_buff *skb, struct outer_packet *outer)
+{
+	struct tunnel_headers h;
+	struct address inner = {};
+	__u32 l3 = ETH_HLEN + outer->l3_length;
+	__u64 flags = 0;
+
+	if (bpf_skb_load_bytes(skb, l3, &h, sizeof(h)))
 		return false;
-	if (h.outer.udp.destination != config.tunnel_port || h.outer.udp.checksum ||
-	    h.outer.flags != bpf_htonl(VXLAN_HAS_VNI) || h.outer.inner.h_proto != bpf_htons(ETH_P_IP))
+	if (h.udp.destination != config.tunnel_port || h.udp.checksum || h.first != tunnel_first_word())
 		return false;
-	inner = mapped(h.inner.daddr);
+	l3 += sizeof(h);
+	if (h.inner.h_proto == bpf_htons(ETH_P_IP)) {
+		inner.word[2] = bpf_htonl(0xffff);
+		if (bpf_skb_load_bytes(skb, l3 + offsetof(struct iphdr, daddr), &inner.word[3], 4))
+			return false;
+		if (config.underlay6)
+			flags = BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
+	} else if (h.inner.h_proto == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, l3 + offsetof(struct ipv6hdr, daddr), &inner, sizeof(inner)))
+			return false;
+		if (!config.underlay6)
+			flags = BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	} else {
+		return false;
+	}
 	if (!in_pod_range(&inner) || is_router(&inner))
 		return false;
-	node = mapped(outer->saddr);
-	if (follows_bulk(skb, h.outer.udp.source) || !is_node(&node))
+	if (follows_bulk(skb, h.udp.source) || !is_node(&outer->source))
 		return false;
-	*vni = bpf_ntohl(h.outer.vni) >> 8;
-	step(STEP_DECAP, 0, s->address[0] = mapped(outer->saddr), s->number[0] = *vni);
+	outer->vni = bpf_ntohl(h.vni) >> 8;
+	step(STEP_DECAP, 0, s->address[0] = outer->source, s->number[0] = outer->vni);
 	/* The outer Ethernet header stays, as the packet's only one. */
-	return !bpf_skb_adjust_room(skb, -(__s32)sizeof(h.outer), BPF_ADJ_ROOM_MAC, 0);
+	if (bpf_skb_adjust_room(skb, -(__s32)(outer->l3_length + sizeof(h)), BPF_ADJ_ROOM_MAC, flags))
+		return false;
+	return !flags || !bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &h.inner.h_proto, 2, 0);
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "deliver.h"
-#include "vxlan.h"
+#include "tunnel.h"
 
 static __always_inline bool is_node(const struct address *address)
 {
@@ -13,23 +13,35 @@ static __always_inline bool is_node(const struct address *address)
 	return is_node_identity(node.identity);
 }
 
+/*
+ * The node that an outer source belongs to, as in struct ipcache_value. Where nodes are numbered, the number
+ * is found by the inner source, which that node hosts.
+ */
+static __always_inline __be32 sending_node(const struct packet *p, const struct address *outer)
+{
+	struct peer sender;
+
+	if (!config.underlay6)
+		return outer->word[3];
+	find_peer(&p->source, &sender);
+	return sender.tunnel;
+}
+
 /* Who sent it: fills the peer and the report. 0 or a negative drop reason. */
 static __always_inline int overlay_sender(struct packet *p, struct report *r, struct peer *peer, __u32 vni,
-					  __be32 node, bool known_node)
+					  const struct address *outer, bool known_node)
 {
-	struct address sender = mapped(node);
-
-	r->tunnel = node;
+	r->tunnel = sending_node(p, outer);
 	r->vni = vni;
 	peer->identity = vni;
-	peer->tunnel = node;
+	peer->tunnel = r->tunnel;
 	/* The other node's host is a remote node here; no other reserved identity has business in a tunnel.
 	 */
 	if (vni == IDENTITY_HOST) {
-		find_peer(&sender, peer);
+		find_peer(outer, peer);
 		if (!is_node_identity(peer->identity))
 			peer->identity = IDENTITY_REMOTE_NODE;
-		peer->tunnel = node;
+		peer->tunnel = r->tunnel;
 	} else if (!vni)
 		return -DROP_INVALID_VNI;
 	else if (vni < IDENTITY_FIRST_POD && vni != IDENTITY_WORLD && vni != IDENTITY_REMOTE_NODE &&
@@ -37,7 +49,7 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 		return -DROP_INVALID_IDENTITY;
 	r->source_identity = peer->identity;
 	/* Only nodes may say who a packet is from. */
-	if (!known_node && !is_node(&sender))
+	if (!known_node && !is_node(outer))
 		return -DROP_UNKNOWN_SENDER;
 	if (in_pod_range(&p->source))
 		return -DROP_INVALID_SIP;

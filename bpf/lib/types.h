@@ -42,9 +42,11 @@
 #define DROP_UNKNOWN_L4 142
 #define DROP_UNSUPPORTED_L3 139
 #define DROP_WRITE_ERROR 141
+#define DROP_UNKNOWN_ICMP6_TYPE 146
 #define DROP_NO_TUNNEL_KEY 147
 #define DROP_NO_LOCAL_ENDPOINT 152
 #define DROP_CT_INSERT 155
+#define DROP_INVALID_EXTENSION 156
 #define DROP_NO_BACKEND 158
 #define DROP_NO_TUNNEL_ENDPOINT 160
 #define DROP_NAT_NO_MAPPING 167
@@ -441,6 +443,11 @@ static __always_inline struct address mapped(__be32 v4)
 static __always_inline bool is_v4(const struct address *a)
 {
 	return !(a->word[0] | a->word[1] | (a->word[2] ^ bpf_htonl(0xffff)));
+}
+
+static __always_inline bool is_nothing(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
 }
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)

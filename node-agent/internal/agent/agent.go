@@ -240,7 +240,7 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 	return datapath.Config{
 		NodeName: a.NodeName, NodeAddress: n.Address, RouterAddress: router, PodCIDRs: []netip.Prefix{n.PodCIDR},
 		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), Routing: datapath.RoutingMode(a.config.RoutingMode),
-		AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
+		EndpointRoutes: true, AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
 		CgroupRoot: root, BPFFS: a.BPFFS, HostFirewall: a.config.HostFirewall.Enabled, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",

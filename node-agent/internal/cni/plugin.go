@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -122,7 +123,7 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return asCNI(err)
 	}
-	link, err := podlink.SetupPodInterface(args.Netns, args.IfName, podlink.Params{Address: reserved.Address, Router: reserved.Router, MTU: reserved.MTU})
+	link, err := podlink.SetupPodInterface(args.Netns, args.IfName, podlink.Params{Addresses: []netip.Addr{reserved.Address}, Routers: []netip.Addr{reserved.Router}, MTU: reserved.MTU})
 	if err != nil {
 		_, releaseErr := ask("detach", request)
 		return types.NewError(types.ErrInternal, "making the pod's interface: "+errors.Join(err, releaseErr).Error(), "")

@@ -32,7 +32,7 @@ func (n *node) deviceSent() (sent uint64) {
 func download(t *testing.T, client, server *space, address string, data []byte) {
 	t.Helper()
 	var l net.Listener
-	must(t, server.in(func() (err error) { l, err = net.Listen("tcp4", ":0"); return err }))
+	must(t, server.in(func() (err error) { l, err = net.Listen("tcp", ":0"); return err }))
 	defer l.Close()
 	go func() {
 		if c, err := l.Accept(); err == nil {
@@ -41,7 +41,7 @@ func download(t *testing.T, client, server *space, address string, data []byte) 
 		}
 	}()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	c, err := client.dial("tcp4", net.JoinHostPort(address, port))
+	c, err := client.dial("tcp", net.JoinHostPort(address, port))
 	must(t, err)
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))

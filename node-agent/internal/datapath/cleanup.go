@@ -35,7 +35,7 @@ func Cleanup(ctx context.Context, bpffs string) error {
 		note("removing links", os.RemoveAll(filepath.Join(root, "links")))
 		note("removing filters", removeFilters())
 		note("removing maps", os.RemoveAll(root))
-		for _, name := range []string{hostName, tunnelName} {
+		for _, name := range []string{hostName, tunnelDevice(TunnelVXLAN), tunnelDevice(TunnelGeneve)} {
 			if l, err := netlink.LinkByName(name); err == nil {
 				note("removing "+name, netlink.LinkDel(l))
 			}

@@ -37,6 +37,11 @@ type Config struct {
 	// NativeRoutingCIDR is never masqueraded and, in native mode, is routed as it is.
 	NativeRoutingCIDR, NativeRoutingCIDR6 netip.Prefix
 	Routing                               RoutingMode
+	// TunnelProtocol and TunnelPort of tunnel routing; their zero values are VXLAN and the protocol's own port.
+	TunnelProtocol TunnelProtocol
+	TunnelPort     uint16
+	// EndpointRoutes gives the host a route per pod of its own; without, its packets find pods by the pods' range.
+	EndpointRoutes bool
 	// AutoDirectNodeRoutes installs a kernel route per remote node's pod CIDR (native mode, nodes on one link).
 	AutoDirectNodeRoutes bool
 	// Devices are the node's outward interfaces, by name; never empty.
@@ -170,6 +175,21 @@ type Node struct {
 	PodCIDRs []netip.Prefix
 	// RouterAddress of that node (its CiliumInternalIP).
 	RouterAddress netip.Addr
+	// Address6 and RouterAddress6 are those of version 6; of Address and Address6 one may be missing.
+	Address6, RouterAddress6 netip.Addr
+}
+
+// Addresses lists the node's own addresses, its router's first.
+func (n Node) Addresses() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{n.RouterAddress, n.RouterAddress6, n.Address, n.Address6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// Primary is the address by which the node is reached.
+func (n Node) Primary() netip.Addr {
+	if n.Address.IsValid() {
+		return n.Address
+	}
+	return n.Address6
 }
 
 // MapInfo describes one pinned map for `status` and for the console.

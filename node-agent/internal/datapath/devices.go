@@ -15,12 +15,8 @@ import (
 )
 
 const (
-	tunnelName = "fairlead_vxlan"
-	hostName   = "fairlead_host"
-	netName    = "fairlead_net"
-	tunnelPort = 8472
-	// vxlanOverhead is outer Ethernet (inside the outer packet: the inner frame's), IPv4, UDP and VXLAN headers.
-	vxlanOverhead = 50
+	hostName = "fairlead_host"
+	netName  = "fairlead_net"
 	// routeProtocol marks our routes, so that cleanup finds them and nobody else's.
 	routeProtocol = 241
 	minimalMTU    = 1280
@@ -49,15 +45,15 @@ func (k *kernel) workOutMTU(devices []netlink.Link) int {
 	for _, d := range devices {
 		mtu = min(mtu, d.Attrs().MTU)
 	}
-	if k.config.Routing == RoutingTunnel {
-		mtu -= vxlanOverhead
-	}
-	return max(mtu, minimalMTU)
+	return max(mtu-k.config.overhead(), minimalMTU)
 }
 
 // prepareHost sets what the kernel needs to forward pods' packets, masquerading included.
 func (k *kernel) prepareHost(devices []netlink.Link) error {
 	if err := k.sysctl("net/ipv4/ip_forward", "1"); err != nil {
+		return err
+	}
+	if err := k.prepareIPv6(); err != nil {
 		return err
 	}
 	// The stricter of `all` and the device's own value counts, so `all` has to let ours be 0. Others keep what they had.
@@ -110,82 +106,115 @@ func (k *kernel) ensureInterfaces() (int, netlink.Link, error) {
 		if err := writeSysctl("net/ipv4/conf/"+name+"/rp_filter", "0"); err != nil {
 			return 0, nil, err
 		}
-		_ = writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")
+		if err := k.quietIPv6(name); err != nil {
+			return 0, nil, err
+		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return 0, nil, fmt.Errorf("bringing %s up: %w", name, err)
 		}
 	}
-	router := &netlink.Addr{IPNet: hostNet(k.config.RouterAddress), Scope: int(netlink.SCOPE_LINK)}
-	present, err := netlink.AddrList(host, unix.AF_INET)
-	if err != nil {
-		return 0, nil, fmt.Errorf("listing addresses of %s: %w", hostName, err)
-	}
-	for _, a := range present {
-		if !a.IP.Equal(router.IP) {
-			if err := netlink.AddrDel(host, &a); err != nil {
-				return 0, nil, fmt.Errorf("removing the old address of %s: %w", hostName, err)
-			}
+	for _, v6 := range []bool{false, true} {
+		if err := k.addressHost(host, v6); err != nil {
+			return 0, nil, err
+		}
+		if err := k.routePodRange(host, k.config.PodCIDR(v6)); err != nil {
+			return 0, nil, err
 		}
 	}
-	if err := netlink.AddrReplace(host, router); err != nil {
-		return 0, nil, fmt.Errorf("addressing %s: %w", hostName, err)
-	}
-	// Addresses that no pod has must not wander to the default route.
-	unreachable := &netlink.Route{Dst: toIPNet(k.config.PodCIDR(false)), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol, Priority: 1 << 20}
-	if err := netlink.RouteReplace(unreachable); err != nil {
-		return 0, nil, fmt.Errorf("routing unused pod addresses: %w", err)
-	}
-	if k.config.Routing != RoutingTunnel {
-		return 0, host, k.removeTunnel()
-	}
-	index, err := ensureTunnel()
+	index, err := k.ensureTunnel()
 	return index, host, err
 }
 
-func (k *kernel) removeTunnel() error {
-	if l, err := netlink.LinkByName(tunnelName); err == nil {
-		if err := netlink.LinkDel(l); err != nil {
-			return fmt.Errorf("removing %s: %w", tunnelName, err)
+// addressHost gives the host's end the router's address of one family, and no other.
+func (k *kernel) addressHost(host netlink.Link, v6 bool) error {
+	family := unix.AF_INET
+	if v6 {
+		family = unix.AF_INET6
+	}
+	router := k.config.router(v6)
+	present, err := netlink.AddrList(host, family)
+	if err != nil {
+		return fmt.Errorf("listing addresses of %s: %w", hostName, err)
+	}
+	for _, a := range present {
+		if !a.IP.Equal(router.AsSlice()) {
+			if err := netlink.AddrDel(host, &a); err != nil {
+				return fmt.Errorf("removing the old address of %s: %w", hostName, err)
+			}
 		}
+	}
+	if !router.IsValid() {
+		return nil
+	}
+	address := &netlink.Addr{IPNet: hostNet(router)}
+	if v6 {
+		// Nobody else can have it, so there is nothing to wait for.
+		address.Flags = unix.IFA_F_NODAD
+	} else {
+		address.Scope = int(netlink.SCOPE_LINK)
+	}
+	if err := netlink.AddrReplace(host, address); err != nil {
+		return fmt.Errorf("addressing %s: %w", hostName, err)
 	}
 	return nil
 }
 
-func ensureTunnel() (int, error) {
-	l, err := netlink.LinkByName(tunnelName)
-	if err != nil {
-		vxlan := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: tunnelName}, FlowBased: true, Port: tunnelPort}
-		if err := netlink.LinkAdd(vxlan); err != nil {
-			return 0, tunnelProblem(err)
+// routePodRange keeps addresses that no pod has from wandering to the default route. Without a route per pod, the range
+// leads to from_host, which knows the pods.
+func (k *kernel) routePodRange(host netlink.Link, p netip.Prefix) error {
+	if !p.IsValid() {
+		return nil
+	}
+	unreachable := &netlink.Route{Dst: toIPNet(p), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol, Priority: 1 << 20}
+	if err := netlink.RouteReplace(unreachable); err != nil {
+		return fmt.Errorf("routing unused pod addresses: %w", err)
+	}
+	through := &netlink.Route{
+		LinkIndex: host.Attrs().Index, Dst: toIPNet(p), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol, Priority: 1 << 10,
+		Src: net.IP(k.config.router(p.Addr().Is6()).AsSlice()),
+	}
+	if k.config.EndpointRoutes {
+		if err := netlink.RouteDel(through); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("withdrawing the route to all pods: %w", err)
 		}
-		if l, err = netlink.LinkByName(tunnelName); err != nil {
-			return 0, fmt.Errorf("finding %s: %w", tunnelName, err)
-		}
+		return nil
 	}
-	if err := writeSysctl("net/ipv4/conf/"+tunnelName+"/rp_filter", "0"); err != nil {
-		return 0, err
+	if err := netlink.RouteReplace(through); err != nil {
+		return fmt.Errorf("routing pods' addresses: %w", err)
 	}
-	_ = writeSysctl("net/ipv6/conf/"+tunnelName+"/disable_ipv6", "1")
-	if err := netlink.LinkSetUp(l); err != nil {
-		return 0, tunnelProblem(err)
-	}
-	return l.Attrs().Index, nil
+	return nil
 }
 
-func tunnelProblem(err error) error {
-	switch {
-	case errors.Is(err, unix.EADDRINUSE), errors.Is(err, unix.EEXIST):
+// prepareIPv6 turns on what the kernel needs to forward pods' packets of version 6.
+func (k *kernel) prepareIPv6() error {
+	if _, v6 := k.config.families(); !v6 {
+		return nil
+	}
+	if _, err := os.Stat(sysctlPath("net/ipv6")); err != nil {
 		return &Problem{
-			Code: "tunnel.port-taken", What: "The VXLAN device cannot be brought up.", Why: "Another one already receives on UDP port 8472, often that of a former network plugin.",
-			Fix: "Find it with `ip -d link show type vxlan` and remove it.", Cause: err,
-		}
-	case errors.Is(err, unix.EOPNOTSUPP):
-		return &Problem{
-			Code: "kernel.no-vxlan", What: "This node's kernel has no VXLAN.", Why: "Tunnel routing needs it (CONFIG_VXLAN).",
-			Fix: "Load the module vxlan, or use native routing.", Cause: err,
+			Code: "kernel.no-ipv6", What: "This node's kernel has no IPv6.", Why: "Pods are to have addresses of version 6.",
+			Fix: "Boot without ipv6.disable=1, or set ipv6.enabled: false.", Cause: err,
 		}
 	}
-	return fmt.Errorf("adding %s: %w", tunnelName, err)
+	// A node that forwards ignores routers' advertisements, unless told otherwise: it would lose its default route.
+	for _, device := range k.config.Devices {
+		name := "net/ipv6/conf/" + device + "/accept_ra"
+		if v, err := readSysctl(name); err == nil && v == "1" {
+			if err := k.sysctl(name, "2"); err != nil {
+				return err
+			}
+		}
+	}
+	return k.sysctl("net/ipv6/conf/all/forwarding", "1")
+}
+
+// quietIPv6 lets an interface of ours carry IPv6 without saying anything of its own; or turns it off.
+func (k *kernel) quietIPv6(name string) error {
+	if _, v6 := k.config.families(); !v6 && !k.config.underlay6() {
+		_ = writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")
+		return nil
+	}
+	return errors.Join(writeSysctl("net/ipv6/conf/"+name+"/addr_gen_mode", "1"), writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "0"))
 }
 
 func hostNet(a netip.Addr) *net.IPNet {

@@ -168,19 +168,29 @@ func (k *kernel) routeToPod(e Endpoint) error {
 	if err := writeSysctl("net/ipv4/conf/"+e.Interface+"/rp_filter", "0"); err != nil {
 		return err
 	}
+	if _, v6 := k.config.families(); v6 {
+		if err := k.quietIPv6(e.Interface); err != nil {
+			return err
+		}
+	}
 	for _, a := range e.Addresses {
-		if !a.Unmap().Is4() {
-			continue
+		family := unix.AF_INET
+		if a.Unmap().Is6() {
+			family = unix.AF_INET6
 		}
 		route := &netlink.Route{
 			LinkIndex: e.InterfaceIndex, Dst: hostNet(a), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
-			Src: net.IP(k.config.RouterAddress.AsSlice()),
+			Src: net.IP(k.config.router(a.Unmap().Is6()).AsSlice()),
 		}
-		if err := netlink.RouteReplace(route); err != nil {
+		if !k.config.EndpointRoutes {
+			if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("withdrawing the route to %s: %w", a, err)
+			}
+		} else if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("routing %s to %s: %w", a, e.Interface, err)
 		}
 		neighbour := &netlink.Neigh{
-			LinkIndex: e.InterfaceIndex, State: netlink.NUD_PERMANENT, Family: unix.AF_INET,
+			LinkIndex: e.InterfaceIndex, State: netlink.NUD_PERMANENT, Family: family,
 			IP: a.Unmap().AsSlice(), HardwareAddr: e.PodMAC[:],
 		}
 		if err := netlink.NeighSet(neighbour); err != nil {
@@ -199,9 +209,7 @@ func (k *kernel) RemoveEndpoint(ctx context.Context, id EndpointID) error {
 			return k.forget(Endpoint{ID: id})
 		}
 		for _, a := range e.Addresses {
-			if a.Unmap().Is4() {
-				_ = netlink.RouteDel(&netlink.Route{LinkIndex: e.InterfaceIndex, Dst: hostNet(a), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol})
-			}
+			_ = netlink.RouteDel(&netlink.Route{LinkIndex: e.InterfaceIndex, Dst: hostNet(a), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol})
 		}
 		return k.forget(e)
 	})

@@ -383,5 +383,5 @@ func (w *walk) onward(node netip.Addr, frame []byte) error {
 	return nil
 }
 
-func (k *kernel) tunnelPort() uint16   { return tunnelPort }
-func (k *kernel) tunnelDevice() string { return tunnelName }
+func (k *kernel) tunnelPort() uint16   { return k.config.tunnelPort() }
+func (k *kernel) tunnelDevice() string { return k.config.TunnelDevice() }

@@ -36,7 +36,11 @@ func (k *kernel) identitiesChanged(changed bool) error {
 }
 
 func (k *kernel) putIP(e IPEntry, how ebpf.MapUpdateFlags) (changed bool, err error) {
-	key, value := prefixToKey(e.Prefix), ipcacheValueLayout{Identity: e.Identity, Tunnel: toWire4(e.TunnelEndpoint)}
+	tunnel, err := k.tunnelValue(e.TunnelEndpoint)
+	if err != nil {
+		return false, err
+	}
+	key, value := prefixToKey(e.Prefix), ipcacheValueLayout{Identity: e.Identity, Tunnel: tunnel}
 	var before ipcacheValueLayout
 	// A lookup gives the longest match, which may be another line: equal values then are no proof, so it is written.
 	same := k.objects.maps["ipcache"].Lookup(key, &before) == nil && before == value
@@ -70,7 +74,7 @@ func (k *kernel) IPs() ([]IPEntry, error) {
 		var value ipcacheValueLayout
 		all := k.objects.maps["ipcache"].Iterate()
 		for all.Next(&key, &value) {
-			out = append(out, IPEntry{Prefix: keyToPrefix(key), Identity: value.Identity, TunnelEndpoint: fromWire4(value.Tunnel)})
+			out = append(out, IPEntry{Prefix: keyToPrefix(key), Identity: value.Identity, TunnelEndpoint: k.tunnelAddress(value.Tunnel)})
 		}
 		return all.Err()
 	})
@@ -88,33 +92,47 @@ func (k *kernel) nodeEntries(n Node) []IPEntry {
 	var out []IPEntry
 	var via netip.Addr
 	if k.config.Routing == RoutingTunnel {
-		via = n.Address
+		via = k.underlay(n)
 		for _, p := range n.PodCIDRs {
 			out = append(out, IPEntry{Prefix: p, Identity: identityWorld, TunnelEndpoint: via})
 		}
 	}
-	if n.RouterAddress.IsValid() {
-		out = append(out, IPEntry{Prefix: netip.PrefixFrom(n.RouterAddress, n.RouterAddress.BitLen()), Identity: identityRemoteNode, TunnelEndpoint: via})
+	for _, a := range n.Addresses() {
+		e := IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: identityRemoteNode}
+		if a == n.RouterAddress || a == n.RouterAddress6 {
+			e.TunnelEndpoint = via
+		}
+		out = append(out, e)
 	}
-	return append(out, IPEntry{Prefix: netip.PrefixFrom(n.Address, n.Address.BitLen()), Identity: identityRemoteNode})
+	return out
+}
+
+// underlay is the address by which packets to the node's pods travel.
+func (k *kernel) underlay(n Node) netip.Addr {
+	if k.config.underlay6() {
+		return n.Address6
+	}
+	return n.Address
 }
 
 // UpsertNode implements Datapath.
 func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 	return k.change(ctx, "publishing node "+n.Name, func() error {
-		if n.Address == k.config.NodeAddress || n.Name == k.config.NodeName {
+		if n.Name == k.config.NodeName || k.underlay(n) == k.config.primary() {
 			return nil
+		}
+		if !k.underlay(n).IsValid() {
+			return &Problem{
+				Code: "node.no-address", What: fmt.Sprintf("Node %s has no address of the family by which nodes reach each other.", n.Name),
+				Why: fmt.Sprintf("This node's is %s.", k.config.primary()), Fix: "Give all nodes an InternalIP of the same family.",
+			}
 		}
 		changed := false
 		var failed []error
-		if before, ok := k.nodes[n.Name]; ok {
-			for _, p := range before.PodCIDRs {
-				if before.Address != n.Address || !slices.Contains(n.PodCIDRs, p) {
-					changed = true
-					failed = append(failed, k.removeNode(before))
-					break
-				}
-			}
+		if before, ok := k.nodes[n.Name]; ok && (!slices.Equal(before.Addresses(), n.Addresses()) ||
+			slices.ContainsFunc(before.PodCIDRs, func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) })) {
+			changed = true
+			failed = append(failed, k.removeNode(before))
 		}
 		for _, e := range k.nodeEntries(n) {
 			did, err := k.putIP(e, ebpf.UpdateNoExist)
@@ -131,7 +149,8 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 }
 
 func (k *kernel) routeToNode(n Node, p netip.Prefix) error {
-	if !p.Addr().Is4() {
+	v6 := p.Addr().Is6()
+	if !k.config.PodCIDR(v6).IsValid() {
 		return nil
 	}
 	route := &netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol, MTU: k.mtu}
@@ -141,11 +160,21 @@ func (k *kernel) routeToNode(n Node, p netip.Prefix) error {
 		if err != nil {
 			return fmt.Errorf("finding %s: %w", hostName, err)
 		}
-		route.LinkIndex, route.Scope, route.Src = host.Attrs().Index, netlink.SCOPE_LINK, net.IP(k.config.RouterAddress.AsSlice())
+		route.LinkIndex, route.Scope, route.Src = host.Attrs().Index, netlink.SCOPE_LINK, net.IP(k.config.router(v6).AsSlice())
 	case k.config.AutoDirectNodeRoutes:
-		hops, err := netlink.RouteGet(net.IP(n.Address.AsSlice()))
+		via := n.Address
+		if v6 {
+			via = n.Address6
+		}
+		if !via.IsValid() {
+			return &Problem{
+				Code: "route.no-address", What: fmt.Sprintf("Node %s has no address of the family of its pods' range %s.", n.Name, p),
+				Why: "A direct route needs a next hop of the same family.", Fix: "Give the node an InternalIP of that family, or use tunnel routing.",
+			}
+		}
+		hops, err := netlink.RouteGet(net.IP(via.AsSlice()))
 		if err != nil || len(hops) == 0 {
-			return fmt.Errorf("finding the way to %s: %w", n.Address, err)
+			return fmt.Errorf("finding the way to %s: %w", via, err)
 		}
 		if hops[0].Gw != nil {
 			return &Problem{
@@ -154,7 +183,7 @@ func (k *kernel) routeToNode(n Node, p netip.Prefix) error {
 				Fix: "Use tunnel routing, or turn autoDirectNodeRoutes off and let your routers carry the pods' ranges.",
 			}
 		}
-		route.LinkIndex, route.Gw = hops[0].LinkIndex, net.IP(n.Address.AsSlice())
+		route.LinkIndex, route.Gw = hops[0].LinkIndex, net.IP(via.AsSlice())
 	default:
 		return nil
 	}
@@ -179,9 +208,7 @@ func (k *kernel) DeleteNode(ctx context.Context, n Node) error {
 
 func (k *kernel) removeNode(n Node) error {
 	for _, p := range n.PodCIDRs {
-		if p.Addr().Is4() {
-			_ = netlink.RouteDel(&netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol})
-		}
+		_ = netlink.RouteDel(&netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol})
 	}
 	var failed []error
 	for _, e := range k.nodeEntries(n) {

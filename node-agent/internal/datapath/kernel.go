@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -25,6 +26,8 @@ type kernel struct {
 	tcx       bool
 	mtu       int
 	nodes     map[string]Node
+	// tunnelNumbers are those of nodes without IPv4 addresses.
+	tunnelNumbers map[netip.Addr]uint32
 
 	// mu serialises changes; the packet programs need no lock.
 	mu        sync.Mutex
@@ -97,12 +100,16 @@ func validate(c Config) error {
 		return &Problem{Code: "config.invalid", What: what, Why: "The datapath cannot be specialised without it.", Fix: fix}
 	}
 	switch {
-	case !c.NodeAddress.Unmap().Is4():
-		return problem("The node has no IPv4 address.", "Give the node an InternalIP of version 4.")
-	case !c.RouterAddress.Unmap().Is4() || !c.PodCIDR(false).Contains(c.RouterAddress):
+	case !c.primary().IsValid():
+		return problem("The node has no address.", "Give the node an InternalIP.")
+	case c.NodeAddress.IsValid() && !c.NodeAddress.Is4(), c.NodeAddress6.IsValid() && !c.NodeAddress6.Is6():
+		return problem("The node's addresses are not of the families that they should be.", "Give the node an InternalIP of each family.")
+	case len(c.PodCIDRs) == 0 || !routersFit(c):
 		return problem("The router's address is not out of the node's pod range.", "Set spec.podCIDR of the node and take the address out of it.")
 	case len(c.Devices) == 0:
 		return problem("No outward interface is configured.", "Name at least one in `devices`.")
+	case c.tunnelProtocol() != TunnelVXLAN && c.tunnelProtocol() != TunnelGeneve:
+		return problem(fmt.Sprintf("%q is no tunnel protocol.", c.TunnelProtocol), "Use `vxlan` or `geneve`.")
 	case c.Routing != RoutingTunnel && c.Routing != RoutingNative:
 		return problem(fmt.Sprintf("%q is no routing mode.", c.Routing), "Use `tunnel` or `native`.")
 	case c.BPFFS == "":
@@ -111,6 +118,16 @@ func validate(c Config) error {
 		return problem("No cgroup2 directory is configured.", "Mount cgroup2 and name its directory.")
 	}
 	return nil
+}
+
+// routersFit says whether each range of pods has its gateway.
+func routersFit(c Config) bool {
+	for _, v6 := range []bool{false, true} {
+		if p := c.PodCIDR(v6); p.IsValid() != c.router(v6).IsValid() || p.IsValid() && !p.Contains(c.router(v6)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (k *kernel) pinDirectory() string  { return filepath.Join(k.config.BPFFS, "fairlead") }
@@ -170,6 +187,9 @@ func (k *kernel) open() error {
 
 // restore reads back what the maps hold.
 func (k *kernel) restore() error {
+	if err := k.restoreTunnels(); err != nil {
+		return err
+	}
 	if err := k.restoreEndpoints(); err != nil {
 		return err
 	}
@@ -193,9 +213,10 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 		all = append(all, attachment{program: "from_netdev", device: d.Attrs().Name, ifindex: d.Attrs().Index, ingress: true})
 	}
 	if tunnelIfindex != 0 {
-		all = append(all,
-			attachment{program: "from_overlay", device: tunnelName, ifindex: tunnelIfindex, ingress: true},
-			attachment{program: "from_host", device: hostName, ifindex: hostLink.Attrs().Index})
+		all = append(all, attachment{program: "from_overlay", device: k.config.TunnelDevice(), ifindex: tunnelIfindex, ingress: true})
+	}
+	if tunnelIfindex != 0 || !k.config.EndpointRoutes {
+		all = append(all, attachment{program: "from_host", device: hostName, ifindex: hostLink.Attrs().Index})
 	}
 	if k.config.L7Proxy {
 		all = append(all, attachment{program: "to_proxy", device: hostName, ifindex: hostLink.Attrs().Index, ingress: true})

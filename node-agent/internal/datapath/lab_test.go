@@ -3,6 +3,7 @@ package datapath_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -102,6 +103,7 @@ type pod struct {
 	space    *space
 	endpoint datapath.Endpoint
 	address  netip.Addr
+	address6 netip.Addr
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -136,6 +138,7 @@ func newCluster(t testing.TB, routing datapath.RoutingMode, opts ...datapath.Opt
 	return newClusterWith(t, routing, func(*datapath.Config) {}, opts...)
 }
 
+// newClusterWith changes the nodes' configuration: without it pods and nodes have addresses of both families.
 func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*datapath.Config), opts ...datapath.Option) *cluster {
 	t.Helper()
 	requireRoot(t)
@@ -155,7 +158,12 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 		}
 		n.config = datapath.Config{
 			NodeName: n.name, NodeAddress: addr(fmt.Sprintf("192.0.2.%d", i+1)),
-			RouterAddress: addr(fmt.Sprintf("10.77.%d.1", i+1)), PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.77.%d.0/24", i+1))},
+			NodeAddress6: addr(fmt.Sprintf("2001:db8:77::%d", i+1)), RouterAddress6: addr(fmt.Sprintf("fd00:10:77:%d::1", i+1)),
+			RouterAddress: addr(fmt.Sprintf("10.77.%d.1", i+1)),
+			PodCIDRs: []netip.Prefix{
+				netip.MustParsePrefix(fmt.Sprintf("10.77.%d.0/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd00:10:77:%d::/64", i+1)),
+			},
+			NativeRoutingCIDR6: netip.MustParsePrefix("fd00:10:77::/48"), EndpointRoutes: true,
 			NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"), Routing: routing, AutoDirectNodeRoutes: true,
 			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
 			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
@@ -172,24 +180,39 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 			if err != nil {
 				return err
 			}
-			a, _ := netlink.ParseAddr(fmt.Sprintf("%s/24", n.config.NodeAddress))
-			if err := netlink.AddrAdd(l, a); err != nil {
+			// Nobody else has the link-local addresses, without which no neighbour is asked for; a second is long here.
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_dad", []byte("0"), 0o644); err != nil {
 				return err
 			}
 			if err := netlink.LinkSetUp(l); err != nil {
 				return err
 			}
+			for _, text := range []string{fmt.Sprintf("192.0.2.%d/24", i+1), fmt.Sprintf("2001:db8:77::%d/64", i+1)} {
+				a, _ := netlink.ParseAddr(text)
+				if a.IP.To4() == nil {
+					a.Flags = unix.IFA_F_NODAD
+				}
+				if err := netlink.AddrAdd(l, a); err != nil {
+					return err
+				}
+			}
 			if i == 1 {
 				// The world, as seen from the first node.
 				lo, _ := netlink.LinkByName("lo")
-				w, _ := netlink.ParseAddr(world + "/32")
-				return netlink.AddrAdd(lo, w)
+				for _, text := range []string{world + "/32", world6 + "/128"} {
+					w, _ := netlink.ParseAddr(text)
+					if err := netlink.AddrAdd(lo, w); err != nil {
+						return err
+					}
+				}
 			}
 			return nil
 		}))
 	}
 	must(t, c.nodes[0].space.in(func() error {
-		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP(world).To4(), Mask: net.CIDRMask(32, 32)}, Gw: net.ParseIP("192.0.2.2")})
+		return errors.Join(
+			netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP(world).To4(), Mask: net.CIDRMask(32, 32)}, Gw: net.ParseIP("192.0.2.2")}),
+			netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.ParseIP(world6), Mask: net.CIDRMask(128, 128)}, Gw: net.ParseIP("2001:db8:77::2")}))
 	}))
 	for _, n := range c.nodes {
 		n.open()
@@ -199,25 +222,35 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 	for i, n := range c.nodes {
 		other := c.nodes[1-i]
 		must(t, n.datapath.UpsertNode(ctx, datapath.Node{
-			Name: other.name, Address: other.config.NodeAddress, PodCIDRs: other.config.PodCIDRs, RouterAddress: other.config.RouterAddress,
+			Name: other.name, Address: other.config.NodeAddress, Address6: other.config.NodeAddress6, PodCIDRs: other.config.PodCIDRs,
+			RouterAddress: other.config.RouterAddress, RouterAddress6: other.config.RouterAddress6,
 		}))
 		n.addPod(uint32(1000 + 10*i + 1))
 		n.addPod(uint32(1000 + 10*i + 2))
 	}
 	for i, n := range c.nodes {
 		for _, p := range n.pods {
-			must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: p.endpoint.Identity}))
-			e := datapath.IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: p.endpoint.Identity}
-			if routing == datapath.RoutingTunnel {
-				e.TunnelEndpoint = n.config.NodeAddress
+			for _, a := range p.endpoint.Addresses {
+				e := datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: p.endpoint.Identity}
+				must(t, n.datapath.UpsertIP(ctx, e))
+				if routing == datapath.RoutingTunnel {
+					e.TunnelEndpoint = n.primary()
+				}
+				must(t, c.nodes[1-i].datapath.UpsertIP(ctx, e))
 			}
-			must(t, c.nodes[1-i].datapath.UpsertIP(ctx, e))
 		}
 	}
 	return c
 }
 
-const world = "203.0.113.7"
+const world, world6 = "203.0.113.7", "2001:db8:ffff::7"
+
+func (n *node) primary() netip.Addr {
+	if n.config.NodeAddress.IsValid() {
+		return n.config.NodeAddress
+	}
+	return n.config.NodeAddress6
+}
 
 func (n *node) open() {
 	n.t.Helper()
@@ -229,14 +262,25 @@ func (n *node) open() {
 
 func (n *node) addPod(identity uint32) *pod {
 	n.t.Helper()
-	p := &pod{node: n, space: newSpace(n.t), address: addr(fmt.Sprintf("%s.%d", strings.TrimSuffix(n.config.PodCIDR(false).Addr().String(), ".0"), 10+n.next))}
+	p := &pod{node: n, space: newSpace(n.t)}
+	params := podlink.Params{MTU: n.datapath.MTU()}
+	for _, r := range n.config.PodCIDRs {
+		a := addr(fmt.Sprintf("%s%d", strings.TrimSuffix(r.Addr().String(), "0"), 10+n.next))
+		router := n.config.RouterAddress
+		if a.Is6() {
+			p.address6, router = a, n.config.RouterAddress6
+		} else {
+			p.address = a
+		}
+		params.Addresses, params.Routers = append(params.Addresses, a), append(params.Routers, router)
+	}
 	var d podlink.Details
 	must(n.t, n.space.in(func() (err error) {
-		d, err = podlink.SetupPodInterface(p.space.path(), "eth0", podlink.Params{Address: p.address, Router: n.config.RouterAddress, MTU: n.datapath.MTU()})
+		d, err = podlink.SetupPodInterface(p.space.path(), "eth0", params)
 		return err
 	}))
 	p.endpoint = datapath.Endpoint{
-		ID: n.next, Interface: d.Interface, InterfaceIndex: d.InterfaceIndex, Addresses: []netip.Addr{p.address},
+		ID: n.next, Interface: d.Interface, InterfaceIndex: d.InterfaceIndex, Addresses: params.Addresses,
 		PodMAC: d.PodMAC, HostMAC: d.HostMAC, Identity: identity, NetnsCookie: d.NetnsCookie,
 	}
 	n.next++
@@ -249,7 +293,7 @@ func (n *node) addPod(identity uint32) *pod {
 func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
 	t.Helper()
 	var l net.Listener
-	must(t, s.in(func() (err error) { l, err = net.Listen("tcp4", at); return err }))
+	must(t, s.in(func() (err error) { l, err = net.Listen("tcp", at); return err }))
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -279,7 +323,7 @@ func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
 func (s *space) echoUDP(t testing.TB, at string) {
 	t.Helper()
 	var c net.PacketConn
-	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp4", at); return err }))
+	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp", at); return err }))
 	t.Cleanup(func() { c.Close() })
 	go func() {
 		b := make([]byte, 65536)

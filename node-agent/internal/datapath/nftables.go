@@ -54,7 +54,7 @@ func (k *kernel) ensureMasquerade(devices []netlink.Link) error {
 	// Adding makes the deletion succeed where there is none.
 	c.AddTable(table)
 	c.DelTable(table)
-	if k.config.Masquerade {
+	if k.config.Masquerade && k.config.PodCIDR(false).IsValid() {
 		c.AddTable(table)
 		nodes := &nftables.Set{Table: table, Name: "nodes", KeyType: nftables.TypeIPAddr}
 		if err := c.AddSet(nodes, elements); err != nil {
@@ -131,7 +131,7 @@ func (k *kernel) nodeElements() []nftables.SetElement {
 
 // updateNodeSet makes the set of nodes equal to the nodes that are known.
 func (k *kernel) updateNodeSet() error {
-	if !k.config.Masquerade {
+	if !k.config.Masquerade || !k.config.PodCIDR(false).IsValid() {
 		return nil
 	}
 	c, err := k.nft()

@@ -38,7 +38,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values := configLayout{
 		NodeAddress: toWire(c.NodeAddress), NodeAddress6: toWire(c.NodeAddress6),
 		RouterAddress: toWire(c.RouterAddress), RouterAddress6: toWire(c.RouterAddress6),
-		TunnelIfindex: uint32(tunnelIfindex), TunnelPort: toPort(tunnelPort), MTU: uint16(mtu),
+		TunnelIfindex: uint32(tunnelIfindex), TunnelPort: toPort(c.tunnelPort()), MTU: uint16(mtu),
 		ReportInterval: uint64(cmp.Or(c.MonitorAggregationInterval, defaultReportInterval)),
 	}
 	values.PodNet, values.PodMask = netAndMask(c.PodCIDR(false))
@@ -47,12 +47,15 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values.NativeNet6, values.NativeMask6 = netAndMask(c.NativeRoutingCIDR6)
 	if c.Routing == RoutingTunnel {
 		values.Tunnel = tunnelVXLAN
+		if c.tunnelProtocol() == TunnelGeneve {
+			values.Tunnel = tunnelGeneve
+		}
 	}
 	if c.L7Proxy {
 		values.ProxyIfindex = uint32(c.hostIfindex)
 	}
 	for field, set := range map[*uint32]bool{
-		&values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
+		&values.Underlay6: c.underlay6(), &values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
 		&values.SetRetval: setRetval, &values.HostSockets: c.LoadBalancer.HostNamespaceOnly,
 		&values.HostFirewall: c.HostFirewall,
 	} {

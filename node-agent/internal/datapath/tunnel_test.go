@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inVXLAN is the frame as the wire brings it from the other node.
-func inVXLAN(f frame, vni uint32, adjust func(outer []byte)) []byte {
+// wrapped is the frame as the wire brings it from the other node, whose address and ours the outer frame has.
+func wrapped(outer, f frame, first, vni uint32, adjust func(outer []byte)) []byte {
 	inner := f.bytes()
-	outer := frame{source: "192.0.2.2", destination: "192.0.2.1", protocol: unix.IPPROTO_UDP, sourcePort: 50000, destPort: 8472}
+	outer.protocol, outer.sourcePort = unix.IPPROTO_UDP, 50000
 	outer.payload = make([]byte, 8, 8+len(inner))
-	outer.payload[0] = 8
+	binary.BigEndian.PutUint32(outer.payload, first)
 	binary.BigEndian.PutUint32(outer.payload[4:], vni<<8)
 	outer.payload = append(outer.payload, inner...)
 	b := outer.bytes()
@@ -22,6 +22,12 @@ func inVXLAN(f frame, vni uint32, adjust func(outer []byte)) []byte {
 		adjust(b)
 	}
 	return b
+}
+
+const vxlanWord, geneveWord = 0x08000000, 0x6558
+
+func inVXLAN(f frame, vni uint32, adjust func(outer []byte)) []byte {
+	return wrapped(frame{source: "192.0.2.2", destination: "192.0.2.1", destPort: 8472}, f, vxlanWord, vni, adjust)
 }
 
 // What from_netdev takes out of the tunnel itself, what it refuses, and what it leaves to the tunnel device.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -23,10 +25,10 @@ const soNetnsCookie = 71
 
 // Params of a pod's interface.
 type Params struct {
-	// Address of the pod (IPv4); it gets it as a /32.
-	Address netip.Addr
-	// Router is the node's own address out of the pod range, the pod's only gateway.
-	Router netip.Addr
+	// Addresses of the pod, one per family; it gets them without any others of their range.
+	Addresses []netip.Addr
+	// Routers are the node's own addresses out of the pods' ranges, the pod's only gateways; one for each address.
+	Routers []netip.Addr
 	// MTU of the pod's default route in bytes; the device itself keeps 1500 or more.
 	MTU int
 }
@@ -45,8 +47,13 @@ type Details struct {
 // neighbour entry of the gateway. An interface of that name that is already there (a repeated ADD) is replaced. On an
 // error nothing is left.
 func SetupPodInterface(netnsPath, ifName string, p Params) (Details, error) {
-	if !p.Address.Is4() || !p.Router.Is4() {
-		return Details{}, fmt.Errorf("making %s: needs IPv4 addresses of pod and router", ifName)
+	if len(p.Addresses) == 0 || len(p.Addresses) != len(p.Routers) {
+		return Details{}, fmt.Errorf("making %s: needs an address of the pod and of its router for each family", ifName)
+	}
+	for i, a := range p.Addresses {
+		if !a.IsValid() || a.Is4() != p.Routers[i].Is4() {
+			return Details{}, fmt.Errorf("making %s: %s and %s are not of the same family", ifName, a, p.Routers[i])
+		}
 	}
 	ns, err := os.Open(netnsPath)
 	if err != nil {
@@ -74,7 +81,7 @@ func SetupPodInterface(netnsPath, ifName string, p Params) (Details, error) {
 	if err := netlink.LinkAdd(veth); err != nil {
 		return Details{}, fmt.Errorf("adding %s: %w", name, err)
 	}
-	d, err := configure(inside, name, ifName, p, hostMAC)
+	d, err := configure(ns, inside, name, ifName, p, hostMAC)
 	if err != nil {
 		if l, findErr := netlink.LinkByName(name); findErr == nil {
 			_ = netlink.LinkDel(l)
@@ -87,7 +94,7 @@ func SetupPodInterface(netnsPath, ifName string, p Params) (Details, error) {
 	return d, nil
 }
 
-func configure(inside *netlink.Handle, name, ifName string, p Params, hostMAC net.HardwareAddr) (Details, error) {
+func configure(ns *os.File, inside *netlink.Handle, name, ifName string, p Params, hostMAC net.HardwareAddr) (Details, error) {
 	host, err := netlink.LinkByName(name)
 	if err != nil {
 		return Details{}, fmt.Errorf("finding %s: %w", name, err)
@@ -96,8 +103,17 @@ func configure(inside *netlink.Handle, name, ifName string, p Params, hostMAC ne
 	if err != nil {
 		return Details{}, fmt.Errorf("finding %s: %w", ifName, err)
 	}
-	// The host's end needs no address of its own, and no duplicate address detection to wait for.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0o644)
+	// The host's end needs no address of its own, and no duplicate address detection to wait for. Only with IPv6 on may
+	// packets of it come in.
+	off := "1"
+	if slices.ContainsFunc(p.Addresses, netip.Addr.Is6) {
+		off = "0"
+		if err := enableIPv6(ns, ifName); err != nil {
+			return Details{}, err
+		}
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte("1"), 0o644)
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte(off), 0o644)
 	if err := netlink.LinkSetUp(host); err != nil {
 		return Details{}, fmt.Errorf("bringing %s up: %w", name, err)
 	}
@@ -106,27 +122,63 @@ func configure(inside *netlink.Handle, name, ifName string, p Params, hostMAC ne
 			return Details{}, fmt.Errorf("bringing lo up: %w", err)
 		}
 	}
-	if err := inside.AddrAdd(pod, &netlink.Addr{IPNet: single(p.Address)}); err != nil {
-		return Details{}, fmt.Errorf("adding %s: %w", p.Address, err)
-	}
 	if err := inside.LinkSetUp(pod); err != nil {
 		return Details{}, fmt.Errorf("bringing %s up: %w", ifName, err)
 	}
-	index := pod.Attrs().Index
-	gateway := net.IP(p.Router.AsSlice())
-	if err := inside.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: gateway, HardwareAddr: hostMAC,
-	}); err != nil {
-		return Details{}, fmt.Errorf("recording the gateway's hardware address: %w", err)
-	}
-	if err := inside.RouteAdd(&netlink.Route{LinkIndex: index, Dst: single(p.Router), Scope: netlink.SCOPE_LINK}); err != nil {
-		return Details{}, fmt.Errorf("routing to the gateway: %w", err)
-	}
-	everywhere := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
-	if err := inside.RouteAdd(&netlink.Route{LinkIndex: index, Dst: everywhere, Gw: gateway, MTU: p.MTU}); err != nil {
-		return Details{}, fmt.Errorf("adding the default route: %w", err)
+	for i, a := range p.Addresses {
+		if err := address(inside, pod, a, p.Routers[i], p.MTU, hostMAC); err != nil {
+			return Details{}, err
+		}
 	}
 	return Details{Interface: name, InterfaceIndex: host.Attrs().Index}, nil
+}
+
+// address gives the pod one address with its way out.
+func address(inside *netlink.Handle, pod netlink.Link, a, router netip.Addr, mtu int, hostMAC net.HardwareAddr) error {
+	index, gateway, family := pod.Attrs().Index, net.IP(router.AsSlice()), unix.AF_INET
+	everywhere := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	own := &netlink.Addr{IPNet: single(a)}
+	if a.Is6() {
+		family, everywhere = unix.AF_INET6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+		// The agent gave it to nobody else, so there is nothing to wait for.
+		own.Flags = unix.IFA_F_NODAD
+	}
+	if err := inside.AddrAdd(pod, own); err != nil {
+		return fmt.Errorf("adding %s: %w", a, err)
+	}
+	if err := inside.NeighSet(&netlink.Neigh{
+		LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT, IP: gateway, HardwareAddr: hostMAC,
+	}); err != nil {
+		return fmt.Errorf("recording the gateway's hardware address: %w", err)
+	}
+	if err := inside.RouteAdd(&netlink.Route{LinkIndex: index, Dst: single(router), Scope: netlink.SCOPE_LINK}); err != nil {
+		return fmt.Errorf("routing to the gateway: %w", err)
+	}
+	if err := inside.RouteAdd(&netlink.Route{LinkIndex: index, Dst: everywhere, Gw: gateway, MTU: mtu}); err != nil {
+		return fmt.Errorf("adding the default route: %w", err)
+	}
+	return nil
+}
+
+// enableIPv6 turns IPv6 on inside of the pod, where runtimes like to turn it off, and has it believe no router.
+func enableIPv6(ns *os.File, ifName string) error {
+	result := make(chan error, 1)
+	go func() {
+		// The thread is in the pod's namespace from here on, so it ends with the goroutine.
+		runtime.LockOSThread()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("entering the pod's network namespace: %w", err)
+			return
+		}
+		var errs []error
+		for _, s := range [][2]string{{ifName + "/accept_ra", "0"}, {"lo/disable_ipv6", "0"}, {ifName + "/disable_ipv6", "0"}} {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+s[0], []byte(s[1]), 0o644); err != nil {
+				errs = append(errs, fmt.Errorf("setting net/ipv6/conf/%s in the pod: %w", s[0], err))
+			}
+		}
+		result <- errors.Join(errs...)
+	}()
+	return <-result
 }
 
 // TeardownPodInterface removes the interface by its host end; one that is gone already is fine.
