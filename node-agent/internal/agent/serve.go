@@ -72,7 +72,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		}
 		if err == nil {
 			a.serviceHealth = services.NewHealth(ctx, a.isReady, a.log)
-			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU()))
+			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d%s", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU(), accelerationNote(settings)))
 			return a.build(n, pool, settings, dp), nil
 		}
 		a.components.fail("datapath", err, "Run fairlead-agent preflight on the node.")

@@ -24,6 +24,14 @@ func TestParse(t *testing.T) {
 		{"unknown field", "hubble: {relay: true}\n", "hubble.relay"},
 		{"small MTU", "MTU: 576\n", "MTU"},
 		{"host without port", "k8sServiceHost: 10.0.0.1\n", "k8sServicePort"},
+		{"services", "loadBalancer: {mode: snat, algorithm: maglev, acceleration: best-effort}\nmaglev: {tableSize: 1021, hashSeed: JLfvgnHc2kaSUFaI}\nnodePort: {range: \"30000,31000\"}\nsocketLB: {hostNamespaceOnly: true}\nexternalIPs: {enabled: false}\n", ""},
+		{"direct server return in a tunnel", "loadBalancer: {mode: dsr}\n", "loadBalancer.mode"},
+		{"unknown algorithm", "loadBalancer: {algorithm: dice}\n", "loadBalancer.algorithm"},
+		{"XDP", "loadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
+		{"table size", "maglev: {tableSize: 1000}\n", "maglev.tableSize"},
+		{"seed", "maglev: {hashSeed: short}\n", "maglev.hashSeed"},
+		{"node ports", "nodePort: {range: \"32767,30000\"}\n", "nodePort.range"},
+		{"few frontends", "bpf: {lbMapMax: 5}\n", "bpf.lbMapMax"},
 		{"cluster name", "cluster: {name: Big_One}\n", "cluster.name"},
 	}
 	for _, tt := range tests {

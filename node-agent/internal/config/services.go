@@ -24,7 +24,8 @@ type LoadBalancer struct {
 	Mode string `json:"mode,omitempty"`
 	// Algorithm is random (default) or maglev.
 	Algorithm string `json:"algorithm,omitempty"`
-	// Acceleration is disabled (default), native or best-effort: XDP where the devices can.
+	// Acceleration is disabled (default) or best-effort: XDP where the agent and the devices can, which this version
+	// cannot; native is refused.
 	Acceleration string `json:"acceleration,omitempty"`
 	// DSRDispatch is how the service's address travels with DSR; opt, an IP option, is the only way.
 	DSRDispatch string `json:"dsrDispatch,omitempty"`
@@ -86,6 +87,10 @@ func (c *Config) checkServices(refuse func(field, what, why, fix string), oneOf 
 	oneOf("loadBalancer.mode", c.LoadBalancer.Mode, "snat", "dsr", "hybrid")
 	oneOf("loadBalancer.algorithm", c.LoadBalancer.Algorithm, "random", "maglev")
 	oneOf("loadBalancer.acceleration", c.LoadBalancer.Acceleration, "disabled", "native", "best-effort")
+	if c.LoadBalancer.Acceleration == "native" {
+		refuse("loadBalancer.acceleration", "Acceleration by XDP is not in this version.", "Clients outside are served at tc ingress of the devices.",
+			"Set loadBalancer.acceleration: best-effort, or disabled.")
+	}
 	oneOf("loadBalancer.dsrDispatch", c.LoadBalancer.DSRDispatch, "opt")
 	if _, _, ok := c.NodePortRange(); !ok {
 		refuse("nodePort.range", fmt.Sprintf("%q is not a range of ports.", c.NodePort.Range), "It is the first and the last port.", "Write it as 30000,32767.")
