@@ -4,6 +4,7 @@ import { connectivity } from './connectivity.ts';
 import { explain } from './explain.ts';
 import { flows } from './flows.ts';
 import { install } from './install.ts';
+import { logs } from './logs.ts';
 import { policies } from './policies.ts';
 import { questions } from './questions.ts';
 import { terminals } from './terminals.ts';
@@ -18,6 +19,7 @@ export const contract = {
   explain,
   flows,
   install,
+  logs,
   policies,
   questions,
   terminals,
@@ -34,6 +36,7 @@ export * from './explain.ts';
 export * from './failure.ts';
 export * from './flows.ts';
 export * from './install.ts';
+export * from './logs.ts';
 export * from './policies.ts';
 export * from './procedure.ts';
 export * from './questions.ts';

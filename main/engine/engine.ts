@@ -10,6 +10,7 @@ import { createExplain } from './explain/index.ts';
 import { createFlows } from './flows/index.ts';
 import { createInstall } from './install/index.ts';
 import type { Log } from './log.ts';
+import { createLogs } from './logs/index.ts';
 import { createPolicies } from './policies/index.ts';
 import { createQuestions } from './questions/index.ts';
 import { createRecordings } from './recordings/index.ts';
@@ -121,6 +122,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     explain: createExplain({ agents }),
     flows: opening.use(createFlows({ connections, agents, log })),
     install,
+    logs: createLogs({ connections, log }),
     policies: opening.use(createPolicies({ connections, agents, audit, log })),
     questions: questions.implementation,
     terminals: opening.use(createTerminals({ connections, log })),

@@ -124,6 +124,9 @@ export function createFixtureConnection(name: string): Connection {
       record: (_input, handlers) => failing(handlers, agentSilent),
       audit: () => soon(() => ok({ entries: [] })),
     },
+    logs: {
+      follow: (_input, handlers) => failing(handlers, agentSilent),
+    },
     questions: {
       watch: (_input, handlers) => {
         void handlers.batch([{ questions: [] }]);

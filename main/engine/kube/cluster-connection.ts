@@ -1,4 +1,4 @@
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { Failure, Result } from '../../../contract/failure.ts';
 
 /** A Kubernetes object as JSON; typed by whoever reads it. */
@@ -87,6 +87,8 @@ export interface ClusterConnection {
   ) => Promise<Result<void>>;
   /** A raw GET, e.g. "/version". */
   readonly raw: (path: string) => Promise<Result<unknown>>;
+  /** A GET whose answer is read as it comes, e.g. a container's log; ended by the signal. */
+  readonly stream: (path: string, signal: AbortSignal) => Promise<Result<Readable>>;
   /** Shared list+watch. Dispose the handle to let go. */
   readonly watch: <T extends KubeObject>(
     type: ResourceType,

@@ -228,6 +228,14 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
         return failed(asFailure(error, { path, doing: `Reading ${path}` }));
       }
     },
+    async stream(path, streamSignal) {
+      const ended = AbortSignal.any([signal, streamSignal]);
+      try {
+        return ok(await send({ method: 'GET', path, signal: ended }));
+      } catch (error) {
+        return failed(asFailure(error, { path, doing: `Reading ${path.split('?')[0]}` }));
+      }
+    },
     watch<T extends KubeObject>(
       type: ResourceType,
       selection: { readonly namespace?: string; readonly labelSelector?: string } = {},

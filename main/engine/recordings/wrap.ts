@@ -35,6 +35,13 @@ const noChecks: Failure = {
   fix: 'Connect a real cluster, or start the lab.',
 };
 
+const noLogs: Failure = {
+  code: 'recording.no-logs',
+  what: 'A recording has no logs.',
+  why: 'Logs of containers are not part of a recorded case.',
+  fix: 'Connect a real cluster, or start the lab.',
+};
+
 /** How a recording stands in the list of clusters. */
 function clusterRow({ id, name, replay }: OpenRecording): Cluster {
   const { title, startedAt, serverVersion } = replay.case;
@@ -108,6 +115,7 @@ export function wrapImplementation(
     explain,
     flows,
     install,
+    logs,
     policies,
     questions,
     terminals,
@@ -119,6 +127,10 @@ export function wrapImplementation(
     explain: {
       packet: async (input, context) =>
         isRecording(input.cluster) ? failed(noExplain) : await explain.packet(input, context),
+      },
+    logs: {
+      follow: async (input, sink, context) =>
+        isRecording(input.cluster) ? noLogs : await logs.follow(input, sink, context),
     },
     application: {
       ...application,

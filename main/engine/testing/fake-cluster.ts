@@ -26,6 +26,7 @@ export class FakeCluster implements ClusterConnection {
   watches = 0;
   /** Answers to exec, by the first word of the command. */
   exec: ClusterConnection['exec'] = async () => failed(notFound('pod', 'exec'));
+  stream: ClusterConnection['stream'] = async (path) => failed(notFound('stream', path));
   portForward: ClusterConnection['portForward'] = async () => failed(notFound('pod', 'port-forward'));
   readonly #kinds = new Map<string, Map<string, KubeObject>>();
   readonly #listeners = new Map<string, Set<() => void>>();
