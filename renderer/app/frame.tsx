@@ -3,6 +3,7 @@ import {
   IconAffiliate,
   IconArrowsLeftRight,
   IconDeviceDesktop,
+  IconFileText,
   IconHelp,
   IconHistory,
   IconMoon,
@@ -33,6 +34,7 @@ const places = [
   { to: '/policies', text: 'Policies', icon: IconShieldLock, keys: 'g p' },
   { to: '/terminal', text: 'Terminal', icon: IconTerminal2, keys: 'g s' },
   { to: '/explain', text: 'Explain', icon: IconRoute, keys: 'g e' },
+  { to: '/logs', text: 'Logs', icon: IconFileText, keys: 'g l' },
   { to: '/audit', text: 'Audit', icon: IconHistory, keys: 'g a' },
 ] as const;
 

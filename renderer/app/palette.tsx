@@ -5,6 +5,7 @@ import {
   IconArrowsLeftRight,
   IconBan,
   IconBox,
+  IconFileText,
   IconHelp,
   IconHistory,
   IconMoon,
@@ -80,6 +81,7 @@ export function Palette() {
       run: () => void navigate({ to: '/terminal' }),
     },
     { id: 'explain', text: 'Explain', icon: IconRoute, keys: 'g e', run: () => void navigate({ to: '/explain' }) },
+    { id: 'logs', text: 'Logs', icon: IconFileText, keys: 'g l', run: () => void navigate({ to: '/logs' }) },
     { id: 'audit', text: 'Audit log', icon: IconHistory, keys: 'g a', run: () => void navigate({ to: '/audit' }) },
   ];
   const actions: readonly Entry[] = [

@@ -113,6 +113,13 @@ const explainRoute = createRoute({
   component: lazyRouteComponent(() => import('../views/explain/explain-view.tsx'), 'ExplainView'),
 });
 
+const logsRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/logs',
+  validateSearch: (raw: Raw) => pick(raw, ['pods']),
+  component: lazyRouteComponent(() => import('../views/logs/logs-view.tsx'), 'LogsView'),
+});
+
 const auditRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/audit',
@@ -131,6 +138,7 @@ export const router = createRouter({
     policyRoute,
     terminalRoute,
     explainRoute,
+    logsRoute,
     auditRoute,
   ]),
   history: createHashHistory(),
