@@ -7,6 +7,7 @@ import { install } from './install.ts';
 import { logs } from './logs.ts';
 import { policies } from './policies.ts';
 import { questions } from './questions.ts';
+import { support } from './support.ts';
 import { terminals } from './terminals.ts';
 import { topology } from './topology.ts';
 import { verify } from './verify.ts';
@@ -22,6 +23,7 @@ export const contract = {
   logs,
   policies,
   questions,
+  support,
   terminals,
   topology,
   verify,
@@ -40,6 +42,7 @@ export * from './logs.ts';
 export * from './policies.ts';
 export * from './procedure.ts';
 export * from './questions.ts';
+export * from './support.ts';
 export * from './terminals.ts';
 export * from './topology.ts';
 export * from './value-fields.ts';

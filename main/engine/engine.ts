@@ -16,6 +16,7 @@ import { createQuestions } from './questions/index.ts';
 import { createRecordings } from './recordings/index.ts';
 import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
+import { createSupport } from './support/index.ts';
 import { createTerminals } from './terminals/index.ts';
 import { createTopology } from './topology/index.ts';
 import { createVerify } from './verify/index.ts';
@@ -125,6 +126,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     logs: createLogs({ connections, log }),
     policies: opening.use(createPolicies({ connections, agents, audit, log })),
     questions: questions.implementation,
+    support: createSupport({ connections, agents, log, stateDirectory }),
     terminals: opening.use(createTerminals({ connections, log })),
     topology: opening.use(createTopology({ connections, agents, log })),
     verify: createVerify({ connections, agents, log, image, binary: join(dirname(image), 'fairlead-agent') }),

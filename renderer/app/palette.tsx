@@ -8,6 +8,7 @@ import {
   IconFileText,
   IconHelp,
   IconHistory,
+  IconLifebuoy,
   IconMoon,
   IconPlug,
   IconPlus,
@@ -82,6 +83,7 @@ export function Palette() {
     },
     { id: 'explain', text: 'Explain', icon: IconRoute, keys: 'g e', run: () => void navigate({ to: '/explain' }) },
     { id: 'logs', text: 'Logs', icon: IconFileText, keys: 'g l', run: () => void navigate({ to: '/logs' }) },
+    { id: 'support', text: 'Support bundle', icon: IconLifebuoy, run: () => void navigate({ to: '/support' }) },
     { id: 'audit', text: 'Audit log', icon: IconHistory, keys: 'g a', run: () => void navigate({ to: '/audit' }) },
   ];
   const actions: readonly Entry[] = [

@@ -120,6 +120,12 @@ const logsRoute = createRoute({
   component: lazyRouteComponent(() => import('../views/logs/logs-view.tsx'), 'LogsView'),
 });
 
+const supportRoute = createRoute({
+  getParentRoute: () => rootRoute,
+  path: '/support',
+  component: lazyRouteComponent(() => import('../views/support/support-view.tsx'), 'SupportView'),
+});
+
 const auditRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/audit',
@@ -140,6 +146,7 @@ export const router = createRouter({
     explainRoute,
     logsRoute,
     auditRoute,
+    supportRoute,
   ]),
   history: createHashHistory(),
   defaultPreload: 'intent',

@@ -124,6 +124,11 @@ export function createFixtureConnection(name: string): Connection {
       record: (_input, handlers) => failing(handlers, agentSilent),
       audit: () => soon(() => ok({ entries: [] })),
     },
+    support: {
+      items: () => soon(() => ok({ items: [] })),
+      preview: () => soon(() => ok({ files: [], failures: [] })),
+      collect: (_input, handlers) => failing(handlers, agentSilent),
+    },
     logs: {
       follow: (_input, handlers) => failing(handlers, agentSilent),
     },

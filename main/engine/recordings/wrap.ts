@@ -118,6 +118,7 @@ export function wrapImplementation(
     logs,
     policies,
     questions,
+    support,
     terminals,
     topology,
     verify,
@@ -128,6 +129,14 @@ export function wrapImplementation(
       packet: async (input, context) =>
         isRecording(input.cluster) ? failed(noExplain) : await explain.packet(input, context),
       },
+    support: {
+      items: async (input, context) =>
+        isRecording(input.cluster) ? failed(readOnly) : await support.items(input, context),
+      preview: async (input, context) =>
+        isRecording(input.cluster) ? failed(readOnly) : await support.preview(input, context),
+      collect: async (input, sink, context) =>
+        isRecording(input.cluster) ? readOnly : await support.collect(input, sink, context),
+    },
     logs: {
       follow: async (input, sink, context) =>
         isRecording(input.cluster) ? noLogs : await logs.follow(input, sink, context),

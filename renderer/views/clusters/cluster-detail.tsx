@@ -1,5 +1,5 @@
 import { ActionIcon, ColorSwatch, Menu, Tooltip } from '@mantine/core';
-import { IconDots, IconLock, IconLockOpen, IconPlug, IconPlugX, IconTrash } from '@tabler/icons-react';
+import { IconDots, IconLifebuoy, IconLock, IconLockOpen, IconPlug, IconPlugX, IconTrash } from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { lazy, Suspense, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
@@ -247,6 +247,10 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
               </Tooltip>
             </Menu.Target>
             <Menu.Dropdown>
+              <Menu.Item leftSection={<IconLifebuoy size={14} />} onClick={() => void navigate({ to: '/support' })}>
+                Support bundle…
+              </Menu.Item>
+              <Menu.Divider />
               <Menu.Label>Colour</Menu.Label>
               <div style={{ display: 'flex', gap: 6, padding: '2px 10px 8px' }}>
                 {clusterColours.map(([name, colour]) => (
