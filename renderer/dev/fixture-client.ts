@@ -9,6 +9,7 @@ import { agentSilent, makeClusters, makeInventory, type Preset, presets } from '
 import { createFlowSource, makeTalks, makeTopology, matchesFilter } from './fixture-flows.ts';
 import { checkFixture, defaultValues, makePlan, makeProfiles, makeProgress } from './fixture-install.ts';
 import { makePolicies } from './fixture-policies.ts';
+import { fixtureSupport } from './fixture-support.ts';
 import { createFixtureTerminals } from './fixture-terminals.ts';
 import { fixtureSchema, validateText } from './fixture-validate.ts';
 import { createFixtureVerify } from './fixture-verify.ts';
@@ -124,23 +125,7 @@ export function createFixtureConnection(name: string): Connection {
       record: (_input, handlers) => failing(handlers, agentSilent),
       audit: () => soon(() => ok({ entries: [] })),
     },
-    support: {
-      items: () => soon(() => ok({ items: [] })),
-      preview: () => soon(() => ok({ files: [], failures: [] })),
-      collect: (_input, handlers) => failing(handlers, agentSilent),
-    },
-    logs: {
-      follow: (_input, handlers) => failing(handlers, agentSilent),
-    },
-    questions: {
-      watch: (_input, handlers) => {
-        void handlers.batch([{ questions: [] }]);
-        return () => {};
-      },
-      decide: () => soon(() => ok({})),
-      answer: () => soon(() => ok({})),
-      cancel: () => soon(() => ok({})),
-    },
+    ...fixtureSupport,
     clusters: {
       sshHosts: () => soon(() => ok({ hosts: ['bastion', 'control-plane'] })),
       addSsh: () => soon(() => ok({ added: [], problems: [] })),

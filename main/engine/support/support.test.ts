@@ -26,6 +26,7 @@ describe('support bundles', () => {
 
   async function open() {
     const cluster = new FakeCluster();
+    await cluster.create(resources.nodes, { apiVersion: 'v1', kind: 'Node', metadata: { name: 'n' } } as never);
     await cluster.create(resources.pods, {
       apiVersion: 'v1',
       kind: 'Pod',
