@@ -100,6 +100,37 @@ spec:
 `,
   },
   {
+    id: 'demo-http',
+    namespaced: false,
+    title: 'Demo: only landing',
+    text: 'In galaxy, the deathstar admits ships with org=empire, and of their requests only POST /v1/request-landing.',
+    // The lab's demo policy, word for word in what it means (lab/manifests/demo-policy-l7.yaml).
+    yaml: () => `apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: rule1
+  namespace: galaxy
+spec:
+  description: Ships of the Empire may ask for landing, and nothing else
+  endpointSelector:
+    matchLabels:
+      org: empire
+      class: deathstar
+  ingress:
+    - fromEndpoints:
+        - matchLabels:
+            org: empire
+      toPorts:
+        - ports:
+            - port: "80"
+              protocol: TCP
+          rules:
+            http:
+              - method: POST
+                path: /v1/request-landing
+`,
+  },
+  {
     id: 'network-policy',
     namespaced: true,
     title: 'Kubernetes NetworkPolicy',
