@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
@@ -199,4 +200,71 @@ func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
 	try("egress and ingress on one node", a, at(b.address), a.address, n1)
 	try("egress, by a service", a, "10.96.0.10:80", a.address, n1)
 	try("egress, to the world", a, world+":8000", c.nodes[0].config.NodeAddress, n1)
+}
+
+func TestProxiesLeaveNothingBehind(t *testing.T) {
+	c, _ := withProxies(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	listed := func(command string) string {
+		var out string
+		must(t, n.space.in(func() error {
+			raw, err := exec.Command("sh", "-c", command).CombinedOutput()
+			out = string(raw)
+			return err
+		}))
+		return out
+	}
+	const rules, routes = "ip rule show; ip -6 rule show", "ip route show table all; ip -6 route show table all"
+	if !strings.Contains(listed(rules), "fwmark 0x200/0xf00 lookup 2004") || !strings.Contains(listed(routes), "table 2004") {
+		t.Fatalf("the rules are not there: %s", listed(rules))
+	}
+	for _, p := range n.pods {
+		must(t, n.datapath.RemoveEndpoint(ctx, p.endpoint.ID))
+	}
+	must(t, n.datapath.Close())
+	must(t, n.space.in(func() error { return datapath.Cleanup(ctx, n.config.BPFFS) }))
+	if strings.Contains(listed(rules), "2004") || strings.Contains(listed(routes), "2004") || strings.Contains(listed("nft list tables || true"), "fairlead") {
+		t.Errorf("left behind: %s%s", listed(rules), listed(routes))
+	}
+}
+
+func TestRestartKeepsProxiedConnections(t *testing.T) {
+	c, proxies := withProxies(t, datapath.RoutingTunnel)
+	a, b := c.nodes[0].pods[0], c.nodes[0].pods[1]
+	b.space.web(t, ":8000")
+	govern(t, b, true, false, proxyLine(b, a.endpoint.Identity, datapath.Ingress, 8000, proxies[0].ports[datapath.Ingress]))
+	to := netip.AddrPortFrom(b.address, 8000).String()
+	client := a.space.client(t)
+	if code, _, err := request(client, "GET", to); err != nil || code != 200 {
+		t.Fatal(code, err)
+	}
+	// The datapath restarts, the proxy lives: no connection notices.
+	for range 2 {
+		must(t, c.nodes[0].datapath.Close())
+		c.nodes[0].open()
+		if code, _, err := request(client, "GET", to); err != nil || code != 200 {
+			t.Fatal(code, err)
+		}
+	}
+	// The proxy restarts on the ports of before: new connections find it, and wait while it is away.
+	ports := proxies[0].ports
+	proxies[0].close()
+	late := make(chan error, 1)
+	go func() {
+		code, _, err := request(a.space.client(t), "GET", to)
+		if err == nil && code != 200 {
+			err = fmt.Errorf("answered %d", code)
+		}
+		late <- err
+	}()
+	again := startProxies(t, c.nodes[0], ports)
+	if again.ports != ports {
+		t.Errorf("ports %v, before %v", again.ports, ports)
+	}
+	if code, _, err := request(a.space.client(t), "GET", to); err != nil || code != 200 {
+		t.Errorf("after the proxy's restart: %d, %v", code, err)
+	}
+	if err := <-late; err != nil && !strings.Contains(err.Error(), "i/o timeout") {
+		t.Errorf("while the proxy was away: %v", err)
+	}
 }

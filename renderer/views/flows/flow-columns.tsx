@@ -49,8 +49,10 @@ export function portText(flow: Flow): string {
 export function reasonText(flow: Flow): string {
   const policies = flow.deniedBy.length > 0 ? flow.deniedBy : flow.allowedBy;
   const names = policies.map(policyName).join(', ');
-  if (flow.verdict === 'DROPPED') return [flow.dropText || flow.dropReason, names].filter(Boolean).join(' · ');
-  return names;
+  // Of what a proxy saw, the request says most.
+  const said = flow.event === 'l7' ? flow.summary : '';
+  if (flow.verdict === 'DROPPED') return [said, flow.dropText || flow.dropReason, names].filter(Boolean).join(' · ');
+  return [said, names].filter(Boolean).join(' · ');
 }
 
 const directions: Readonly<Record<Flow['direction'], string>> = { INGRESS: 'ingress', EGRESS: 'egress', UNKNOWN: '–' };
