@@ -26,8 +26,8 @@ type proxies struct {
 
 const protocolTCP = 6
 
-// startProxies opens the listeners and tells the policies where they are. It comes before the policies are written, so that
-// no line leads to a listener that is not there.
+// startProxies opens the listeners and tells the policies where they are. It comes before the first policy is known, so that
+// none is taken for invalid and no line leads to a listener that is not there.
 func (a *agent) startProxies(ctx context.Context, s *serving) {
 	if !*a.config.L7Proxy {
 		a.components.set("proxies", api.StateOff, "l7Proxy is off: policies with rules on HTTP, DNS or names are not valid", "")
@@ -71,8 +71,6 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 		default:
 		}
 	})
-	// What pods learned before the restart counts before a policy is written.
-	a.note("addresses of names", s.proxies.names.refresh(ctx))
 	go s.proxies.follow(ctx, a, changed)
 	if err := errors.Join(errs...); err != nil {
 		a.components.fail("proxies", err, "Give the agent NET_ADMIN. What policies have rules about is closed until then.")
@@ -82,6 +80,14 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 		ports.HTTP[datapath.Ingress], ports.HTTP[datapath.Egress], port))
 }
 
+// refresh takes in which names policies select peers by now.
+func (p *proxies) refresh(ctx context.Context) error {
+	if p.names == nil {
+		return nil
+	}
+	return p.names.refresh(ctx)
+}
+
 func (p *proxies) follow(ctx context.Context, a *agent, changed <-chan struct{}) {
 	for {
 		select {
@@ -89,7 +95,7 @@ func (p *proxies) follow(ctx context.Context, a *agent, changed <-chan struct{})
 			return
 		case <-changed:
 		}
-		a.note("addresses of names", p.names.refresh(ctx))
+		a.note("addresses of names", p.refresh(ctx))
 		for _, proxy := range p.http {
 			if proxy != nil {
 				proxy.Changed()

@@ -196,13 +196,16 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 	if err := a.waitForDefinitions(ctx); err != nil {
 		return err
 	}
+	// Before the first policy comes: without proxies those with rules on content would not be valid.
+	a.startProxies(ctx, s)
 	for _, i := range s.watcher.all {
 		go i.Run(ctx)
 	}
 	if err := a.waitForSync(ctx, s.watcher.all); err != nil {
 		return err
 	}
-	a.startProxies(ctx, s)
+	// What pods learned of names before the restart counts before a policy is written.
+	a.note("addresses of names", s.proxies.refresh(ctx))
 	// Policy lines before addresses: nobody is judged by an identity that no line knows. Services and nodes last.
 	a.start("policies", p.Policies.Start(ctx))
 	a.start("ipcache", p.Cache.Start(ctx, p.Datapath))
