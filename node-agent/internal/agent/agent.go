@@ -222,11 +222,11 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // settings turns configuration and node into what the datapath is specialised with.
-func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error) {
+func (a *agent) settings(n thisNode, router, router6 netip.Addr) (datapath.Config, error) {
 	devices := a.config.Devices
 	if len(devices) == 0 {
 		var err error
-		if devices, err = outwardDevices(n.Address); err != nil {
+		if devices, err = outwardDevices(n.primary()); err != nil {
 			return datapath.Config{}, err
 		}
 	}
@@ -238,9 +238,10 @@ func (a *agent) settings(n thisNode, router netip.Addr) (datapath.Config, error)
 		return datapath.Config{}, err
 	}
 	return datapath.Config{
-		NodeName: a.NodeName, NodeAddress: n.Address, RouterAddress: router, PodCIDRs: []netip.Prefix{n.PodCIDR},
-		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), Routing: datapath.RoutingMode(a.config.RoutingMode),
-		EndpointRoutes: true, AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
+		NodeName: a.NodeName, NodeAddress: n.Address, NodeAddress6: n.Address6, RouterAddress: router, RouterAddress6: router6, PodCIDRs: n.podCIDRs(),
+		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), NativeRoutingCIDR6: a.config.NativeRoutingCIDR6(), Routing: datapath.RoutingMode(a.config.RoutingMode),
+		TunnelProtocol: datapath.TunnelProtocol(a.config.TunnelProtocol), TunnelPort: uint16(a.config.TunnelPort),
+		EndpointRoutes: *a.config.EndpointRoutes.Enabled, AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
 		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
 		CgroupRoot: root, BPFFS: a.BPFFS, HostFirewall: a.config.HostFirewall.Enabled, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",

@@ -15,6 +15,7 @@ import (
 
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
+	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/endpoints"
 	"fairlead.dev/node-agent/internal/kubernetes"
 	"fairlead.dev/node-agent/internal/nodes"
@@ -40,6 +41,18 @@ type cluster struct {
 	announcer   *nodes.Announcer
 	nodeName    string
 	nodeAddress netip.Addr
+}
+
+// addressing writes an endpoint's addresses as CiliumEndpoint has them.
+func addressing(e endpoints.Endpoint) []ciliumv2.AddressPair {
+	var pair ciliumv2.AddressPair
+	if e.Address.IsValid() {
+		pair.IPV4 = e.Address.String()
+	}
+	if e.Address6.IsValid() {
+		pair.IPV6 = e.Address6.String()
+	}
+	return []ciliumv2.AddressPair{pair}
 }
 
 // Pod implements endpoints.Cluster.
@@ -104,7 +117,7 @@ func (c *cluster) object(e endpoints.Endpoint, enforced [2]bool, mode policies.M
 		ExternalIdentifiers: &ciliumv2.EndpointIdentifiers{ContainerID: e.ContainerID, CNIAttachmentID: e.ContainerID + ":" + e.NetworkInterface,
 			K8sNamespace: e.Namespace, K8sPodName: e.PodName, PodName: e.Pod()},
 		Identity:       &ciliumv2.EndpointIdentity{ID: int64(e.Identity), Labels: e.Labels},
-		Networking:     &ciliumv2.EndpointNetworking{NodeIP: c.nodeAddress.String(), Addressing: []ciliumv2.AddressPair{{IPV4: e.Address.String()}}},
+		Networking:     &ciliumv2.EndpointNetworking{NodeIP: c.nodeAddress.String(), Addressing: addressing(e)},
 		Policy:         &ciliumv2.EndpointPolicy{Ingress: direction(enforced[policy.Ingress], mode), Egress: direction(enforced[policy.Egress], mode)},
 		ServiceAccount: e.ServiceAccount,
 	}
@@ -187,18 +200,36 @@ func (c *cluster) Withdraw(ctx context.Context, e endpoints.Endpoint) error {
 
 // Announce implements endpoints.Cluster.
 func (c *cluster) Announce(ctx context.Context, e endpoints.Endpoint) {
+	var addresses []string
+	for _, a := range e.Addresses() {
+		addresses = append(addresses, a.String())
+	}
 	c.announcer.Announce(ctx, c.nodes.Others(), &fairleadv1.AnnounceEndpointRequest{
-		NodeName: c.nodeName, NodeAddress: c.nodeAddress.String(), Addresses: []string{e.Address.String()},
+		NodeName: c.nodeName, NodeAddress: c.nodeAddress.String(), Addresses: addresses,
 		Identity: uint32(e.Identity), Labels: e.Labels, Namespace: e.Namespace, PodName: e.PodName,
 	})
 }
 
-// publishNode writes this node's CiliumNode.
-func publishNode(ctx context.Context, client *kubernetes.Client, name string, uid types.UID, address, router netip.Addr, podCIDR netip.Prefix) error {
-	spec := ciliumv2.NodeSpec{
-		Addresses: []ciliumv2.NodeAddress{{Type: ciliumv2.NodeInternalIP, IP: address.String()}, {Type: ciliumv2.NodeCiliumInternalIP, IP: router.String()}},
-		IPAM:      ciliumv2.IPAMSpec{PodCIDRs: []string{podCIDR.String()}},
+// nodeSpec is what this node tells of itself.
+func nodeSpec(c datapath.Config) ciliumv2.NodeSpec {
+	var spec ciliumv2.NodeSpec
+	add := func(kind ciliumv2.NodeAddressType, addresses ...netip.Addr) {
+		for _, a := range addresses {
+			if a.IsValid() {
+				spec.Addresses = append(spec.Addresses, ciliumv2.NodeAddress{Type: kind, IP: a.String()})
+			}
+		}
 	}
+	add(ciliumv2.NodeInternalIP, c.NodeAddress, c.NodeAddress6)
+	add(ciliumv2.NodeCiliumInternalIP, c.RouterAddress, c.RouterAddress6)
+	for _, p := range c.PodCIDRs {
+		spec.IPAM.PodCIDRs = append(spec.IPAM.PodCIDRs, p.String())
+	}
+	return spec
+}
+
+// publishNode writes this node's CiliumNode.
+func publishNode(ctx context.Context, client *kubernetes.Client, name string, uid types.UID, spec ciliumv2.NodeSpec) error {
 	var have ciliumv2.CiliumNode
 	err := client.Get(ctx, ciliumNodes, name, &have)
 	if apierrors.IsNotFound(err) {

@@ -23,28 +23,61 @@ import (
 // thisNode is what the agent needs to know of its own Node; the last answer is kept in a file for a start without API
 // server.
 type thisNode struct {
-	UID     types.UID    `json:"uid"`
-	Address netip.Addr   `json:"address"`
-	PodCIDR netip.Prefix `json:"podCIDR"`
+	UID      types.UID    `json:"uid"`
+	Address  netip.Addr   `json:"address"`
+	Address6 netip.Addr   `json:"address6,omitzero"`
+	PodCIDR  netip.Prefix `json:"podCIDR"`
+	PodCIDR6 netip.Prefix `json:"podCIDR6,omitzero"`
 }
 
-func nodeFrom(n *corev1.Node) (thisNode, error) {
+// podCIDRs lists the ranges of the families that pods have.
+func (n thisNode) podCIDRs() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{n.PodCIDR, n.PodCIDR6}, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+// primary is the address by which others reach this node.
+func (n thisNode) primary() netip.Addr {
+	if n.Address.IsValid() {
+		return n.Address
+	}
+	return n.Address6
+}
+
+// nodeFrom reads the addresses and, of the families that pods are to have, the ranges. The node's address of another family
+// does no harm and is known to be the host's.
+func nodeFrom(n *corev1.Node, v4, v6 bool) (thisNode, error) {
 	out := thisNode{UID: n.UID}
 	for _, a := range n.Status.Addresses {
-		if address, err := netip.ParseAddr(a.Address); a.Type == corev1.NodeInternalIP && err == nil && address.Is4() && !out.Address.IsValid() {
+		address, err := netip.ParseAddr(a.Address)
+		if a.Type != corev1.NodeInternalIP || err != nil {
+			continue
+		}
+		if address.Is4() && !out.Address.IsValid() {
 			out.Address = address
+		} else if address.Is6() && !out.Address6.IsValid() {
+			out.Address6 = address
 		}
 	}
-	if !out.Address.IsValid() {
-		return out, fmt.Errorf("node %s has no IPv4 InternalIP yet", n.Name)
+	if !out.primary().IsValid() {
+		return out, fmt.Errorf("node %s has no InternalIP yet", n.Name)
 	}
 	for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
-		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			continue
+		}
+		if p.Addr().Is4() && v4 && !out.PodCIDR.IsValid() {
 			out.PodCIDR = p
-			return out, nil
+		} else if p.Addr().Is6() && v6 && !out.PodCIDR6.IsValid() {
+			out.PodCIDR6 = p
 		}
 	}
-	return out, fmt.Errorf("node %s has no pod CIDR: kube-controller-manager has to run with --allocate-node-cidrs", n.Name)
+	for family, missing := range map[string]bool{"IPv4": v4 && !out.PodCIDR.IsValid(), "IPv6": v6 && !out.PodCIDR6.IsValid()} {
+		if missing {
+			return out, fmt.Errorf("node %s has no pod CIDR of %s: kube-controller-manager has to run with --allocate-node-cidrs and a --cluster-cidr of that family", n.Name, family)
+		}
+	}
+	return out, nil
 }
 
 // withoutAPI is how long the API server is asked before the saved answer is used.
@@ -63,7 +96,7 @@ func (a *agent) thisNode(ctx context.Context) (thisNode, error) {
 		var n thisNode
 		if err == nil {
 			a.components.ok("kubernetes", a.client.Host())
-			if n, err = nodeFrom(&object); err == nil {
+			if n, err = nodeFrom(&object, *a.config.IPv4.Enabled, a.config.IPv6.Enabled); err == nil {
 				text, _ := json.Marshal(n)
 				if err := os.WriteFile(path, text, 0o600); err != nil {
 					a.log.Warn("the node's facts were not saved", "error", err)
@@ -102,12 +135,12 @@ func outwardDevices(address netip.Addr) ([]string, error) {
 			}
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
 	for _, r := range routes {
-		if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" {
+		if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" && r.Dst.String() != "::/0" {
 			continue
 		}
 		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil && !slices.Contains(out, link.Attrs().Name) {

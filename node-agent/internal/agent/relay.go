@@ -40,12 +40,12 @@ func Relay(ctx context.Context, o RelayOptions) error {
 	informer := kubernetes.NewInformer(client, ciliumNodes, "", &ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{}, nil, kubernetes.Handler[*ciliumv2.CiliumNode]{
 		Changed: func(_, n *ciliumv2.CiliumNode) {
 			if node, ok := nodes.FromCilium(n); ok {
-				peers.Upsert(peer.ForNode(node.Name, c.Cluster.Name, node.Address))
+				peers.Upsert(peer.ForNode(node.Name, c.Cluster.Name, node.Primary()))
 			}
 		},
 		Deleted: func(n *ciliumv2.CiliumNode) {
 			if node, ok := nodes.FromCilium(n); ok {
-				peers.Delete(peer.ForNode(node.Name, c.Cluster.Name, node.Address).Name)
+				peers.Delete(peer.ForNode(node.Name, c.Cluster.Name, node.Primary()).Name)
 			}
 		}})
 	go informer.Run(ctx)

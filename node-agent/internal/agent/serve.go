@@ -13,6 +13,9 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/cni"
 	"fairlead.dev/node-agent/internal/datapath"
@@ -48,14 +51,22 @@ type serving struct {
 
 // openDatapath opens the datapath, again and again where the kernel refuses, and makes the managers.
 func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) {
-	pool, err := ipam.New(n.PodCIDR)
-	if err != nil {
-		a.components.fail("node", err, "Give the node another pod CIDR.")
-		return nil, err
+	pools := map[bool]*ipam.Pool{}
+	var routers [2]netip.Addr
+	for i, p := range []netip.Prefix{n.PodCIDR, n.PodCIDR6} {
+		if !p.IsValid() {
+			continue
+		}
+		pool, err := ipam.New(p)
+		if err != nil {
+			a.components.fail("node", err, "Give the node another pod CIDR.")
+			return nil, err
+		}
+		pools[i == 1], routers[i] = pool, pool.Router()
 	}
-	a.components.ok("node", fmt.Sprintf("%s, pods %s", n.Address, n.PodCIDR))
+	a.components.ok("node", fmt.Sprintf("%s, pods %v", n.primary(), n.podCIDRs()))
 	for {
-		settings, err := a.settings(n, pool.Router())
+		settings, err := a.settings(n, routers[0], routers[1])
 		var dp datapath.Datapath
 		if err == nil {
 			options := []datapath.Option{datapath.WithLogger(a.log), datapath.WithJournal(func(kind, subject, before, after, undo string) {
@@ -73,7 +84,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		if err == nil {
 			a.serviceHealth = services.NewHealth(ctx, a.isReady, a.log)
 			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d%s", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU(), accelerationNote(settings)))
-			return a.build(n, pool, settings, dp), nil
+			return a.build(n, pools[false], pools[true], settings, dp), nil
 		}
 		a.components.fail("datapath", err, "Run fairlead-agent preflight on the node.")
 		if err := pause(ctx, 10*time.Second); err != nil {
@@ -96,7 +107,7 @@ func (a *agent) recordOwn(c datapath.Config) error {
 		record("route", fmt.Sprint(c.PodCIDRs), "routes with protocol 241", ""),
 	}
 	if c.Routing == datapath.RoutingTunnel {
-		errs = append(errs, record("link", "fairlead_vxlan", "VXLAN device on UDP 8472", "ip link del fairlead_vxlan"))
+		errs = append(errs, record("link", c.TunnelDevice(), "device of the tunnel", "ip link del "+c.TunnelDevice()))
 	}
 	if c.Masquerade {
 		errs = append(errs, record("nftables", "inet fairlead", "masquerading of what leaves the cluster", "nft delete table inet fairlead"))
@@ -110,14 +121,14 @@ func (a *agent) recordOwn(c datapath.Config) error {
 	return errors.Join(errs...)
 }
 
-func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp datapath.Datapath) *serving {
+func (a *agent) build(n thisNode, pool, pool6 *ipam.Pool, settings datapath.Config, dp datapath.Datapath) *serving {
 	state := filepath.Join(a.RunDirectory, "state")
 	s := &serving{live: make(chan struct{})}
 	registry := identities.NewRegistry(identities.ClientAPI{Client: a.client}, a.log)
 	cache := ipcache.New(a.log)
 	mode := policies.Mode(a.config.PolicyEnforcementMode)
 	policyManager := policies.New(dp, cache, mode, a.log)
-	p := &api.Parts{Datapath: dp, Settings: settings, Pool: pool, Registry: registry, Cache: cache, Policies: policyManager,
+	p := &api.Parts{Datapath: dp, Settings: settings, Pool: pool, Pool6: pool6, Registry: registry, Cache: cache, Policies: policyManager,
 		Services: a.newServices(settings, dp), Nodes: nodes.New(a.NodeName, dp, cache, state, a.log), Prober: nodes.NewProber(),
 		ServerName: peer.ServerName(a.NodeName, a.config.Cluster.Name), Live: s.live}
 	p.Announcer = &nodes.Announcer{Port: hubblePort(a.config.Hubble.ListenAddress), Log: a.log, Credentials: func(node string) credentials.TransportCredentials {
@@ -141,20 +152,20 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 	p.Nodes.OnChange = func(other datapath.Node, deleted bool) {
 		defer p.Prober.Soon()
 		if deleted {
-			a.peers.Delete(peer.ForNode(other.Name, a.config.Cluster.Name, other.Address).Name)
+			a.peers.Delete(peer.ForNode(other.Name, a.config.Cluster.Name, other.Primary()).Name)
 			p.Announcer.Forget(other.Name)
 			return
 		}
-		a.peers.Upsert(peer.ForNode(other.Name, a.config.Cluster.Name, other.Address))
+		a.peers.Upsert(peer.ForNode(other.Name, a.config.Cluster.Name, other.Primary()))
 		p.Announcer.Prepare(other)
 	}
-	a.peers.Upsert(peer.ForNode(a.NodeName, a.config.Cluster.Name, n.Address))
+	a.peers.Upsert(peer.ForNode(a.NodeName, a.config.Cluster.Name, n.primary()))
 	s.resolver = &resolver{cache: cache, registry: registry, policies: policyManager, services: func() *services.Manager { return p.Services }}
 	p.Flows = flows.New(flows.Options{Resolver: s.resolver, Capacity: a.config.Hubble.EventBufferCapacity,
-		Node: flows.NodeInfo{Name: a.NodeName, Cluster: a.config.Cluster.Name, Version: a.Version, Address: n.Address, Started: a.started}})
+		Node: flows.NodeInfo{Name: a.NodeName, Cluster: a.config.Cluster.Name, Version: a.Version, Address: n.primary(), Started: a.started}})
 	p.Edges = edges.New(p.Flows)
-	s.cluster = &cluster{client: a.client, nodes: p.Nodes, announcer: p.Announcer, nodeName: a.NodeName, nodeAddress: n.Address}
-	p.Endpoints = endpoints.New(endpoints.Options{Datapath: dp, Pool: pool, Registry: registry, Policies: policyManager, Cache: cache,
+	s.cluster = &cluster{client: a.client, nodes: p.Nodes, announcer: p.Announcer, nodeName: a.NodeName, nodeAddress: n.primary()}
+	p.Endpoints = endpoints.New(endpoints.Options{Datapath: dp, Pool: pool, Pool6: pool6, Registry: registry, Policies: policyManager, Cache: cache,
 		Cluster: s.cluster, StateDirectory: filepath.Join(state, "endpoints"), ClusterName: a.config.Cluster.Name, NodeName: a.NodeName,
 		Mode: mode, Audit: a.config.PolicyAuditMode, Log: a.log, RemoveLink: podlink.TeardownPodInterface})
 	s.parts = p
@@ -165,13 +176,18 @@ func (a *agent) build(n thisNode, pool *ipam.Pool, settings datapath.Config, dp 
 func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly func()) error {
 	p := s.parts
 	// Everybody who is nobody else is the world; this node is the host, by its addresses and its router's.
-	world := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Identity: uint32(policy.IdentityWorld)}}
-	a.note("ipcache", p.Cache.Upsert(ctx, ipcache.SourceCIDR, world))
-	for _, own := range []netip.Addr{n.Address, p.Settings.RouterAddress} {
+	for _, unspecified := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		world := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(unspecified, 0), Identity: uint32(policy.IdentityWorld)}}
+		a.note("ipcache", p.Cache.Upsert(ctx, ipcache.SourceCIDR, world))
+	}
+	for _, own := range []netip.Addr{n.Address, n.Address6, p.Settings.RouterAddress, p.Settings.RouterAddress6} {
+		if !own.IsValid() {
+			continue
+		}
 		a.note("ipcache", p.Cache.Upsert(ctx, ipcache.SourceLocalHost, ipcache.Entry{
 			IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(own, own.BitLen()), Identity: uint32(policy.IdentityHost)}, Owner: ipcache.Owner{NodeName: a.NodeName}}))
 	}
-	s.watcher = &watcher{ctx: ctx, parts: p, log: a.log, self: a.NodeName, refresh: newQueue(), policyChanged: make(chan struct{}, 1)}
+	s.watcher = &watcher{ctx: ctx, parts: p, log: a.log, self: a.NodeName, refresh: newQueue(), policyChanged: make(chan struct{}, 1), selfChanged: make(chan struct{}, 1)}
 	s.watcher.informers(a.client)
 	s.cluster.pods, s.cluster.namespaces, s.cluster.ceps = s.watcher.pods, s.watcher.namespaces, s.watcher.ceps
 	if err := p.Endpoints.Restore(ctx); err != nil {
@@ -219,7 +235,7 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 	if err := a.publishSelf(ctx, n, p); err != nil {
 		return err
 	}
-	return a.attachPods(ctx, s)
+	return a.attachPods(ctx, n, s)
 }
 
 func (a *agent) note(what string, err error) {
@@ -286,7 +302,7 @@ func (a *agent) waitForSync(ctx context.Context, all []watched) error {
 // publishSelf writes this node's CiliumNode, until it succeeds.
 func (a *agent) publishSelf(ctx context.Context, n thisNode, p *api.Parts) error {
 	for {
-		err := publishNode(ctx, a.client, a.NodeName, n.UID, n.Address, p.Settings.RouterAddress, n.PodCIDR)
+		err := publishNode(ctx, a.client, a.NodeName, n.UID, nodeSpec(p.Settings))
 		if err == nil {
 			return nil
 		}
@@ -298,10 +314,29 @@ func (a *agent) publishSelf(ctx context.Context, n thisNode, p *api.Parts) error
 	}
 }
 
+// keepPublished writes this node's CiliumNode again when somebody deleted or changed it, as long as there is the node.
+func (a *agent) keepPublished(ctx context.Context, n thisNode, s *serving) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.watcher.selfChanged:
+		}
+		var object corev1.Node
+		if err := a.client.Get(ctx, nodeResource, a.NodeName, &object); apierrors.IsNotFound(err) {
+			continue
+		}
+		// It ends with an error only when ctx does.
+		if a.publishSelf(ctx, n, s.parts) != nil {
+			return
+		}
+	}
+}
+
 // attachPods lets the container runtime in, and does what has to be done now and then, until ctx ends.
-func (a *agent) attachPods(ctx context.Context, s *serving) error {
+func (a *agent) attachPods(ctx context.Context, n thisNode, s *serving) error {
 	p := s.parts
-	server := &cni.Server{Endpoints: p.Endpoints, Router: p.Settings.RouterAddress, MTU: p.Datapath.MTU, Ready: func() error { return nil }, Log: a.log}
+	server := &cni.Server{Endpoints: p.Endpoints, Router: p.Settings.RouterAddress, Router6: p.Settings.RouterAddress6, MTU: p.Datapath.MTU, Ready: func() error { return nil }, Log: a.log}
 	listener, err := cni.Listen(filepath.Join(a.RunDirectory, "cni.sock"))
 	if err != nil {
 		a.components.fail("cni", err, "Make "+a.RunDirectory+" writable.")
@@ -323,6 +358,7 @@ func (a *agent) attachPods(ctx context.Context, s *serving) error {
 	a.log.Info("ready", "after", took.Round(time.Millisecond))
 	p.Endpoints.Restored(ctx)
 	go a.duties(ctx, s)
+	go a.keepPublished(ctx, n, s)
 	select {
 	case err := <-failed:
 		a.components.fail("cni", err, "Restart the agent.")

@@ -42,6 +42,8 @@ type watcher struct {
 	refresh *queue
 	// policyChanged wakes the one who writes policies' conditions.
 	policyChanged chan struct{}
+	// selfChanged wakes the one who writes this node's own CiliumNode.
+	selfChanged chan struct{}
 
 	pods       *kubernetes.Informer[*corev1.Pod]
 	namespaces *kubernetes.Informer[*corev1.Namespace]
@@ -107,11 +109,15 @@ func (w *watcher) informers(c *kubernetes.Client) {
 		Deleted: func(n *corev1.Node) { w.nodeDeleted(n) }})
 	cns := kubernetes.NewInformer(c, ciliumNodes, "", &ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{}, nil, kubernetes.Handler[*ciliumv2.CiliumNode]{
 		Changed: func(_, n *ciliumv2.CiliumNode) {
+			w.own(n.Name)
 			if node, ok := nodes.FromCilium(n); ok {
 				w.note("node", w.parts.Nodes.Set(w.ctx, node))
 			}
 		},
-		Deleted: func(n *ciliumv2.CiliumNode) { w.note("node", w.parts.Nodes.Remove(w.ctx, n.Name)) }})
+		Deleted: func(n *ciliumv2.CiliumNode) {
+			w.own(n.Name)
+			w.note("node", w.parts.Nodes.Remove(w.ctx, n.Name))
+		}})
 	w.ids = kubernetes.NewInformer(c, identities.Resource, "", &ciliumv2.CiliumIdentity{}, &ciliumv2.CiliumIdentityList{}, nil, kubernetes.Handler[*ciliumv2.CiliumIdentity]{
 		Changed: func(_, i *ciliumv2.CiliumIdentity) {
 			if id, labels, ok := identities.LabelsOf(i); ok {
@@ -227,14 +233,27 @@ func (w *watcher) slice(old, s *discoveryv1.EndpointSlice, deleted bool) {
 	w.sliceForPolicy(old, s, deleted)
 }
 
+// own is told of each change of a CiliumNode; this node's is nobody else's to write.
+func (w *watcher) own(name string) {
+	if name != w.self {
+		return
+	}
+	select {
+	case w.selfChanged <- struct{}{}:
+	default:
+	}
+}
+
 func endpointPrefixes(e *ciliumv2.CiliumEndpoint) (out []netip.Prefix, node netip.Addr) {
 	if e == nil || e.Status.Networking == nil {
 		return nil, netip.Addr{}
 	}
 	node, _ = netip.ParseAddr(e.Status.Networking.NodeIP)
 	for _, pair := range e.Status.Networking.Addressing {
-		if a, err := netip.ParseAddr(pair.IPV4); err == nil {
-			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		for _, text := range []string{pair.IPV4, pair.IPV6} {
+			if a, err := netip.ParseAddr(text); err == nil {
+				out = append(out, netip.PrefixFrom(a, a.BitLen()))
+			}
 		}
 	}
 	return out, node
@@ -257,13 +276,13 @@ func namedPorts(e *ciliumv2.CiliumEndpoint) policy.NamedPorts {
 // endpoint takes in what another node's agent wrote.
 func (w *watcher) endpoint(old, e *ciliumv2.CiliumEndpoint) {
 	now, node := endpointPrefixes(e)
-	if before, elsewhere := endpointPrefixes(old); node == w.parts.Settings.NodeAddress && elsewhere != node {
+	if before, elsewhere := endpointPrefixes(old); node == w.parts.Settings.Primary() && elsewhere != node {
 		// A pod of that name came here while the watch was down: where it was before is nobody's any more.
 		for _, p := range before {
 			w.note("endpoint", w.parts.Cache.Delete(w.ctx, ipcache.SourceEndpointObject, p, &ipcache.Owner{Namespace: e.Namespace, PodName: e.Name}))
 		}
 	}
-	if node == w.parts.Settings.NodeAddress || e.Status.Identity == nil || !node.IsValid() {
+	if node == w.parts.Settings.Primary() || e.Status.Identity == nil || !node.IsValid() {
 		return
 	}
 	id := policy.NumericIdentity(e.Status.Identity.ID)

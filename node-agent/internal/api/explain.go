@@ -250,7 +250,7 @@ func orText(text, otherwise string) string {
 // onward asks the node that gets the packet next. Where it does not answer, that is the answer.
 func (x *explainer) onward(ctx context.Context, answer datapath.Explanation) error {
 	for _, n := range x.parts.Nodes.Others() {
-		if n.Address != answer.Node {
+		if n.Primary() != answer.Node {
 			continue
 		}
 		r := x.request

@@ -129,8 +129,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge(policyInvalid, float64(invalid))
 	gauge(policyRevision, float64(p.Policies.Revision()))
 	gauge(serviceCount, float64(p.Services.Count()))
-	gauge(ipAddresses, float64(len(p.Pool.Allocations())), "ipv4")
-	gauge(ipCapacity, float64(p.Pool.Capacity()), "ipv4")
+	for family, pool := range p.Pools() {
+		gauge(ipAddresses, float64(len(pool.Allocations())), family)
+		gauge(ipCapacity, float64(pool.Capacity()), family)
+	}
 	unreachable := 0
 	for _, h := range p.Prober.Results() {
 		if !h.Reachable {

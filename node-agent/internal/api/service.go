@@ -72,12 +72,14 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 	if p == nil {
 		return out, nil
 	}
-	out.Devices, out.NodeAddress, out.RouterAddress = p.Settings.Devices, p.Settings.NodeAddress.String(), p.Settings.RouterAddress.String()
+	out.Devices, out.NodeAddress, out.RouterAddress = p.Settings.Devices, p.Settings.Primary().String(), p.Settings.RouterAddressText()
 	out.PodCidr, out.Mtu = p.Settings.PodCIDRText(), int32(p.Datapath.MTU())
-	for _, x := range p.Pool.Allocations() {
-		out.Allocations = append(out.Allocations, &fairleadv1.Allocation{Address: x.Address.String(), Owner: x.Owner})
+	for _, pool := range p.Pools() {
+		for _, x := range pool.Allocations() {
+			out.Allocations = append(out.Allocations, &fairleadv1.Allocation{Address: x.Address.String(), Owner: x.Owner})
+		}
+		out.AllocationsCapacity += uint32(pool.Capacity())
 	}
-	out.AllocationsCapacity = uint32(p.Pool.Capacity())
 	for _, h := range p.Prober.Results() {
 		out.Nodes = append(out.Nodes, &fairleadv1.NodeHealth{Name: h.Node, Address: h.Address.String(), Reachable: h.Reachable,
 			LatencyMilliseconds: float64(h.Latency) / float64(time.Millisecond), Error: h.Err})
@@ -189,7 +191,7 @@ func (s *Service) ListEndpoints(context.Context, *fairleadv1.ListEndpointsReques
 		state, enforced := p.Endpoints.State(e.ID)
 		lines, _ := p.Datapath.Policy(e.ID)
 		out.Endpoints = append(out.Endpoints, &fairleadv1.EndpointInfo{Id: uint32(e.ID), Identity: uint32(e.Identity), Namespace: e.Namespace,
-			PodName: e.PodName, Addresses: []string{e.Address.String()}, Interface: e.Link.Interface, State: state,
+			PodName: e.PodName, Addresses: texts(e.Addresses()), Interface: e.Link.Interface, State: state,
 			PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], PolicyEntries: uint32(len(lines)),
 			Labels: e.Labels, Mac: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", e.Link.PodMAC[0], e.Link.PodMAC[1], e.Link.PodMAC[2], e.Link.PodMAC[3], e.Link.PodMAC[4], e.Link.PodMAC[5])})
 	}

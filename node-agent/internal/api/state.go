@@ -2,6 +2,8 @@
 package api
 
 import (
+	"maps"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +45,7 @@ type Parts struct {
 	Datapath   datapath.Datapath
 	Settings   datapath.Config
 	Pool       *ipam.Pool
+	Pool6      *ipam.Pool
 	Registry   *identities.Registry
 	Cache      *ipcache.Cache
 	Policies   *policies.Manager
@@ -70,4 +73,19 @@ type Agent struct {
 	// StartToReady in nanoseconds; 0 until ready.
 	StartToReady atomic.Int64
 	Parts        atomic.Pointer[Parts]
+}
+
+// Pools gives the pools of addresses by family.
+func (p *Parts) Pools() map[string]*ipam.Pool {
+	out := map[string]*ipam.Pool{"ipv4": p.Pool, "ipv6": p.Pool6}
+	maps.DeleteFunc(out, func(_ string, pool *ipam.Pool) bool { return pool == nil })
+	return out
+}
+
+func texts(addresses []netip.Addr) []string {
+	out := make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		out = append(out, a.String())
+	}
+	return out
 }

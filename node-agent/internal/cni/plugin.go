@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,7 +123,7 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return asCNI(err)
 	}
-	link, err := podlink.SetupPodInterface(args.Netns, args.IfName, podlink.Params{Addresses: []netip.Addr{reserved.Address}, Routers: []netip.Addr{reserved.Router}, MTU: reserved.MTU})
+	link, err := podlink.SetupPodInterface(args.Netns, args.IfName, podlink.Params{Addresses: reserved.Addresses, Routers: reserved.Routers, MTU: reserved.MTU})
 	if err != nil {
 		_, releaseErr := ask("detach", request)
 		return types.NewError(types.ErrInternal, "making the pod's interface: "+errors.Join(err, releaseErr).Error(), "")
@@ -146,8 +146,11 @@ func add(args *skel.CmdArgs) error {
 			host: {Name: reply.HostInterface, Mac: net.HardwareAddr(link.HostMAC[:]).String()},
 			1:    {Name: args.IfName, Mac: net.HardwareAddr(link.PodMAC[:]).String(), Sandbox: args.Netns, Mtu: reply.MTU},
 		},
-		IPs:    []*current.IPConfig{{Interface: &pod, Address: net.IPNet{IP: reply.Address.AsSlice(), Mask: net.CIDRMask(32, 32)}, Gateway: reply.Router.AsSlice()}},
-		Routes: []*types.Route{{Dst: net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, GW: reply.Router.AsSlice()}},
+	}
+	for i, a := range reply.Addresses {
+		bits, gateway := a.BitLen(), reply.Routers[i].AsSlice()
+		result.IPs = append(result.IPs, &current.IPConfig{Interface: &pod, Address: net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, bits)}, Gateway: gateway})
+		result.Routes = append(result.Routes, &types.Route{Dst: net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}, GW: gateway})
 	}
 	return types.PrintResult(result, c.CNIVersion)
 }
@@ -217,16 +220,16 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return types.NewError(types.ErrInternal, args.IfName+" is gone from the pod: "+err.Error(), "")
 	}
-	addresses, err := inside.AddrList(link, netlink.FAMILY_V4)
+	addresses, err := inside.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return types.NewError(types.ErrInternal, err.Error(), "")
 	}
-	for _, a := range addresses {
-		if a.IP.Equal(reply.Address.AsSlice()) {
-			return nil
+	for _, want := range reply.Addresses {
+		if !slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.Equal(want.AsSlice()) }) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("%s does not have address %s", args.IfName, want), "")
 		}
 	}
-	return types.NewError(types.ErrInternal, fmt.Sprintf("%s does not have address %s", args.IfName, reply.Address), "")
+	return nil
 }
 
 func collect(args *skel.CmdArgs) error {

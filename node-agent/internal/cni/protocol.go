@@ -33,9 +33,10 @@ type Request struct {
 
 // Reply is what the agent answers.
 type Reply struct {
-	Address netip.Addr `json:"address,omitzero"`
-	Router  netip.Addr `json:"router,omitzero"`
-	MTU     int        `json:"mtu,omitempty"`
+	// Addresses of the pod, and for each the router's of its family.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Routers   []netip.Addr `json:"routers,omitempty"`
+	MTU       int          `json:"mtu,omitempty"`
 	// HostInterface is the host end of an attached pod.
 	HostInterface string `json:"hostInterface,omitempty"`
 	Error         string `json:"error,omitempty"`

@@ -31,8 +31,9 @@ type Endpoints interface {
 // Server answers the plugin.
 type Server struct {
 	Endpoints Endpoints
-	Router    netip.Addr
-	MTU       func() int
+	// Router and Router6 are the node's addresses out of the pods' ranges.
+	Router, Router6 netip.Addr
+	MTU             func() int
 	// Ready tells why pods cannot be attached; nil when they can.
 	Ready func() error
 	Log   *slog.Logger
@@ -71,6 +72,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+func (s *Server) reply(e endpoints.Endpoint) Reply {
+	out := Reply{Addresses: e.Addresses(), MTU: s.MTU(), HostInterface: e.Link.Interface}
+	for _, a := range out.Addresses {
+		router := s.Router
+		if a.Is6() {
+			router = s.Router6
+		}
+		out.Routers = append(out.Routers, router)
+	}
+	return out
+}
+
 // Handler gives the verbs as HTTP paths.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -106,11 +119,11 @@ func (s *Server) Handler() http.Handler {
 	}
 	verb("reserve", true, func(ctx context.Context, r Request) (Reply, error) {
 		e, err := s.Endpoints.Reserve(ctx, r.Request)
-		return Reply{Address: e.Address, Router: s.Router, MTU: s.MTU()}, err
+		return s.reply(e), err
 	})
 	verb("attach", true, func(ctx context.Context, r Request) (Reply, error) {
 		e, err := s.Endpoints.Attach(ctx, r.Request, r.Link)
-		return Reply{Address: e.Address, Router: s.Router, MTU: s.MTU(), HostInterface: e.Link.Interface}, err
+		return s.reply(e), err
 	})
 	verb("detach", false, func(ctx context.Context, r Request) (Reply, error) {
 		return Reply{}, s.Endpoints.Detach(ctx, r.ContainerID, r.NetworkInterface)
@@ -120,7 +133,7 @@ func (s *Server) Handler() http.Handler {
 		if !attached {
 			return Reply{}, fmt.Errorf("container %s has no endpoint on this node", r.ContainerID)
 		}
-		return Reply{Address: e.Address, Router: s.Router, MTU: s.MTU(), HostInterface: e.Link.Interface}, nil
+		return s.reply(e), nil
 	})
 	verb("collect", false, func(ctx context.Context, r Request) (Reply, error) {
 		valid := make(map[string]struct{}, len(r.Valid))

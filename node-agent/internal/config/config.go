@@ -16,19 +16,28 @@ import (
 
 // Config is the content of config.yaml. A zero field means the default.
 type Config struct {
-	Debug                 bool    `json:"debug,omitempty"`
-	Cluster               Cluster `json:"cluster,omitempty"`
-	RoutingMode           string  `json:"routingMode,omitempty"`
-	TunnelProtocol        string  `json:"tunnelProtocol,omitempty"`
-	AutoDirectNodeRoutes  bool    `json:"autoDirectNodeRoutes,omitempty"`
-	IPv4NativeRoutingCIDR string  `json:"ipv4NativeRoutingCIDR,omitempty"`
-	KubeProxyReplacement  *bool   `json:"kubeProxyReplacement,omitempty"`
-	KubernetesHost        string  `json:"k8sServiceHost,omitempty"`
-	KubernetesPort        int     `json:"k8sServicePort,omitempty"`
-	EnableIPv4Masquerade  *bool   `json:"enableIPv4Masquerade,omitempty"`
-	BPF                   BPF     `json:"bpf,omitempty"`
-	IPAM                  IPAM    `json:"ipam,omitempty"`
-	PolicyEnforcementMode string  `json:"policyEnforcementMode,omitempty"`
+	Debug          bool    `json:"debug,omitempty"`
+	Cluster        Cluster `json:"cluster,omitempty"`
+	RoutingMode    string  `json:"routingMode,omitempty"`
+	TunnelProtocol string  `json:"tunnelProtocol,omitempty"`
+	// TunnelPort is a UDP port; 0 is the protocol's own.
+	TunnelPort int `json:"tunnelPort,omitempty"`
+	// IPv4 is on by default, IPv6 off; pods get an address of each that is on.
+	IPv4 Family `json:"ipv4,omitempty"`
+	IPv6 struct {
+		Enabled bool `json:"enabled,omitempty"`
+	} `json:"ipv6,omitempty"`
+	EndpointRoutes        EndpointRoutes `json:"endpointRoutes,omitempty"`
+	AutoDirectNodeRoutes  bool           `json:"autoDirectNodeRoutes,omitempty"`
+	IPv4NativeRoutingCIDR string         `json:"ipv4NativeRoutingCIDR,omitempty"`
+	IPv6NativeRoutingCIDR string         `json:"ipv6NativeRoutingCIDR,omitempty"`
+	KubeProxyReplacement  *bool          `json:"kubeProxyReplacement,omitempty"`
+	KubernetesHost        string         `json:"k8sServiceHost,omitempty"`
+	KubernetesPort        int            `json:"k8sServicePort,omitempty"`
+	EnableIPv4Masquerade  *bool          `json:"enableIPv4Masquerade,omitempty"`
+	BPF                   BPF            `json:"bpf,omitempty"`
+	IPAM                  IPAM           `json:"ipam,omitempty"`
+	PolicyEnforcementMode string         `json:"policyEnforcementMode,omitempty"`
 	// PolicyCIDRMatchMode lists what CIDR rules match beside the world: nodes.
 	PolicyCIDRMatchMode []string `json:"policyCIDRMatchMode,omitempty"`
 	// PolicyAuditMode reports what policy would drop and lets it pass.
@@ -46,6 +55,16 @@ type Config struct {
 	CNI                 CNI        `json:"cni,omitempty"`
 	ServiceOptions
 	ProxyOptions
+}
+
+// Family says whether pods have addresses of it.
+type Family struct {
+	Enabled *bool `json:"enabled,omitempty"`
+}
+
+// EndpointRoutes are host routes per local pod; on by default. Without, pods are found by their range.
+type EndpointRoutes struct {
+	Enabled *bool `json:"enabled,omitempty"`
 }
 
 // Cluster names the cluster.
@@ -170,7 +189,7 @@ func (c *Config) fill() {
 		c.BPF.MapDynamicSizeRatio = &ratio
 	}
 	yes := true
-	for _, b := range []**bool{&c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
+	for _, b := range []**bool{&c.IPv4.Enabled, &c.EndpointRoutes.Enabled, &c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
 		if *b == nil {
 			*b = &yes
 		}
@@ -200,7 +219,7 @@ func (c *Config) check() error {
 		refuse(field, fmt.Sprintf("%q is not one of %s.", value, strings.Join(allowed, ", ")), "The agent knows no other.", "Use one of them.")
 	}
 	oneOf("routingMode", c.RoutingMode, "tunnel", "native")
-	oneOf("tunnelProtocol", c.TunnelProtocol, "vxlan")
+	oneOf("tunnelProtocol", c.TunnelProtocol, "vxlan", "geneve")
 	oneOf("ipam.mode", c.IPAM.Mode, "kubernetes")
 	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
 	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
@@ -214,7 +233,20 @@ func (c *Config) check() error {
 		oneOf(fmt.Sprintf("policyCIDRMatchMode[%d]", i), mode, "nodes")
 	}
 	native := c.RoutingMode == "native"
-	if native && c.IPv4NativeRoutingCIDR == "" {
+	if !*c.IPv4.Enabled && !c.IPv6.Enabled {
+		refuse("ipv4.enabled", "Pods would have no addresses.", "Both families are off.", "Turn one on.")
+	}
+	if native && c.IPv6.Enabled && c.IPv6NativeRoutingCIDR == "" {
+		refuse("ipv6NativeRoutingCIDR", "Native routing needs a range that is routed as it is.",
+			"Without it the agent cannot tell which addresses to masquerade.", "Set it to a range that contains every node's pod CIDR of IPv6.")
+	}
+	if c.IPv6NativeRoutingCIDR != "" {
+		if p, err := netip.ParsePrefix(c.IPv6NativeRoutingCIDR); err != nil || !p.Addr().Is6() {
+			refuse("ipv6NativeRoutingCIDR", fmt.Sprintf("%q is not an IPv6 range.", c.IPv6NativeRoutingCIDR),
+				"A range is an address and a length.", "Write it as fd00::/48.")
+		}
+	}
+	if native && *c.IPv4.Enabled && c.IPv4NativeRoutingCIDR == "" {
 		refuse("ipv4NativeRoutingCIDR", "Native routing needs a range that is routed as it is.",
 			"Without it the agent cannot tell which addresses to masquerade.", "Set it to a range that contains every node's pod CIDR.")
 	}
@@ -226,7 +258,7 @@ func (c *Config) check() error {
 	}
 	if c.AutoDirectNodeRoutes && !native {
 		refuse("autoDirectNodeRoutes", "Direct node routes need routingMode native.",
-			"In tunnel mode packets between nodes travel inside of VXLAN.", "Set routingMode: native, or autoDirectNodeRoutes: false.")
+			"In tunnel mode packets between nodes travel inside of the tunnel.", "Set routingMode: native, or autoDirectNodeRoutes: false.")
 	}
 	if c.BPF.Masquerade {
 		refuse("bpf.masquerade", "Masquerading in BPF is not in this version.",
@@ -250,7 +282,7 @@ func (c *Config) check() error {
 	if (c.KubernetesHost == "") != (c.KubernetesPort == 0) {
 		refuse("k8sServicePort", "k8sServiceHost and k8sServicePort belong together.", "One of them alone is no address.", "Set both or neither.")
 	}
-	for field, port := range map[string]int{"k8sServicePort": c.KubernetesPort, "prometheus.port": c.Prometheus.Port} {
+	for field, port := range map[string]int{"k8sServicePort": c.KubernetesPort, "prometheus.port": c.Prometheus.Port, "tunnelPort": c.TunnelPort} {
 		if port < 0 || port > 65535 {
 			refuse(field, fmt.Sprintf("%d is not a port.", port), "Ports are 1 to 65535.", "Correct it.")
 		}
@@ -266,6 +298,12 @@ func (c *Config) check() error {
 func (c Config) GCInterval() time.Duration {
 	d, _ := time.ParseDuration(c.ConntrackGCInterval)
 	return d
+}
+
+// NativeRoutingCIDR6 is the parsed range of IPv6; the zero Prefix where none is set.
+func (c Config) NativeRoutingCIDR6() netip.Prefix {
+	p, _ := netip.ParsePrefix(c.IPv6NativeRoutingCIDR)
+	return p
 }
 
 // NativeRoutingCIDR is the parsed range; the zero Prefix where none is set.

@@ -91,6 +91,17 @@ func (c Config) PodCIDRText() string {
 	return strings.Join(out, ",")
 }
 
+// RouterAddressText lists the routers' addresses, separated by commas.
+func (c Config) RouterAddressText() string {
+	var out []string
+	for _, a := range []netip.Addr{c.RouterAddress, c.RouterAddress6} {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(out, ",")
+}
+
 // Owns says whether the address is one of this node's, pods' included.
 func (c Config) Owns(a netip.Addr) bool {
 	return a == c.NodeAddress || a == c.NodeAddress6 || slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(a) })

@@ -118,13 +118,13 @@ func (k *kernel) underlay(n Node) netip.Addr {
 // UpsertNode implements Datapath.
 func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 	return k.change(ctx, "publishing node "+n.Name, func() error {
-		if n.Name == k.config.NodeName || k.underlay(n) == k.config.primary() {
+		if n.Name == k.config.NodeName || k.underlay(n) == k.config.Primary() {
 			return nil
 		}
 		if !k.underlay(n).IsValid() {
 			return &Problem{
 				Code: "node.no-address", What: fmt.Sprintf("Node %s has no address of the family by which nodes reach each other.", n.Name),
-				Why: fmt.Sprintf("This node's is %s.", k.config.primary()), Fix: "Give all nodes an InternalIP of the same family.",
+				Why: fmt.Sprintf("This node's is %s.", k.config.Primary()), Fix: "Give all nodes an InternalIP of the same family.",
 			}
 		}
 		changed := false

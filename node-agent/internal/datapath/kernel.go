@@ -100,7 +100,7 @@ func validate(c Config) error {
 		return &Problem{Code: "config.invalid", What: what, Why: "The datapath cannot be specialised without it.", Fix: fix}
 	}
 	switch {
-	case !c.primary().IsValid():
+	case !c.Primary().IsValid():
 		return problem("The node has no address.", "Give the node an InternalIP.")
 	case c.NodeAddress.IsValid() && !c.NodeAddress.Is4(), c.NodeAddress6.IsValid() && !c.NodeAddress6.Is6():
 		return problem("The node's addresses are not of the families that they should be.", "Give the node an InternalIP of each family.")

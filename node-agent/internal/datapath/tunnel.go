@@ -49,8 +49,8 @@ func tunnelDevice(p TunnelProtocol) string { return "fairlead_" + string(p) }
 // underlay6 says whether nodes reach each other by IPv6: only where this one has no other address.
 func (c Config) underlay6() bool { return !c.NodeAddress.IsValid() }
 
-// primary is the address by which others reach this node.
-func (c Config) primary() netip.Addr {
+// Primary is the address by which others reach this node.
+func (c Config) Primary() netip.Addr {
 	if c.underlay6() {
 		return c.NodeAddress6
 	}

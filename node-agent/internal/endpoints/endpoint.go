@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,15 +28,22 @@ type Endpoint struct {
 	PodUID      string              `json:"podUID"`
 	ContainerID string              `json:"containerID"`
 	// NetworkInterface is the name inside of the pod, e.g. eth0.
-	NetworkInterface string                 `json:"networkInterface"`
-	Address          netip.Addr             `json:"address"`
-	Identity         policy.NumericIdentity `json:"identity"`
-	Labels           []string               `json:"labels"`
-	Ports            policy.NamedPorts      `json:"ports,omitempty"`
-	ServiceAccount   string                 `json:"serviceAccount,omitempty"`
-	WorkloadName     string                 `json:"workloadName,omitempty"`
-	WorkloadKind     string                 `json:"workloadKind,omitempty"`
-	Link             podlink.Details        `json:"link"`
+	NetworkInterface string `json:"networkInterface"`
+	// Address is the pod's of version 4, Address6 of version 6; one of them may be missing.
+	Address        netip.Addr             `json:"address"`
+	Address6       netip.Addr             `json:"address6,omitzero"`
+	Identity       policy.NumericIdentity `json:"identity"`
+	Labels         []string               `json:"labels"`
+	Ports          policy.NamedPorts      `json:"ports,omitempty"`
+	ServiceAccount string                 `json:"serviceAccount,omitempty"`
+	WorkloadName   string                 `json:"workloadName,omitempty"`
+	WorkloadKind   string                 `json:"workloadKind,omitempty"`
+	Link           podlink.Details        `json:"link"`
+}
+
+// Addresses lists those that the pod has.
+func (e Endpoint) Addresses() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{e.Address, e.Address6}, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // Pod names the endpoint's pod as namespace/name.
@@ -44,7 +52,7 @@ func (e Endpoint) Pod() string { return e.Namespace + "/" + e.PodName }
 // datapath gives what is published in the kernel.
 func (e Endpoint) datapath(enforced [2]bool, audit bool) datapath.Endpoint {
 	return datapath.Endpoint{
-		ID: e.ID, Interface: e.Link.Interface, InterfaceIndex: e.Link.InterfaceIndex, Addresses: []netip.Addr{e.Address},
+		ID: e.ID, Interface: e.Link.Interface, InterfaceIndex: e.Link.InterfaceIndex, Addresses: e.Addresses(),
 		PodMAC: e.Link.PodMAC, HostMAC: e.Link.HostMAC, Identity: uint32(e.Identity), NetnsCookie: e.Link.NetnsCookie,
 		PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], Audit: audit,
 	}

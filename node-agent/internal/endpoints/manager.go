@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -33,10 +34,12 @@ type Cluster interface {
 	Announce(ctx context.Context, e Endpoint)
 }
 
-// Options of a Manager; all fields are needed.
+// Options of a Manager; all fields are needed, but for one of the pools.
 type Options struct {
 	Datapath datapath.Datapath
+	// Pool and Pool6 hand out addresses of each family; nil where pods have none of it.
 	Pool     *ipam.Pool
+	Pool6    *ipam.Pool
 	Registry *identities.Registry
 	Policies *policies.Manager
 	Cache    *ipcache.Cache
@@ -82,11 +85,44 @@ func containerKey(container, networkInterface string) string {
 	return container + "/" + networkInterface
 }
 
-func (m *Manager) cacheEntry(e Endpoint) ipcache.Entry {
-	return ipcache.Entry{
-		IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(e.Address, e.Address.BitLen()), Identity: uint32(e.Identity)},
-		Owner: ipcache.Owner{EndpointID: uint32(e.ID), Namespace: e.Namespace, PodName: e.PodName,
-			WorkloadName: e.WorkloadName, WorkloadKind: e.WorkloadKind, NodeName: m.NodeName},
+// remember writes the endpoint's addresses into the ipcache.
+func (m *Manager) remember(ctx context.Context, e Endpoint) error {
+	var errs []error
+	for _, a := range e.Addresses() {
+		errs = append(errs, m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, ipcache.Entry{
+			IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: uint32(e.Identity)},
+			Owner: ipcache.Owner{EndpointID: uint32(e.ID), Namespace: e.Namespace, PodName: e.PodName,
+				WorkloadName: e.WorkloadName, WorkloadKind: e.WorkloadKind, NodeName: m.NodeName},
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// allocate gives the endpoint an address of each family, or none.
+func (m *Manager) allocate(e *Endpoint) error {
+	for pool, field := range m.pools(e) {
+		a, err := pool.Allocate(e.Pod())
+		if err != nil {
+			m.release(*e)
+			return err
+		}
+		*field = a
+	}
+	return nil
+}
+
+func (m *Manager) release(e Endpoint) {
+	for pool, field := range m.pools(&e) {
+		if field.IsValid() {
+			pool.Release(*field)
+		}
+	}
+}
+
+// pools gives each family's, with the endpoint's address out of it.
+func (m *Manager) pools(e *Endpoint) iter.Seq2[*ipam.Pool, *netip.Addr] {
+	return func(yield func(*ipam.Pool, *netip.Addr) bool) {
+		_ = (m.Pool == nil || yield(m.Pool, &e.Address)) && (m.Pool6 == nil || yield(m.Pool6, &e.Address6))
 	}
 }
 
@@ -159,7 +195,7 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 	e := Endpoint{Namespace: r.Namespace, PodName: r.PodName, PodUID: string(pod.UID), ContainerID: r.ContainerID,
 		NetworkInterface: r.NetworkInterface, Identity: identity, Labels: labels.Strings(), Ports: ports, ServiceAccount: pod.Spec.ServiceAccountName}
 	e.WorkloadName, e.WorkloadKind = workloadOf(pod)
-	if e.Address, err = m.Pool.Allocate(e.Pod()); err != nil {
+	if err := m.allocate(&e); err != nil {
 		return Endpoint{}, err
 	}
 	x := &entry{endpoint: e, state: "creating"}
@@ -167,7 +203,7 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 	id, err := m.freeID()
 	if err != nil {
 		m.mu.Unlock()
-		m.Pool.Release(e.Address)
+		m.release(e)
 		return Endpoint{}, err
 	}
 	e.ID, x.endpoint.ID = id, id
@@ -243,8 +279,8 @@ func (m *Manager) Attach(ctx context.Context, r Request, link podlink.Details) (
 	if err != nil {
 		return Endpoint{}, err
 	}
-	if err := m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)); err != nil {
-		return Endpoint{}, fmt.Errorf("publishing %s: %w", e.Address, err)
+	if err := m.remember(ctx, e); err != nil {
+		return Endpoint{}, fmt.Errorf("publishing %v: %w", e.Addresses(), err)
 	}
 	m.tell(ctx, e)
 	return e, nil
@@ -347,7 +383,7 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	if err != nil {
 		return err
 	}
-	if err := m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)); err != nil {
+	if err := m.remember(ctx, e); err != nil {
 		return err
 	}
 	m.tell(ctx, e)
@@ -405,7 +441,9 @@ func (m *Manager) remove(ctx context.Context, x *entry) error {
 	e, published := x.endpoint, x.published
 	x.publication.Unlock()
 	var errs []error
-	errs = append(errs, m.Cache.Delete(ctx, ipcache.SourceLocalEndpoint, netip.PrefixFrom(e.Address, e.Address.BitLen()), &ipcache.Owner{Namespace: e.Namespace, PodName: e.PodName}))
+	for _, a := range e.Addresses() {
+		errs = append(errs, m.Cache.Delete(ctx, ipcache.SourceLocalEndpoint, netip.PrefixFrom(a, a.BitLen()), &ipcache.Owner{Namespace: e.Namespace, PodName: e.PodName}))
+	}
 	m.Policies.RemoveSubject(e.ID)
 	// Also for one that was never published: its policy lines are there already.
 	errs = append(errs, m.Datapath.RemoveEndpoint(ctx, e.ID))
@@ -426,7 +464,7 @@ func (m *Manager) remove(ctx context.Context, x *entry) error {
 	delete(m.byContainer, containerKey(e.ContainerID, e.NetworkInterface))
 	delete(m.unpublished, e.ID)
 	m.mu.Unlock()
-	m.Pool.Release(e.Address)
+	m.release(e)
 	if published {
 		if err := m.Cluster.Withdraw(ctx, e); err != nil {
 			m.mu.Lock()

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"fairlead.dev/node-agent/internal/datapath"
-	"fairlead.dev/node-agent/internal/ipcache"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -26,12 +26,12 @@ func (m *Manager) Restore(ctx context.Context) error {
 	errs := []error{loadErr}
 	for _, e := range saved {
 		in, ok := kernel[e.ID]
-		if !ok || !slices.Contains(in.Addresses, e.Address) || e.Link.Interface != in.Interface {
+		if !ok || slices.ContainsFunc(e.Addresses(), func(a netip.Addr) bool { return !slices.Contains(in.Addresses, a) }) || e.Link.Interface != in.Interface {
 			m.Log.Info("an endpoint of before the restart is gone", "endpoint", e.ID, "pod", e.Pod())
 			errs = append(errs, m.RemoveLink(e.Link.Interface), m.store.remove(e.ID))
 			continue
 		}
-		if err := m.Pool.Claim(e.Address, e.Pod()); err != nil {
+		if err := m.claim(e); err != nil {
 			errs = append(errs, err, m.Datapath.RemoveEndpoint(ctx, e.ID), m.store.remove(e.ID))
 			continue
 		}
@@ -50,12 +50,25 @@ func (m *Manager) Restore(ctx context.Context) error {
 		if _, err := m.Policies.AddSubject(ctx, e.ID, labels, e.Ports); err != nil {
 			errs = append(errs, err)
 		}
-		errs = append(errs, m.Cache.Upsert(ctx, ipcache.SourceLocalEndpoint, m.cacheEntry(e)))
+		errs = append(errs, m.remember(ctx, e))
 	}
 	for id := range kernel {
 		errs = append(errs, m.Datapath.RemoveEndpoint(ctx, id))
 	}
 	return errors.Join(errs...)
+}
+
+// claim takes the endpoint's addresses out of their pools. One of a family that pods do not have any more stays the
+// pod's, and nobody else gets it.
+func (m *Manager) claim(e Endpoint) error {
+	for pool, field := range m.pools(&e) {
+		if field.IsValid() {
+			if err := pool.Claim(*field, e.Pod()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Restored is called when policies and ipcache are live: it takes up label changes that happened meanwhile.

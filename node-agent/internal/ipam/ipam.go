@@ -45,8 +45,8 @@ const reuseAfter = 30 * time.Second
 // New makes a pool. The first usable address is the router's; network and broadcast address are never handed out.
 func New(prefix netip.Prefix) (*Pool, error) {
 	prefix = prefix.Masked()
-	if !prefix.IsValid() || !prefix.Addr().Is4() || prefix.Bits() > 30 {
-		return nil, fmt.Errorf("pod CIDR %s cannot be used: it has to be IPv4 with a length of at most 30", prefix)
+	if !prefix.IsValid() || prefix.Bits() > prefix.Addr().BitLen()-2 {
+		return nil, fmt.Errorf("pod CIDR %s cannot be used: its length has to be at most 30, or 126 for IPv6", prefix)
 	}
 	router := prefix.Addr().Next()
 	return &Pool{
@@ -59,9 +59,10 @@ func New(prefix netip.Prefix) (*Pool, error) {
 // Router is this node's own address in the range.
 func (p *Pool) Router() netip.Addr { return p.router }
 
-// Capacity is how many addresses there are for pods.
-func (p *Pool) Capacity() int { return 1<<(32-p.prefix.Bits()) - 3 }
+// Capacity is how many addresses there are for pods; of a large range of IPv6, as many as are counted.
+func (p *Pool) Capacity() int { return 1<<min(p.prefix.Addr().BitLen()-p.prefix.Bits(), 30) - 3 }
 
+// broadcast is the last address; IPv6 has none, and does without it.
 func (p *Pool) broadcast(a netip.Addr) bool { return !p.prefix.Contains(a.Next()) }
 
 // Allocate gives the next free address, going round the range.
@@ -69,7 +70,8 @@ func (p *Pool) Allocate(owner string) (netip.Addr, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var oldest netip.Addr
-	for i, a := 0, p.next; i <= p.Capacity()+2; i, a = i+1, a.Next() {
+	// Beyond those in use or at rest the next one is free.
+	for i, a := 0, p.next; i <= min(p.Capacity(), len(p.used)+len(p.freed))+2; i, a = i+1, a.Next() {
 		if !p.prefix.Contains(a) || p.broadcast(a) {
 			a = p.router
 			continue

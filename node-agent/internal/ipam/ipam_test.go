@@ -65,9 +65,43 @@ func TestClaim(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for _, prefix := range []string{"10.0.0.0/31", "fd00::/64"} {
+	for _, prefix := range []string{"10.0.0.0/31", "fd00::/127"} {
 		if _, err := New(netip.MustParsePrefix(prefix)); err == nil {
 			t.Errorf("%s was accepted", prefix)
 		}
+	}
+}
+
+func TestPoolOfIPv6(t *testing.T) {
+	p, err := New(netip.MustParsePrefix("fd00:10:77:1::/64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Router().String() != "fd00:10:77:1::1" || p.Capacity() < 1<<20 {
+		t.Errorf("router %s, capacity %d", p.Router(), p.Capacity())
+	}
+	for _, want := range []string{"fd00:10:77:1::2", "fd00:10:77:1::3"} {
+		if a, err := p.Allocate("default/p"); err != nil || a.String() != want {
+			t.Errorf("got %s, %v, want %s", a, err, want)
+		}
+	}
+	// What was freed is not the next one.
+	p.Release(netip.MustParseAddr("fd00:10:77:1::2"))
+	if a, _ := p.Allocate("default/q"); a.String() != "fd00:10:77:1::4" {
+		t.Errorf("got %s", a)
+	}
+	if err := p.Claim(netip.MustParseAddr("fd00:10:77:1::4"), "default/r"); err == nil {
+		t.Error("an address was given twice")
+	}
+	small, err := New(netip.MustParsePrefix("fd00::/126"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := small.Allocate("default/p"); err != nil || a.String() != "fd00::2" {
+		t.Errorf("got %s, %v", a, err)
+	}
+	var exhausted *ExhaustedError
+	if _, err := small.Allocate("default/late"); !errors.As(err, &exhausted) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -47,7 +47,7 @@ type connection struct {
 }
 
 func (a *Announcer) connect(n datapath.Node) (*grpc.ClientConn, error) {
-	address := net.JoinHostPort(n.Address.String(), strconv.Itoa(a.Port))
+	address := net.JoinHostPort(n.Primary().String(), strconv.Itoa(a.Port))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c, ok := a.connections[n.Name]; ok {

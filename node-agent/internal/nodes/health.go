@@ -93,8 +93,8 @@ func (p *Prober) round(ctx context.Context, nodes []datapath.Node) {
 }
 
 func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
-	out := Health{Node: n.Name, Address: n.Address}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(n.Address.String(), strconv.Itoa(HealthPort))+"/hello", nil)
+	out := Health{Node: n.Name, Address: n.Primary()}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(n.Primary().String(), strconv.Itoa(HealthPort))+"/hello", nil)
 	if err != nil {
 		out.Err = err.Error()
 		return out

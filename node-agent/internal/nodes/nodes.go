@@ -25,37 +25,41 @@ import (
 	"fairlead.dev/node-agent/policy"
 )
 
-// FromCilium reads a CiliumNode; ok is false for one without an IPv4 InternalIP.
+// FromCilium reads a CiliumNode; ok is false for one without an InternalIP.
 func FromCilium(n *ciliumv2.CiliumNode) (datapath.Node, bool) {
 	out := datapath.Node{Name: n.Name}
 	for _, a := range n.Spec.Addresses {
 		address, err := netip.ParseAddr(a.IP)
-		if err != nil || !address.Is4() {
+		if err != nil {
 			continue
 		}
-		switch a.Type {
-		case ciliumv2.NodeInternalIP:
+		switch {
+		case a.Type == ciliumv2.NodeInternalIP && address.Is4():
 			out.Address = address
-		case ciliumv2.NodeCiliumInternalIP:
+		case a.Type == ciliumv2.NodeInternalIP:
+			out.Address6 = address
+		case a.Type == ciliumv2.NodeCiliumInternalIP && address.Is4():
 			out.RouterAddress = address
+		case a.Type == ciliumv2.NodeCiliumInternalIP:
+			out.RouterAddress6 = address
 		}
 	}
 	for _, text := range n.Spec.IPAM.PodCIDRs {
-		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() {
+		if p, err := netip.ParsePrefix(text); err == nil {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
-	return out, out.Address.IsValid()
+	return out, out.Primary().IsValid()
 }
 
-// Addresses lists a Node's IPv4 addresses.
+// Addresses lists a Node's addresses.
 func Addresses(n *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
-		if address, err := netip.ParseAddr(a.Address); err == nil && address.Is4() && !slices.Contains(out, address) {
+		if address, err := netip.ParseAddr(a.Address); err == nil && !slices.Contains(out, address) {
 			out = append(out, address)
 		}
 	}
@@ -163,7 +167,7 @@ func (m *Manager) Set(ctx context.Context, n datapath.Node) error {
 	identity, err := m.identity(ctx, n.Name)
 	errs = append(errs, err)
 	for _, prefix := range prefixes(n) {
-		e := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: identity, TunnelEndpoint: n.Address}, Owner: ipcache.Owner{NodeName: n.Name}}
+		e := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: identity, TunnelEndpoint: n.Primary()}, Owner: ipcache.Owner{NodeName: n.Name}}
 		if !prefix.IsSingleIP() {
 			// Pods of the range that are not known yet: reachable, and nobody.
 			e.Identity, e.Owner = uint32(policy.IdentityWorld), ipcache.Owner{}
@@ -195,7 +199,7 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	delete(m.dirty, name)
 	errs := []error{m.forget(ctx, old, nil)}
 	if m.live {
-		errs = append(errs, m.dp.DeleteNode(ctx, old), m.cache.Rewrite(ctx, append(prefixes(old), host(old.Address))...), m.save())
+		errs = append(errs, m.dp.DeleteNode(ctx, old), m.cache.Rewrite(ctx, append(prefixes(old), nodeHosts(old)...)...), m.save())
 	}
 	if m.OnChange != nil {
 		m.OnChange(old, true)
@@ -206,8 +210,21 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 // prefixes are what a node tells of itself: its router's address and its pods' ranges.
 func prefixes(n datapath.Node) []netip.Prefix {
 	out := slices.Clone(n.PodCIDRs)
-	if n.RouterAddress.IsValid() {
-		out = append(out, host(n.RouterAddress))
+	for _, a := range []netip.Addr{n.RouterAddress, n.RouterAddress6} {
+		if a.IsValid() {
+			out = append(out, host(a))
+		}
+	}
+	return out
+}
+
+// nodeHosts are the node's own addresses.
+func nodeHosts(n datapath.Node) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range []netip.Addr{n.Address, n.Address6} {
+		if a.IsValid() {
+			out = append(out, host(a))
+		}
 	}
 	return out
 }
@@ -259,7 +276,7 @@ func (m *Manager) NameOf(address netip.Addr) string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for name, n := range m.nodes {
-		if n.Address == address {
+		if n.Address == address || n.Address6 == address {
 			return name
 		}
 	}
