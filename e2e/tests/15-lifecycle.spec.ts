@@ -82,7 +82,7 @@ test.describe('an installation is changed, goes wrong, and is taken back', () =>
     const before = await agentUids();
     await page.getByRole('button', { name: /Change values/ }).click();
     await findValue(page, 'devices');
-    const devices = page.getByRole('textbox', { name: 'Devices' });
+    const devices = page.getByPlaceholder('eth0');
     await devices.fill('nosuch0');
     await devices.press('Enter');
     await page.getByRole('button', { name: 'Make a plan' }).click();

@@ -33,7 +33,7 @@ export const shots = [
     path: '/clusters/galaxy?tab=verify',
     ready: async (page) => {
       await page.getByRole('button', { name: 'Run', exact: true }).click();
-      await page.getByText('Address translation').first().click();
+      await page.locator('summary').filter({ hasText: 'Address translation' }).first().click();
       await page.getByText('masquerade').first().waitFor();
     },
   },

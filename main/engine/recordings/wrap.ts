@@ -128,7 +128,7 @@ export function wrapImplementation(
     explain: {
       packet: async (input, context) =>
         isRecording(input.cluster) ? failed(noExplain) : await explain.packet(input, context),
-      },
+    },
     support: {
       items: async (input, context) =>
         isRecording(input.cluster) ? failed(readOnly) : await support.items(input, context),

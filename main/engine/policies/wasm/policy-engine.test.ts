@@ -110,7 +110,9 @@ describe('policy engine in WebAssembly', () => {
       { from: { pod: 0 }, to: { pod: 2 }, protocol: 6, port: 443 },
     ];
     const allowed = (more: object): boolean[] =>
-      engine.verdicts({ policies: [policy], pods, queries, ...more }).verdicts.map((verdict) => verdict.egress?.allowed === true);
+      engine
+        .verdicts({ policies: [policy], pods, queries, ...more })
+        .verdicts.map((verdict) => verdict.egress?.allowed === true);
     expect(allowed({})).toEqual([false, false, false]);
     expect(
       allowed({
