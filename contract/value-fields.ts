@@ -163,6 +163,13 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
       'default: pods that a policy selects. always: all pods, also those without a policy. never: none.',
       { ...basic, options: ['default', 'always', 'never'] },
     ],
+    [
+      'policyAuditMode',
+      'Audit only',
+      'What policies would deny is let through and reported as such: to try policies on a live cluster.',
+    ],
+    ['nodeSelectorLabels', 'Nodes by their labels', 'Policies can tell nodes apart by their labels.'],
+    ['hostFirewall.auditMode', 'Host firewall: audit only', 'What it would deny is let through and reported.'],
     ['hostFirewall.enabled', 'Host firewall', 'Policies with a nodeSelector are enforced on the nodes themselves.'],
     [
       'policyCIDRMatchMode',
@@ -188,6 +195,7 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
   ],
   observe: [
     ['hubble.enabled', 'Flows', 'The agent remembers flows and serves Hubble’s API.', basic],
+    ['hubble.listenAddress', 'Flow server’s address', 'Where every agent serves Hubble’s API, with mutual TLS.'],
     ['hubble.eventBufferCapacity', 'Flows remembered', 'Per node; a power of two minus one.'],
     [
       'hubble.relay.enabled',
@@ -209,7 +217,7 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
     [
       'bpf.mapDynamicSizeRatio',
       'Share of memory',
-      'Part of the node’s memory for the large tables, e.g. 0.0025; 0: fixed sizes.',
+      'Part of the node’s memory for the large tables whose size is 0 below.',
     ],
     ['bpf.ctTcpMax', 'Connections', 'Entries of connection tracking.'],
     ['bpf.natMax', 'Address translations', 'Entries of the NAT table.'],

@@ -34,8 +34,8 @@ export const valuesSchema = z.object({
   bpf: group({
     masquerade: flag(false),
     monitorAggregation: z._default(z.enum(['medium', 'none']), 'medium'),
+    mapDynamicSizeRatio: count(0.0025),
     /** 0: worked out from the node's memory. */
-    mapDynamicSizeRatio: count(0),
     ctTcpMax: count(0),
     natMax: count(0),
     lbMapMax: count(0),
@@ -66,9 +66,11 @@ export const valuesSchema = z.object({
   sessionAffinity: flag(true),
   policyEnforcementMode: z._default(z.enum(['default', 'always', 'never']), 'default'),
   policyCIDRMatchMode: texts(),
-  hostFirewall: group({ enabled: flag(false) }),
+  policyAuditMode: flag(false),
+  nodeSelectorLabels: flag(false),
+  hostFirewall: group({ enabled: flag(false), auditMode: flag(false) }),
   l7Proxy: flag(true),
-  dnsProxy: group({ minTtl: count(0), maxIPsPerHost: count(1000), proxyResponseMaxDelay: text('100ms') }),
+  dnsProxy: group({ minTtl: count(0), maxIPsPerHost: count(50), proxyResponseMaxDelay: text('100ms') }),
   l2announcements: group({
     enabled: flag(false),
     leaseDuration: text('15s'),
@@ -77,6 +79,7 @@ export const valuesSchema = z.object({
   }),
   hubble: group({
     enabled: flag(true),
+    listenAddress: text(':4244'),
     eventBufferCapacity: count(4095),
     relay: group({ enabled: flag(false) }),
   }),

@@ -282,6 +282,22 @@ export const refusing: readonly Rule[] = [
       'CIDR rules can be made to match nodes as well, and nothing else.',
       'Use nodes, or leave it empty.',
     ],
+  ({ hubble }) =>
+    hubble.listenAddress !== ':4244' &&
+    !/:4244$/.test(hubble.listenAddress) && [
+      'hubble.listenAddress',
+      `The console would not find the agents at “${hubble.listenAddress}”.`,
+      'It reaches them on port 4244 of their pods.',
+      'Use :4244, or an address with this port.',
+    ],
+  ({ policyAuditMode, policyEnforcementMode }) =>
+    policyAuditMode &&
+    policyEnforcementMode === 'never' && [
+      'policyAuditMode',
+      'There would be nothing to audit.',
+      'policyEnforcementMode is never: policies are not even looked at.',
+      'Set policyEnforcementMode to default.',
+    ],
   duration('conntrackGCInterval', (values) => values.conntrackGCInterval),
   duration('dnsProxy.proxyResponseMaxDelay', (values) => values.dnsProxy.proxyResponseMaxDelay),
   size('bpf.ctTcpMax', ({ bpf }) => bpf.ctTcpMax),
@@ -292,11 +308,11 @@ export const refusing: readonly Rule[] = [
   size('dnsProxy.minTtl', ({ dnsProxy }) => dnsProxy.minTtl),
   size('dnsProxy.maxIPsPerHost', ({ dnsProxy }) => dnsProxy.maxIPsPerHost),
   ({ bpf }) =>
-    (bpf.mapDynamicSizeRatio < 0 || bpf.mapDynamicSizeRatio > 0.5) && [
+    (bpf.mapDynamicSizeRatio <= 0 || bpf.mapDynamicSizeRatio > 0.5) && [
       'bpf.mapDynamicSizeRatio',
       `A share of ${bpf.mapDynamicSizeRatio} cannot work.`,
-      'It is the part of the node’s memory for the tables: 0 to 0.5.',
-      'Use 0.0025, or 0 for fixed sizes.',
+      'It is the part of the node’s memory for the tables: above 0, up to 0.5.',
+      'Use 0.0025; single tables have sizes of their own.',
     ],
   ({ cni }) => {
     const bad = [cni.binPath, cni.confPath].find((path) => !/^\/[\w./-]+$/.test(path) || path.includes('..'));
@@ -357,5 +373,6 @@ export const warning: readonly ((values: Values, facts: ValueFacts) => string | 
     !ipv6.enabled &&
     (podCIDRs6?.length ?? 0) > 0 &&
     'The nodes have IPv6 pod CIDRs as well; with ipv6.enabled off pods get IPv4 only.',
+  ({ policyAuditMode }) => policyAuditMode && 'policyAuditMode is on: nothing is denied, only reported.',
   ({ l7Proxy }) => !l7Proxy && 'l7Proxy is off: policies with HTTP rules or names are refused on every node.',
 ];
