@@ -9,6 +9,29 @@
 #include "lib/nodeport.h"
 #include "lib/host_firewall.h"
 
+/* Whether a packet for the node may be one that snat_in() knows: a glance before it is parsed. */
+static __always_inline bool answers(struct __sk_buff *skb, __u8 protocol, __u32 l4, bool later_fragment)
+{
+	__be16 port;
+	__u8 type;
+
+	if (later_fragment)
+		return has_ports(protocol) || is_icmp(protocol);
+	switch (protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return !bpf_skb_load_bytes(skb, l4 + 2, &port, sizeof(port)) &&
+		       bpf_ntohs(port) >= config.nat_first;
+	case IPPROTO_ICMP:
+		return !bpf_skb_load_bytes(skb, l4, &type, sizeof(type)) && type != ICMP_ECHO;
+	case IPPROTO_ICMPV6:
+		return !bpf_skb_load_bytes(skb, l4, &type, sizeof(type)) &&
+		       (type < ICMP6_ECHO_REQUEST || type == ICMP6_ECHO_REPLY);
+	}
+	/* Behind an extension header anything may be. */
+	return protocol == IPPROTO_SCTP || protocol == EXTENSION_FRAGMENT;
+}
+
 /* Packets of the tunnel that can be taken out of it here; TC_ACT_UNSPEC for all others. */
 static __noinline int from_tunnel(struct __sk_buff *skb, struct outer_packet *outer)
 {
@@ -47,7 +70,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct outer_packet *ou
 	return err;
 }
 
-/* Packets with pods' addresses of their own. */
+/* Packets for pods' addresses: their own, or what masquerading replaced. */
 static __noinline int from_wire(struct __sk_buff *skb)
 {
 	struct work *w = begin_work(INGRESS);
@@ -73,9 +96,9 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	if (!ep) {
 		int verdict = NOT_SERVED;
 
-		if (config.services && !err)
+		if (!err)
 			verdict = serve_reply(skb, p, r);
-		if (config.services && !err && verdict == NOT_SERVED)
+		if (config.services && !err && verdict == NOT_SERVED && !local_endpoint(&p->destination))
 			verdict = serve_client(skb, p, r, in);
 		if (verdict == ELSEWHERE) {
 			verdict = to_backend(skb, p, r);
@@ -113,13 +136,16 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	return err;
 }
 
-/* To the node's end of the tunnel, or a later fragment that may be; `l4` is where the port is looked for. */
+/*
+ * To the node's end of the tunnel; `l4` is where the port is looked for. Later fragments say none: those of
+ * the tunnel are put together by the stack.
+ */
 static __always_inline bool is_tunneled(struct __sk_buff *skb, __u32 l4, bool later_fragment)
 {
 	__be16 port;
 
 	if (later_fragment)
-		return true;
+		return false;
 	return !bpf_skb_load_bytes(skb, l4 + offsetof(struct udp_header, destination), &port, 2) &&
 	       port == config.tunnel_port;
 }
@@ -144,7 +170,8 @@ static __always_inline int from_netdev4(struct __sk_buff *skb)
 	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
 	if (!config.services && !config.host_firewall &&
 	    (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
-	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3])
+	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
+	    !answers(skb, ip.protocol, ETH_HLEN + ip.ihl * 4, ip.frag_off & bpf_htons(0x1fff)))
 		return TC_ACT_UNSPEC;
 	verdict = from_wire(skb);
 	if (config.host_firewall && (verdict == TC_ACT_UNSPEC || verdict == TC_ACT_OK))
@@ -162,16 +189,16 @@ static __always_inline int from_netdev6(struct __sk_buff *skb)
 	__builtin_memcpy(&source, &ip.saddr, sizeof(source));
 	__builtin_memcpy(&destination, &ip.daddr, sizeof(destination));
 	if (config.tunnel && config.underlay6 && is_config(&destination, &config.node_address6) &&
-	    (ip.nexthdr == EXTENSION_FRAGMENT ||
-	     (ip.nexthdr == IPPROTO_UDP && is_tunneled(skb, ETH_HLEN + sizeof(ip), false)))) {
+	    ip.nexthdr == IPPROTO_UDP && is_tunneled(skb, ETH_HLEN + sizeof(ip), false)) {
 		struct outer_packet outer = {.source = source, .l3_length = sizeof(ip)};
 
-		if (ip.nexthdr != IPPROTO_UDP || (ip.flow_lbl[0] >> 4 & ECN_MASK) == ECN_CE)
+		if ((ip.flow_lbl[0] >> 4 & ECN_MASK) == ECN_CE)
 			return TC_ACT_UNSPEC;
 		return from_tunnel(skb, &outer);
 	}
 	if (!config.services && !in_net(&source, &config.pod_net6, &config.pod_mask6) &&
-	    !in_net(&destination, &config.pod_net6, &config.pod_mask6))
+	    !in_net(&destination, &config.pod_net6, &config.pod_mask6) &&
+	    !answers(skb, ip.nexthdr, ETH_HLEN + sizeof(ip), false))
 		return TC_ACT_UNSPEC;
 	return from_wire(skb);
 }

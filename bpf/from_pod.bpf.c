@@ -110,6 +110,9 @@ int from_pod(struct __sk_buff *skb)
 		out->peer_known = true;
 		out->peer.identity = local->identity;
 	}
+	/* A new connection to the world leaves past the host's netfilter, and its replies come back past it.
+	 */
+	out->from_wire = masquerades(&p->source);
 	err = track(skb, p, ep, out, r);
 	if (err)
 		return drop(skb, p, r, err);
@@ -150,7 +153,7 @@ int from_pod(struct __sk_buff *skb)
 	/* Masqueraded to the node's address it would pass for a packet of the node's own tunnel. */
 	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return drop(skb, p, r, DROP_ENCAP_PROHIBITED);
-	/* Past the host's netfilter: what is not masqueraded, and replies to what came in past it. */
+	/* Past the host's netfilter: what is routed as it is, and replies to what came in past it. */
 	native = !config.tunnel && out->peer.identity != IDENTITY_HOST && in_native_range(&p->destination);
 	if (native || (out->reply && out->from_wire)) {
 		err = forward_by_fib(skb, p);
@@ -160,6 +163,12 @@ int from_pod(struct __sk_buff *skb)
 	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
 	if (in_pod_range(&p->destination) && !is_router(&p->destination))
 		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
+	/* To the world: to_netdev sees to the address. What was opened by way of netfilter stays there. */
+	if (out->from_wire && out->peer.identity != IDENTITY_HOST) {
+		err = forward_by_route(skb, p, true);
+		trace(skb, p, r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out->report);
+		return err;
+	}
 	if (out->peer.identity == IDENTITY_HOST) {
 		in->peer.identity = ep->identity;
 		err = host_ingress(skb, p, r, in);

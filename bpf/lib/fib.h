@@ -47,15 +47,23 @@ static __always_inline void next_hop(struct bpf_redir_neigh *next, const struct 
 	__builtin_memcpy(next->ipv6_nh, fib->ipv6_dst, sizeof(next->ipv6_nh));
 }
 
+/* Whether the programs put the node's address into what leaves the cluster. */
+static __always_inline bool masquerades(const struct address *source)
+{
+	return config.masquerade & (is_v4(source) ? MASQUERADE_V4 : MASQUERADE_V6);
+}
+
 /*
  * A redirect verdict; TC_ACT_OK where the stack has to see to it (fragmentation, TTL, unreachable). Always by
  * the kernel's neighbour output and not with the hardware address that was found: so the neighbour's entry is
- * used, and by that confirmed, and a node that got another network card is found again.
+ * used, and by that confirmed, and a node that got another network card is found again. `outward`: only by
+ * the devices where to_netdev is; elsewhere the host's own rules have a say.
  */
-__verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
+__verified_once int forward_by_route(struct __sk_buff *skb, struct packet *p, bool outward)
 {
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next = {};
+	__u32 ifindex;
 	long result;
 
 	if (!p)
@@ -70,16 +78,24 @@ __verified_once int forward_by_fib(struct __sk_buff *skb, struct packet *p)
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (p->v6)
 		step(STEP_ROUTE, 0, s->address[0] = p->destination,
-		     __builtin_memcpy(&s->address[1], fib.ipv6_dst, sizeof(s->address[1])), s->result = result,
-		     s->number[0] = fib.ifindex);
+		     __builtin_memcpy(&s->address[1], fib.ipv6_dst, sizeof(s->address[1])),
+		     s->result = result, s->number[0] = fib.ifindex);
 	else
 		step(STEP_ROUTE, 0, s->address[0] = p->destination, s->address[1] = mapped(fib.ipv4_dst),
 		     s->result = result, s->number[0] = fib.ifindex);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_OK;
+	ifindex = fib.ifindex;
+	if (outward && !bpf_map_lookup_elem(&devices, &ifindex))
 		return TC_ACT_OK;
 	if (decrement_ttl(skb, p->v6))
 		return TC_ACT_OK;
 	next_hop(&next, &fib);
 	step(STEP_REDIRECT, REDIRECT_NEIGHBOUR, s->number[0] = fib.ifindex);
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+}
+
+static __always_inline int forward_by_fib(struct __sk_buff *skb, struct packet *p)
+{
+	return forward_by_route(skb, p, false);
 }

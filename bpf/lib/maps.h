@@ -251,3 +251,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct nat_work);
 } nat_scratch SEC(".maps");
+
+/* Outward interfaces by index. Writer: agent. Readers: from_pod, to_netdev. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* Destinations that pods reach with their own address, and why (UNMASQUERADED_*). Writer: agent. Reader:
+ * to_netdev. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipcache_key);
+	__type(value, __u32);
+} unmasqueraded SEC(".maps");

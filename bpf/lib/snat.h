@@ -350,6 +350,12 @@ static __always_inline bool nat_find(struct nat_work *w, struct packet *p)
 	return true;
 }
 
+static __always_inline void nat_step(struct nat_work *w, bool existed)
+{
+	step(STEP_NAT, 0, s->found = existed, s->address[0] = w->out.source, s->port[0] = w->out.source_port,
+	     s->address[1] = w->to, s->port[1] = w->in.destination_port);
+}
+
 /* A flow that needs a mapping gets one, and the packet its new source. */
 static __always_inline int nat_open(struct __sk_buff *skb, struct packet *p, struct nat_work *w, bool own)
 {
@@ -363,6 +369,7 @@ static __always_inline int nat_open(struct __sk_buff *skb, struct packet *p, str
 		return err;
 	if (own && w->in.destination_port == w->out.source_port)
 		return 0;
+	nat_step(w, false);
 	w->fresh.address = w->to;
 	w->fresh.port = w->in.destination_port;
 	w->fresh.flags = 0;
@@ -385,8 +392,10 @@ static __noinline int snat_out(struct __sk_buff *skb, struct packet *p, const st
 	w->to = *to;
 	if (!nat_out_key(&w->out, p))
 		return -DROP_NAT_UNSUPPORTED_L4;
-	if (nat_find(w, p))
+	if (nat_find(w, p)) {
+		nat_step(w, true);
 		return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
+	}
 	return nat_open(skb, p, w, false);
 }
 
@@ -400,6 +409,7 @@ static __noinline int snat_known(struct __sk_buff *skb, struct packet *p, const 
 	w->to = *to;
 	if (!nat_out_key(&w->out, p) || !nat_find(w, p))
 		return 1;
+	nat_step(w, true);
 	return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
 }
 

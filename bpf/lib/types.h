@@ -89,6 +89,8 @@ struct address {
 	__be32 word[4];
 };
 
+#define MASQUERADE_V4 1
+#define MASQUERADE_V6 2
 #define TUNNEL_VXLAN 1
 #define TUNNEL_GENEVE 2
 
@@ -120,7 +122,7 @@ struct config {
 	__u32 set_retval; /* 1: the kernel has the helper (5.18) */
 	/* 1: the program is asked what it would do: it writes no map, sends no event and leaves no trace. */
 	__u32 dry_run;
-	__u32 masquerade;   /* 1: the programs masquerade, not the kernel's netfilter */
+	__u32 masquerade;   /* MASQUERADE_*: the programs masquerade, not the kernel's netfilter */
 	__u32 host_sockets; /* 1: only the node's own sockets are translated, pods' packets are */
 	__u32 maglev_size;
 	__u32 dsr;	     /* DSR_*: what backends elsewhere answer themselves */
@@ -382,6 +384,17 @@ struct nat_work {
 	struct nat_value fresh;
 	struct address to;
 };
+
+/* An outward interface of the node and the addresses that packets leaving there can have. */
+struct device {
+	struct address address;
+	struct address address6;
+};
+
+/* Why destinations are reached without masquerading. */
+#define UNMASQUERADED_NODE 1
+#define UNMASQUERADED_RULE 2
+#define UNMASQUERADED_NATIVE 4
 
 struct counter {
 	__u64 packets;

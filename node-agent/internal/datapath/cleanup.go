@@ -49,7 +49,7 @@ func Cleanup(ctx context.Context, bpffs string) error {
 				note(fmt.Sprintf("removing the route to %s", r.Dst), err)
 			}
 		}
-		note("removing rules", removeTable(ns))
+		note("removing rules", removeRules(ns))
 		return errors.Join(problems...)
 	})
 }

@@ -48,8 +48,16 @@ type Config struct {
 	Devices []string
 	// MTU of pod interfaces' routes in bytes; 0 lets the datapath work it out from the devices and the encapsulation.
 	MTU int
-	// Masquerade makes traffic that leaves the cluster carry NodeAddress.
-	Masquerade bool
+	// Masquerade makes traffic that leaves the cluster carry the address of the device that it leaves by; Masquerade6 is
+	// the same for version 6.
+	Masquerade, Masquerade6 bool
+	// BPFMasquerade has the programs do it, past the host's stack; otherwise nftables does.
+	BPFMasquerade bool
+	// NATFirst is the first port that is given to masqueraded flows, above the node ports; 0 means 32768.
+	NATFirst uint16
+	// NoConntrack exempts pods' packets from the kernel's connection tracking. It needs BPFMasquerade where packets are
+	// masqueraded, since nftables translates only what is tracked.
+	NoConntrack bool
 	// L7Proxy lets policy lines send connections to the agent's proxies.
 	L7Proxy bool
 	// hostIfindex is fairlead_host's, once it is there.
@@ -64,6 +72,8 @@ type Config struct {
 	CgroupRoot string
 	// BPFFS is the mounted bpf file system; pins live below BPFFS/fairlead.
 	BPFFS string
+	// NATMax is the size of the table of translated sources, two entries per flow; 0 means the default.
+	NATMax int
 	// ConntrackMax, PolicyMax, IPCacheMax are map sizes in entries; 0 means the default.
 	ConntrackMax, PolicyMax, IPCacheMax int
 	// MapDynamicSizeRatio is the share of the memory that the tables of connections get where it is more than their
@@ -297,6 +307,14 @@ type Datapath interface {
 	// UpsertNode installs routes (native) or tunnel entries for the node's pod CIDRs.
 	UpsertNode(ctx context.Context, n Node) error
 	DeleteNode(ctx context.Context, n Node) error
+
+	// SetUnmasqueraded makes the destinations that pods reach with their own addresses by the operator's rules exactly
+	// those given. Connections that are open keep what they have.
+	SetUnmasqueraded(ctx context.Context, prefixes []netip.Prefix) error
+	// Masquerading tells how what leaves the cluster is translated, and what others did to it.
+	Masquerading() Masquerading
+	// NAT lists translated sources, at most limit where that is not 0.
+	NAT(limit int) ([]NATEntry, error)
 
 	Conntrack(limit int) ([]ConntrackEntry, error)
 	Maps() ([]MapInfo, error)

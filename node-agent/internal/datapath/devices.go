@@ -74,9 +74,6 @@ func (k *kernel) prepareHost(devices []netlink.Link) error {
 			return err
 		}
 	}
-	if err := k.ensureMasquerade(devices); err != nil {
-		return err
-	}
 	return nil
 }
 

@@ -143,7 +143,7 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 			failed = append(failed, k.routeToNode(n, p))
 		}
 		k.nodes[n.Name] = n
-		failed = append(failed, k.updateNodeSet(), k.identitiesChanged(changed))
+		failed = append(failed, k.nodeReached(n, true), k.identitiesChanged(changed))
 		return errors.Join(failed...)
 	})
 }
@@ -201,7 +201,7 @@ func (k *kernel) DeleteNode(ctx context.Context, n Node) error {
 		}
 		failed := []error{k.removeNode(n)}
 		delete(k.nodes, n.Name)
-		failed = append(failed, k.updateNodeSet(), k.identitiesChanged(true))
+		failed = append(failed, k.nodeReached(n, false), k.identitiesChanged(true))
 		return errors.Join(failed...)
 	})
 }

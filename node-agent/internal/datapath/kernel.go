@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type kernel struct {
 
 	pressureMu sync.Mutex
 	pressures  map[string]MapPressure
+	masquerade masquerade
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -92,6 +94,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	if c.KubeProxyReplacement && !c.LoadBalancer.SocketsOff {
 		k.done.Go(func() { k.terminateSockets(background) })
 	}
+	k.keepMasquerading(background)
 	return k, nil
 }
 
@@ -173,8 +176,18 @@ func (k *kernel) open() error {
 	if err := k.restore(); err != nil {
 		return err
 	}
-	if err := k.reattach(); err != nil {
+	if err := k.startMasquerading(devices); err != nil {
 		return err
+	}
+	// Whoever masquerades from now on begins before the other one ends.
+	steps := []func() error{k.startNetfilter, k.reattach}
+	if k.config.BPFMasquerade {
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	if err := k.removeOtherPins(); err != nil {
 		return err
@@ -206,11 +219,14 @@ func (k *kernel) restore() error {
 
 func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink netlink.Link) error {
 	var all []attachment
+	// Devices first: what pods send past the host's stack is masqueraded there.
+	for _, d := range devices {
+		all = append(all,
+			attachment{program: "from_netdev", device: d.Attrs().Name, ifindex: d.Attrs().Index, ingress: true},
+			attachment{program: "to_netdev", device: d.Attrs().Name, ifindex: d.Attrs().Index})
+	}
 	for _, e := range k.endpoints {
 		all = append(all, podAttachments(e)...)
-	}
-	for _, d := range devices {
-		all = append(all, attachment{program: "from_netdev", device: d.Attrs().Name, ifindex: d.Attrs().Index, ingress: true})
 	}
 	if tunnelIfindex != 0 {
 		all = append(all, attachment{program: "from_overlay", device: k.config.TunnelDevice(), ifindex: tunnelIfindex, ingress: true})

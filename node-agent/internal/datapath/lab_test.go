@@ -165,7 +165,7 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 			},
 			NativeRoutingCIDR6: netip.MustParsePrefix("fd00:10:77::/48"), EndpointRoutes: true,
 			NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"), Routing: routing, AutoDirectNodeRoutes: true,
-			Devices: []string{"eth0"}, Masquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
+			Devices: []string{"eth0"}, Masquerade: true, BPFMasquerade: true, KubeProxyReplacement: n.cgroup != "", CgroupRoot: n.cgroup, BPFFS: bpffs,
 			ConntrackMax: 8192, MonitorAggregation: true, MonitorAggregationInterval: 5 * time.Second,
 		}
 		change(&n.config)

@@ -157,6 +157,52 @@ type rangeKeyLayout struct {
 	Address            wireAddress
 }
 
+// Values of configLayout.Masquerade, a set of bits.
+const (
+	masqueradeV4 = 1
+	masqueradeV6 = 2
+)
+
+type natKeyLayout struct {
+	Source, Destination         wireAddress
+	SourcePort, DestinationPort big16
+	Protocol, Direction         uint8
+	Pad                         uint16
+}
+
+// Values of natKeyLayout.Direction.
+const (
+	natOut = 0
+	natIn  = 1
+)
+
+type natValueLayout struct {
+	Expires uint64
+	Address wireAddress
+	Port    big16
+	Flags   uint8
+	Pad     [5]uint8
+}
+
+// Bits of natValueLayout.Flags.
+const (
+	natOwn = 1 << iota
+	natReplied
+	natFinOut
+	natFinIn
+	natReset
+)
+
+type deviceLayout struct {
+	Address, Address6 wireAddress
+}
+
+// Bits of the values of the map `unmasqueraded`.
+const (
+	unmasqueradedNode = 1
+	unmasqueradedRule = 2
+)
+
 type counterLayout struct {
 	Packets, Bytes uint64
 }

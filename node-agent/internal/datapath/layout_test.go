@@ -42,7 +42,17 @@ func TestLayoutsMatchObjects(t *testing.T) {
 			t.Errorf("%s: C has %d and %d bytes, Go has %d and %d", name, m.KeySize, m.ValueSize, want[0], want[1])
 		}
 	}
-	types := s.collections["from_pod"].Types
+	types := s.collections["to_netdev"].Types
+	for name, want := range map[string]uintptr{"nat_key": unsafe.Sizeof(natKeyLayout{}), "nat_value": unsafe.Sizeof(natValueLayout{}), "device": unsafe.Sizeof(deviceLayout{})} {
+		var c *btf.Struct
+		if err := types.TypeByName(name, &c); err != nil {
+			t.Fatal(err)
+		}
+		if uintptr(c.Size) != want {
+			t.Errorf("%s: C has %d bytes, Go has %d", name, c.Size, want)
+		}
+	}
+	types = s.collections["from_pod"].Types
 	var config *btf.Struct
 	if err := types.TypeByName("config", &config); err != nil {
 		t.Fatal(err)
@@ -55,6 +65,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"node_address6": unsafe.Offsetof(c.NodeAddress6), "pod_mask6": unsafe.Offsetof(c.PodMask6), "native_net": unsafe.Offsetof(c.NativeNet),
 		"tunnel_ifindex": unsafe.Offsetof(c.TunnelIfindex), "tunnel_port": unsafe.Offsetof(c.TunnelPort), "mtu": unsafe.Offsetof(c.MTU),
 		"dry_run": unsafe.Offsetof(c.DryRun), "report_interval": unsafe.Offsetof(c.ReportInterval),
+		"masquerade": unsafe.Offsetof(c.Masquerade), "nat_seed": unsafe.Offsetof(c.NATSeed), "nat_first": unsafe.Offsetof(c.NATFirst),
 	} {
 		if !slices.ContainsFunc(config.Members, func(m btf.Member) bool { return m.Name == name && uintptr(m.Offset.Bytes()) == want }) {
 			t.Errorf("config.%s is not at %d in C", name, want)

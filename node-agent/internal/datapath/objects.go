@@ -24,7 +24,7 @@ import (
 var compiled embed.FS
 
 // hookObjects are the object files, by the name that they share with their C file.
-var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "from_overlay", "from_host", "to_proxy", "sockets"}
+var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "to_netdev", "from_overlay", "from_host", "to_proxy", "sockets"}
 
 // defaultReportInterval is Hubble's habit at its medium aggregation.
 const defaultReportInterval = 5 * time.Second
@@ -63,9 +63,9 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 			*field = 1
 		}
 	}
-	values.NATFirst, values.NATSeed = cmp.Or(c.LoadBalancer.NodePortMax, 32767)+1, natSeed()
 	values.DSR = c.LoadBalancer.dsr()
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
+	values.Masquerade, values.NATFirst, values.NATSeed = masqueradeBits(c), c.natFirst(), natSeed()
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
 	for _, name := range hookObjects {
 		raw, err := compiled.ReadFile("objects/" + name + ".o")
@@ -90,7 +90,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	}
 	out.resize(sizesFromMemory(memoryBytes(), c.MapDynamicSizeRatio, out.sizes()))
 	out.resize(map[string]uint32{
-		"connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
+		"nat": uint32(c.NATMax), "connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
 		"services": uint32(c.LoadBalancer.ServicesMax), "slots": uint32(4 * c.LoadBalancer.ServicesMax),
 		"backends": uint32(4 * c.LoadBalancer.ServicesMax), "maglev": uint32(c.LoadBalancer.ServicesMax),
 	})

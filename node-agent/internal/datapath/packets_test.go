@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"net/netip"
 	"os"
 	"runtime"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath/netfilter"
 )
 
 // rig has all programs loaded on maps of their own, without any interface: packets are given by BPF_PROG_TEST_RUN.
@@ -72,9 +75,14 @@ func newRigOf(t *testing.T, c Config) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.file.Close() })
-	return &rig{t, &kernel{
+	k := &kernel{
 		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{},
-	}, 1}
+	}
+	k.masquerade.keeper = netfilter.NewKeeper(nil, nil, slog.Default())
+	if err := k.startMasquerading(nil); err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t, k, 1}
 }
 
 func (r *rig) must(err error) {

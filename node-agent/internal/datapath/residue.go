@@ -14,6 +14,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath/netfilter"
 )
 
 // nameLength is how much the kernel keeps of a program's name.
@@ -180,7 +182,7 @@ func ownTables() ([]string, error) {
 	}
 	var found []string
 	for _, t := range tables {
-		if strings.HasPrefix(t.Name, tableName) {
+		if strings.HasPrefix(t.Name, netfilter.TableName) {
 			found = append(found, "table "+t.Name)
 		}
 	}

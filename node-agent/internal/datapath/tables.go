@@ -95,6 +95,7 @@ func deleteBatch[K any](m *ebpf.Map, keys []K) (deleted int, err error) {
 var sweeps = map[string]func(m *ebpf.Map, now uint64) (left, deleted int, err error){
 	"connections": sweepConnections,
 	"openings":    sweepConnections,
+	"nat":         sweepNAT,
 }
 
 func sweepConnections(m *ebpf.Map, now uint64) (left, deleted int, err error) {

@@ -27,6 +27,9 @@ func eachRouting(t *testing.T, fn func(*testing.T, *cluster)) {
 
 func TestTraffic(t *testing.T) {
 	eachRouting(t, tryTraffic)
+	t.Run("masqueraded by nftables", func(t *testing.T) {
+		tryTraffic(t, newClusterWith(t, datapath.RoutingTunnel, func(c *datapath.Config) { c.BPFMasquerade = false }))
+	})
 	// As on a kernel before 6.6, with clsact filters; restarted once, since filters are replaced in another way.
 	t.Run("without-tcx", func(t *testing.T) {
 		c := newCluster(t, datapath.RoutingTunnel, datapath.WithProbes(lacking{"tcx"}))

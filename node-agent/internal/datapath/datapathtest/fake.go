@@ -25,13 +25,16 @@ type Fake struct {
 	nodes     map[string]datapath.Node
 	host      *datapath.Host
 	conntrack []datapath.ConntrackEntry
-	drops     []datapath.DropCount
-	handlers  map[int]subscriber
-	next      int
-	calls     []string
-	failures  map[string]error
-	mtu       int
-	closed    bool
+	nat       []datapath.NATEntry
+	// unmasqueraded is what SetUnmasqueraded left.
+	unmasqueraded []netip.Prefix
+	drops         []datapath.DropCount
+	handlers      map[int]subscriber
+	next          int
+	calls         []string
+	failures      map[string]error
+	mtu           int
+	closed        bool
 }
 
 type subscriber struct {
@@ -296,6 +299,48 @@ func (f *Fake) Services() ([]datapath.Service, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return sorted(f.services, func(s datapath.Service) string { return fmt.Sprint(s.ServiceID) }), f.failures["Services"]
+}
+
+// SetUnmasqueraded implements datapath.Datapath.
+func (f *Fake) SetUnmasqueraded(ctx context.Context, prefixes []netip.Prefix) error {
+	return f.change(ctx, "SetUnmasqueraded", func() error {
+		f.unmasqueraded = slices.Clone(prefixes)
+		return nil
+	})
+}
+
+// Unmasqueraded is what SetUnmasqueraded left.
+func (f *Fake) Unmasqueraded() []netip.Prefix {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.unmasqueraded)
+}
+
+// Masquerading implements datapath.Datapath.
+func (f *Fake) Masquerading() datapath.Masquerading {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return datapath.Masquerading{Mode: "BPF", FirstPort: 32768, Rules: len(f.unmasqueraded)}
+}
+
+// SetNAT is what NAT returns.
+func (f *Fake) SetNAT(entries ...datapath.NATEntry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nat = slices.Clone(entries)
+}
+
+// NAT implements datapath.Datapath.
+func (f *Fake) NAT(limit int) ([]datapath.NATEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failures["NAT"]; err != nil {
+		return nil, err
+	}
+	if limit > 0 && limit < len(f.nat) {
+		return slices.Clone(f.nat[:limit]), nil
+	}
+	return slices.Clone(f.nat), nil
 }
 
 // UpsertNode implements datapath.Datapath.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 )
@@ -76,19 +77,29 @@ func (s Spec) masqueradeRules(f family, nodes, unmasqueraded *nftables.Set) [][]
 //	}
 func (s Spec) writeOwn(c *nftables.Conn, present bool) error {
 	table := ownTable()
+	postrouting := &nftables.Chain{
+		Table: table, Name: "postrouting", Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	}
+	families := s.families()
+	if len(families) == 0 && s.KeepConnections && present {
+		// A chain without a rule that asks for connections has the kernel stop tracking them, and with that translating.
+		c.FlushChain(c.AddChain(postrouting))
+		c.AddRule(&nftables.Rule{Table: table, Chain: postrouting, Exprs: append([]expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		}, verdict(expr.VerdictAccept)...)})
+		return nil
+	}
 	// Adding makes the deletion succeed where there is none.
 	c.AddTable(table)
 	c.DelTable(table)
-	families := s.families()
-	keep := len(families) == 0 && s.KeepConnections && present
-	if len(families) == 0 && !keep {
+	if len(families) == 0 {
 		return nil
 	}
 	c.AddTable(table)
-	chain := c.AddChain(&nftables.Chain{
-		Table: table, Name: "postrouting", Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
+	chain := c.AddChain(postrouting)
 	for _, f := range families {
 		nodes, unmasqueraded := f.sets()
 		if err := c.AddSet(nodes, f.nodeElements(s.Nodes)); err != nil {

@@ -1,0 +1,473 @@
+package datapath
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath/netfilter"
+)
+
+// defaultNATFirst is the port after the default range of node ports.
+const defaultNATFirst = 32768
+
+// natFirst is the first port that translated flows get.
+func (c Config) natFirst() uint16 {
+	return cmp.Or(c.NATFirst, cmp.Or(c.LoadBalancer.NodePortMax, defaultNATFirst-1)+1)
+}
+
+// Masquerading is how traffic that leaves the cluster is translated.
+type Masquerading struct {
+	// Mode is "BPF", "nftables" or "off".
+	Mode string
+	// Sources are the addresses that packets leaving by a device get, by the device's name.
+	Sources map[string][]netip.Addr
+	// FirstPort of those that are given to flows, up to 65535; of BPF only.
+	FirstPort uint16
+	// Rules is how many destinations the operator exempted.
+	Rules int
+	// Netfilter is how the tables are that nftables and iptables hold.
+	Netfilter netfilter.State
+	// Err is why something is not as it should be.
+	Err error
+}
+
+// masquerade is the part of kernel that this file is about; kernel.mu guards it.
+type masquerade struct {
+	keeper *netfilter.Keeper
+	// devices by index, and the addresses last written for each.
+	devices map[int]string
+	sources map[int][]netip.Addr
+	// nodes are reached with pods' own addresses in native mode; rules are the operator's.
+	nodes map[netip.Addr]struct{}
+	rules []netip.Prefix
+	err   error
+}
+
+func masqueradeBits(c Config) (bits uint32) {
+	if c.BPFMasquerade && c.Masquerade {
+		bits |= masqueradeV4
+	}
+	if c.BPFMasquerade && c.Masquerade6 {
+		bits |= masqueradeV6
+	}
+	return bits
+}
+
+// startNetfilter makes the tables of nftables and iptables as the configuration wants them.
+func (k *kernel) startNetfilter() error {
+	k.masquerade.keeper = netfilter.NewKeeper(func() (*nftables.Conn, error) { return connectNetfilter(k.namespace) }, netfilter.Journal(k.options.journal), k.options.log)
+	if err := k.masquerade.keeper.Set(k.netfilterSpec()); err != nil {
+		return &Problem{
+			Code: "nftables.failed", What: "The packet filter's rules cannot be written.", Why: "Masquerading, or exempting pods' packets from tracking, needs them, and the kernel's nftables refused.",
+			Fix: "Load the modules nf_tables, nft_masq, nf_nat and xt_CT; or set bpf.masquerade: true and installNoConntrackIptablesRules: false.", Cause: err,
+		}
+	}
+	return nil
+}
+
+func connectNetfilter(ns *namespace) (*nftables.Conn, error) {
+	return nftables.New(nftables.WithNetNSFd(int(ns.file.Fd())))
+}
+
+func (k *kernel) netfilterSpec() netfilter.Spec {
+	c := k.config
+	s := netfilter.Spec{
+		PodCIDRs: c.PodCIDRs, Devices: c.Devices, NoTrack: c.NoConntrack, Forward: true, KeepConnections: c.BPFMasquerade,
+		Masquerade: c.Masquerade && !c.BPFMasquerade, Masquerade6: c.Masquerade6 && !c.BPFMasquerade,
+		Nodes: k.directNodes(), Unmasqueraded: k.masquerade.rules,
+	}
+	for _, p := range []netip.Prefix{c.NativeRoutingCIDR, c.NativeRoutingCIDR6} {
+		if p.IsValid() {
+			s.NativeCIDRs = append(s.NativeCIDRs, p)
+		}
+	}
+	return s
+}
+
+// directNodes are the nodes' addresses that pods reach as they are, this node's included; sorted. In tunnel mode other
+// nodes' addresses are masqueraded, since the wire has no route back to a pod.
+func (k *kernel) directNodes() []netip.Addr {
+	if k.config.Routing != RoutingNative {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range []netip.Addr{k.config.NodeAddress, k.config.NodeAddress6} {
+		if a.IsValid() {
+			out = append(out, a.Unmap())
+		}
+	}
+	for a := range k.masquerade.nodes {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// startMasquerading fills the maps that to_netdev reads, before it is attached.
+func (k *kernel) startMasquerading(devices []netlink.Link) error {
+	m := &k.masquerade
+	m.devices, m.sources, m.nodes = map[int]string{}, map[int][]netip.Addr{}, map[netip.Addr]struct{}{}
+	for _, d := range devices {
+		m.devices[d.Attrs().Index] = d.Attrs().Name
+	}
+	// What an earlier run knew stays until this one knows better.
+	var key ipcacheKeyLayout
+	var flags uint32
+	all := k.objects.maps["unmasqueraded"].Iterate()
+	for all.Next(&key, &flags) {
+		p := keyToPrefix(key)
+		if flags&unmasqueradedNode != 0 && p.IsSingleIP() && k.config.Routing == RoutingNative {
+			m.nodes[p.Addr()] = struct{}{}
+		}
+		if flags&unmasqueradedRule != 0 {
+			m.rules = append(m.rules, p)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
+	}
+	sortPrefixes(m.rules)
+	return errors.Join(k.writeUnmasqueraded(), k.writeDevices())
+}
+
+func sortPrefixes(p []netip.Prefix) {
+	slices.SortFunc(p, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+}
+
+// writeUnmasqueraded makes the map equal to what is known.
+func (k *kernel) writeUnmasqueraded() error {
+	want := map[ipcacheKeyLayout]uint32{}
+	for a := range k.masquerade.nodes {
+		want[prefixToKey(netip.PrefixFrom(a, a.BitLen()))] |= unmasqueradedNode
+	}
+	for _, p := range k.masquerade.rules {
+		want[prefixToKey(p)] |= unmasqueradedRule
+	}
+	m := k.objects.maps["unmasqueraded"]
+	var key ipcacheKeyLayout
+	var flags uint32
+	var gone []ipcacheKeyLayout
+	all := m.Iterate()
+	for all.Next(&key, &flags) {
+		switch value, ok := want[key]; {
+		case !ok:
+			gone = append(gone, key)
+		case value == flags:
+			delete(want, key)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
+	}
+	var failed []error
+	for key, flags := range want {
+		if err := m.Update(key, flags, ebpf.UpdateAny); err != nil {
+			failed = append(failed, fmt.Errorf("exempting %s from masquerading: %w", keyToPrefix(key), err))
+		}
+	}
+	for _, key := range gone {
+		if err := ignoreMissing(m.Delete(key)); err != nil {
+			failed = append(failed, fmt.Errorf("masquerading towards %s again: %w", keyToPrefix(key), err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// nodeReached notes that pods reach a node with their own addresses, or that it is gone.
+func (k *kernel) nodeReached(n Node, there bool) error {
+	a := n.Address.Unmap()
+	if _, known := k.masquerade.nodes[a]; k.config.Routing != RoutingNative || known == there || !a.IsValid() {
+		return nil
+	}
+	if there {
+		k.masquerade.nodes[a] = struct{}{}
+	} else {
+		delete(k.masquerade.nodes, a)
+	}
+	return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetNodes(k.directNodes()))
+}
+
+// SetUnmasqueraded implements Datapath.
+func (k *kernel) SetUnmasqueraded(ctx context.Context, prefixes []netip.Prefix) error {
+	return k.change(ctx, "exempting destinations from masquerading", func() error {
+		rules := slices.Clone(prefixes)
+		sortPrefixes(rules)
+		k.masquerade.rules = slices.Compact(rules)
+		return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetUnmasqueraded(k.masquerade.rules))
+	})
+}
+
+// writeDevices has packets get the addresses that the devices have now.
+func (k *kernel) writeDevices() error {
+	m := k.objects.maps["devices"]
+	var failed []error
+	for index := range k.masquerade.devices {
+		sources, err := k.sourcesOf(index)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		var value deviceLayout
+		for _, a := range sources {
+			if a.Is4() {
+				value.Address = toWire(a)
+			} else {
+				value.Address6 = toWire(a)
+			}
+		}
+		if err := m.Put(uint32(index), value); err != nil {
+			failed = append(failed, fmt.Errorf("writing the addresses of %s: %w", k.masquerade.devices[index], err))
+			continue
+		}
+		k.masquerade.sources[index] = sources
+	}
+	var index uint32
+	var value deviceLayout
+	var gone []uint32
+	all := m.Iterate()
+	for all.Next(&index, &value) {
+		if _, ok := k.masquerade.devices[int(index)]; !ok {
+			gone = append(gone, index)
+		}
+	}
+	for _, index := range gone {
+		failed = append(failed, ignoreMissing(m.Delete(index)))
+	}
+	return errors.Join(append(failed, all.Err())...)
+}
+
+// sourcesOf chooses one address per family: the node's own where the device has it, else the first that others can
+// answer to.
+func (k *kernel) sourcesOf(index int) ([]netip.Addr, error) {
+	link, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, fmt.Errorf("finding %s: %w", k.masquerade.devices[index], err)
+	}
+	var out []netip.Addr
+	for _, f := range []struct {
+		family int
+		node   netip.Addr
+	}{{unix.AF_INET, k.config.NodeAddress}, {unix.AF_INET6, k.config.NodeAddress6}} {
+		list, err := netlink.AddrList(link, f.family)
+		if err != nil {
+			return nil, fmt.Errorf("listing addresses of %s: %w", link.Attrs().Name, err)
+		}
+		var chosen netip.Addr
+		for _, x := range list {
+			a, ok := netip.AddrFromSlice(x.IP)
+			a = a.Unmap()
+			if !ok || x.Scope != unix.RT_SCOPE_UNIVERSE || x.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED|unix.IFA_F_TEMPORARY) != 0 && a.Is6() {
+				continue
+			}
+			if a == f.node.Unmap() {
+				chosen = a
+				break
+			}
+			if !chosen.IsValid() {
+				chosen = a
+			}
+		}
+		if chosen.IsValid() {
+			out = append(out, chosen)
+		}
+	}
+	return out, nil
+}
+
+// keepMasquerading follows the devices' addresses and what others do to our rules, until ctx ends.
+func (k *kernel) keepMasquerading(ctx context.Context) {
+	k.done.Add(2)
+	go func() {
+		defer k.done.Done()
+		k.masquerade.keeper.Run(ctx)
+	}()
+	go func() {
+		defer k.done.Done()
+		k.followAddresses(ctx)
+	}()
+}
+
+// followAddresses writes the devices' addresses whenever one of them changes.
+func (k *kernel) followAddresses(ctx context.Context) {
+	for ctx.Err() == nil {
+		changes := make(chan netlink.AddrUpdate, 64)
+		lost := make(chan error, 1)
+		err := k.namespace.do(func() error {
+			return netlink.AddrSubscribeWithOptions(changes, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: func(err error) {
+				select {
+				case lost <- err:
+				default:
+				}
+			}})
+		})
+		if err != nil {
+			k.options.log.Warn("changes of the devices' addresses cannot be watched; trying again", "error", err)
+		} else {
+			k.addressesChanged()
+			err = k.untilLost(ctx, changes, lost)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		k.options.log.Debug("watching addresses again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (k *kernel) untilLost(ctx context.Context, changes <-chan netlink.AddrUpdate, lost <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			return err
+		case c, ok := <-changes:
+			if !ok {
+				return errors.New("the kernel ended the subscription")
+			}
+			if _, ours := k.masquerade.devices[c.LinkIndex]; ours {
+				k.addressesChanged()
+			}
+		}
+	}
+}
+
+func (k *kernel) addressesChanged() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects == nil {
+		return
+	}
+	if k.masquerade.err = k.namespace.do(k.writeDevices); k.masquerade.err != nil {
+		k.options.log.Warn("the devices' addresses could not be followed", "error", k.masquerade.err)
+	}
+}
+
+// Masquerading implements Datapath.
+func (k *kernel) Masquerading() Masquerading {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	m := &k.masquerade
+	out := Masquerading{Mode: "off", Sources: map[string][]netip.Addr{}, Rules: len(m.rules), Netfilter: m.keeper.State(), Err: m.err}
+	if k.config.Masquerade || k.config.Masquerade6 {
+		out.Mode = "nftables"
+		if k.config.BPFMasquerade {
+			out.Mode, out.FirstPort = "BPF", k.config.natFirst()
+		}
+	}
+	for index, name := range m.devices {
+		out.Sources[name] = slices.Clone(m.sources[index])
+	}
+	return out
+}
+
+func removeRules(ns *namespace) error {
+	c, err := connectNetfilter(ns)
+	if err != nil {
+		return fmt.Errorf("talking to nftables: %w", err)
+	}
+	return netfilter.Remove(c)
+}
+
+// NATEntry is one translated flow, for `bpf nat list`.
+type NATEntry struct {
+	Protocol uint8
+	// Source sends to Destination, which sees Translated. Of ICMP the port is the identifier.
+	Source, Destination, Translated netip.AddrPort
+	// Own is a port of the node's own sockets, kept from others.
+	Own     bool
+	Flags   string
+	Expires time.Duration
+}
+
+// eachNAT visits the whole table in batches; visit returns false to end.
+func eachNAT(m *ebpf.Map, visit func(*natKeyLayout, *natValueLayout) bool) error {
+	keys, values := make([]natKeyLayout, collectBatch), make([]natValueLayout, collectBatch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("reading translations: %w", err)
+		}
+		for i := range n {
+			if !visit(&keys[i], &values[i]) {
+				return nil
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// NAT implements Datapath: one line per flow, from the entry that owns the port.
+func (k *kernel) NAT(limit int) ([]NATEntry, error) {
+	var out []NATEntry
+	err := k.read("listing translations", func() error {
+		now := monotonic()
+		return eachNAT(k.objects.maps["nat"], func(key *natKeyLayout, v *natValueLayout) bool {
+			if key.Direction == natIn && v.Expires >= now {
+				out = append(out, natEntry(key, v, now))
+			}
+			return limit <= 0 || len(out) < limit
+		})
+	})
+	return out, err
+}
+
+func natEntry(key *natKeyLayout, v *natValueLayout, now uint64) NATEntry {
+	e := NATEntry{
+		Protocol: key.Protocol, Own: v.Flags&natOwn != 0, Expires: time.Duration(v.Expires - now),
+		Source:      netip.AddrPortFrom(fromWire(v.Address), fromPort(v.Port)),
+		Destination: netip.AddrPortFrom(fromWire(key.Source), fromPort(key.SourcePort)),
+		Translated:  netip.AddrPortFrom(fromWire(key.Destination), fromPort(key.DestinationPort)),
+	}
+	for i, name := range []string{"own", "replied", "fin-out", "fin-in", "reset"} {
+		if v.Flags&(1<<i) != 0 {
+			if e.Flags != "" {
+				e.Flags += ","
+			}
+			e.Flags += name
+		}
+	}
+	return e
+}
+
+// sweepNAT deletes ports whose flows are over, and hints that lead to no port or to somebody else's.
+func sweepNAT(m *ebpf.Map, now uint64) (left, deleted int, err error) {
+	return sweepTable(m, func(key *natKeyLayout, v *natValueLayout) bool {
+		if key.Direction == natIn {
+			return v.Expires+sweepGrace < now
+		}
+		// A hint is written after its port, so a young one is not looked at.
+		if v.Expires+sweepGrace >= now {
+			return false
+		}
+		in := natKeyLayout{Source: key.Destination, Destination: v.Address, SourcePort: key.DestinationPort, DestinationPort: v.Port, Protocol: key.Protocol, Direction: natIn}
+		var owner natValueLayout
+		if err := m.Lookup(in, &owner); err != nil {
+			return errors.Is(err, ebpf.ErrKeyNotExist)
+		}
+		return owner.Address != key.Source || owner.Port != key.SourcePort
+	})
+}
