@@ -168,7 +168,7 @@ func newNATRig(t *testing.T, routing RoutingMode, adjust ...func(*Config)) *rig 
 		c.Masquerade, c.Masquerade6, c.BPFMasquerade = true, true, true
 		c.NodeAddress6, c.RouterAddress6 = netip.MustParseAddr(node6), netip.MustParseAddr("fd00:77:1::1")
 		c.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:77:1::/64")}
-		c.NativeRoutingCIDR6 = netip.MustParsePrefix("fd00:77::/48")
+		c.NativeRoutingCIDR6 = netip.MustParsePrefix("fd00:77::/32")
 	}}, adjust...)...)
 	r.must(r.objects.maps["devices"].Put(r.ifindex, deviceLayout{Address: toWire(r.config.NodeAddress), Address6: toWire(r.config.NodeAddress6)}))
 	r.endpoint(1, podA, macA, func(e *Endpoint) { e.Addresses = append(e.Addresses, netip.MustParseAddr(podA6)) })
