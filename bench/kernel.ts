@@ -28,7 +28,7 @@ async function goBenchmark(name: string, count: number, times = '3x'): Promise<M
 
 /** Drops by the prefilter, by a bare XDP_DROP and by iptables' raw table, turn by turn on one cable. */
 export async function prefilter(quick: boolean): Promise<Row[]> {
-  const figures = await goBenchmark('BenchmarkPrefilter', quick ? 1 : 5);
+  const figures = await goBenchmark('BenchmarkPrefilter', quick ? 1 : 3, '40x');
   const get = (name: string): number => figures.get(name) ?? Number.NaN;
   const ours = get('packets/s/prefilter-1');
   const net =

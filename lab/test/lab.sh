@@ -56,6 +56,7 @@ lab_namespaces | grep -vxFf "$work/own" > "$work/namespaces"
 check "status is JSON and says up" is '^up 3 6$' json 's.state+" "+s.nodes+" "+s.machines.filter(m=>m.alive).length'
 check "up again is a no-op that says so" is 'already up' "$lab" up --cni bridge --kube-proxy
 check "up with other settings is refused, with a fix" is 'fix: Run: .*down' "$lab" up --cni none
+check "an unknown mode of kube-proxy is refused" is 'knows iptables and nftables' "$lab" up --cni bridge --kube-proxy=ipvs
 check "nodes are Ready with their pod CIDRs" is '^10.77.1.0/24 10.77.2.0/24 10.77.3.0/24$' kc get nodes -o 'jsonpath={.items[*].spec.podCIDR}'
 check "node addresses are fixed" is '^172.31.77.11 172.31.77.12 172.31.77.13$' kc get nodes -o 'jsonpath={.items[*].status.addresses[?(@.type=="InternalIP")].address}'
 
