@@ -11,6 +11,7 @@
 #include "lib/fib.h"
 #include "lib/host_firewall.h"
 #include "lib/neighbour.h"
+#include "lib/pmtu.h"
 
 #define CONTINUE (-1)
 
@@ -99,6 +100,12 @@ int from_pod(struct __sk_buff *skb)
 		return drop(skb, p, r, err);
 	if (!same_mac(p->source_mac, ep->pod_mac))
 		return drop(skb, p, r, DROP_INVALID_SMAC);
+	if (config.tunnel && is_too_large(skb, p) && !local_endpoint(&p->destination) &&
+	    !is_host(&p->destination)) {
+		drop(skb, p, r, DROP_FRAGMENTATION);
+		err = answer_too_big(skb, p);
+		return err < 0 ? TC_ACT_SHOT : err;
+	}
 
 	if (config.services && has_ports(p->protocol)) {
 		err = serve(skb, p, r, ep, out);
