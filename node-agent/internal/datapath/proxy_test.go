@@ -139,11 +139,24 @@ func govern(t testing.TB, p *pod, ingress, egress bool, lines ...datapath.Policy
 
 func TestHTTPPolicy(t *testing.T) {
 	for _, routing := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
-		t.Run(string(routing), func(t *testing.T) { tryHTTPPolicy(t, routing) })
+		for _, v6 := range []bool{false, true} {
+			name := string(routing)
+			if v6 {
+				name += "-IPv6"
+			}
+			t.Run(name, func(t *testing.T) { tryHTTPPolicy(t, routing, v6) })
+		}
 	}
 }
 
-func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
+func (p *pod) at(v6 bool) netip.Addr {
+	if v6 {
+		return p.address6
+	}
+	return p.address
+}
+
+func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode, v6 bool) {
 	c, proxies := withProxies(t, routing)
 	a, b, remote, other := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0], c.nodes[1].pods[1]
 	for _, s := range []*space{a.space, b.space, remote.space, other.space, c.nodes[0].space, c.nodes[1].space} {
@@ -162,7 +175,7 @@ func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
 			client := from.space.client(t)
 			for i := range 3 {
 				code, text, err := request(client, "GET", to)
-				if err != nil || code != 200 || !strings.HasPrefix(text, seen.String()+":") {
+				if err != nil || code != 200 || !strings.HasPrefix(text, strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0")) {
 					t.Fatalf("request %d: %d, the server saw %q, %v", i, code, text, err)
 				}
 				if code, text, err := request(client, "PUT", to); err != nil || code != 403 || text != "Access denied\r\n" {
@@ -175,7 +188,7 @@ func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
 					t.Errorf("the proxy of %s saw %d requests and responses", p.node.name, len(records))
 					continue
 				}
-				if r := records[0]; r.Client.Addr() != from.address {
+				if r := records[0]; r.Client.Addr() != from.at(v6) {
 					t.Errorf("the proxy of %s was called by %s", p.node.name, r.Client)
 				}
 			}
@@ -185,21 +198,29 @@ func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode) {
 	govern(t, b, true, false, proxyLine(b, a.endpoint.Identity, datapath.Ingress, 8000, n1.ports[datapath.Ingress]),
 		proxyLine(b, remote.endpoint.Identity, datapath.Ingress, 8000, n1.ports[datapath.Ingress]))
 	at := func(address netip.Addr) string { return netip.AddrPortFrom(address, 8000).String() }
-	try("ingress, same node", a, at(b.address), a.address, n1)
-	try("ingress, by a service", a, "10.96.0.10:80", a.address, n1)
-	try("ingress, from another node", remote, at(b.address), remote.address, n1)
-	if _, _, err := request(other.space.client(t), "GET", at(b.address)); err == nil {
+	try("ingress, same node", a, at(b.at(v6)), a.at(v6), n1)
+	try("ingress, from another node", remote, at(b.at(v6)), remote.at(v6), n1)
+	if !v6 {
+		try("ingress, by a service", a, "10.96.0.10:80", a.address, n1)
+	}
+	if _, _, err := request(other.space.client(t), "GET", at(b.at(v6))); err == nil {
 		t.Error("a peer that no line names got in")
 	}
 	govern(t, remote, false, true, proxyLine(remote, 0, datapath.Egress, 8000, n2.ports[datapath.Egress]))
-	try("egress, same node", remote, at(other.address), remote.address, n2)
-	try("egress, to another node", remote, at(a.address), remote.address, n2)
-	try("egress, to the own node", remote, at(c.nodes[1].config.NodeAddress), remote.address, n2)
-	try("egress and ingress on two nodes", remote, at(b.address), remote.address, n2, n1)
+	try("egress, same node", remote, at(other.at(v6)), remote.at(v6), n2)
+	try("egress, to another node", remote, at(a.at(v6)), remote.at(v6), n2)
+	if v6 {
+		try("egress, to the own node", remote, at(c.nodes[1].config.NodeAddress6), remote.address6, n2)
+	} else {
+		try("egress, to the own node", remote, at(c.nodes[1].config.NodeAddress), remote.address, n2)
+	}
+	try("egress and ingress on two nodes", remote, at(b.at(v6)), remote.at(v6), n2, n1)
 	govern(t, a, false, true, proxyLine(a, 0, datapath.Egress, 8000, n1.ports[datapath.Egress]))
-	try("egress and ingress on one node", a, at(b.address), a.address, n1)
-	try("egress, by a service", a, "10.96.0.10:80", a.address, n1)
-	try("egress, to the world", a, world+":8000", c.nodes[0].config.NodeAddress, n1)
+	try("egress and ingress on one node", a, at(b.at(v6)), a.at(v6), n1)
+	if !v6 {
+		try("egress, by a service", a, "10.96.0.10:80", a.address, n1)
+		try("egress, to the world", a, world+":8000", c.nodes[0].config.NodeAddress, n1)
+	}
 }
 
 func TestProxiesLeaveNothingBehind(t *testing.T) {
