@@ -80,6 +80,7 @@ func (a *agent) startDNS(ctx context.Context, s *serving, wanted uint16) (uint16
 		Record:   func(r dns.Record) { s.parts.Flows.Ingest(a.eventOfDNS(s, &r)) },
 		Log:      a.log,
 	})
+	s.proxies.dns = proxy
 	var errs []error
 	for range 5 {
 		listeners, port, err := datapath.ListenProxy(ctx, datapath.Egress, wanted)

@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/dns"
 	"fairlead.dev/node-agent/internal/l7"
 	"fairlead.dev/node-agent/internal/policies"
 	"fairlead.dev/node-agent/policy"
@@ -22,6 +24,39 @@ import (
 type proxies struct {
 	http  [2]*l7.Proxy
 	names *names
+	dns   *dns.Proxy
+	// started is set when the fields above are.
+	started atomic.Bool
+}
+
+// counters are for metrics.
+func (p *proxies) counters() []api.ProxyCounter {
+	if !p.started.Load() {
+		return nil
+	}
+	var http l7.Stats
+	for _, proxy := range p.http {
+		if proxy != nil {
+			one := proxy.Stats()
+			http.Requests, http.Denied, http.Failed = http.Requests+one.Requests, http.Denied+one.Denied, http.Failed+one.Failed
+		}
+	}
+	var out []api.ProxyCounter
+	add := func(proxy, outcome string, n uint64) {
+		out = append(out, api.ProxyCounter{Proxy: proxy, Outcome: outcome, Count: n})
+	}
+	add("http", "received", http.Requests)
+	add("http", "denied", http.Denied)
+	add("http", "error", http.Failed)
+	if p.dns != nil {
+		d := p.dns.Stats()
+		add("dns", "received", d.Queries)
+		add("dns", "denied", d.Denied)
+		add("dns", "error", d.Failed)
+		add("dns", "overloaded", d.Dropped)
+		add("dns", "late", d.Late)
+	}
+	return out
 }
 
 const protocolTCP = 6
@@ -59,6 +94,7 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 	port, err := a.startDNS(ctx, s, wanted.DNS[datapath.Egress])
 	ports.DNS[datapath.Egress] = port
 	errs = append(errs, err)
+	s.proxies.started.Store(true)
 	text, err := json.Marshal(ports)
 	if err == nil {
 		err = os.WriteFile(path, text, 0o600)

@@ -168,6 +168,7 @@ func (a *agent) build(n thisNode, pool, pool6 *ipam.Pool, settings datapath.Conf
 	p.Endpoints = endpoints.New(endpoints.Options{Datapath: dp, Pool: pool, Pool6: pool6, Registry: registry, Policies: policyManager, Cache: cache,
 		Cluster: s.cluster, StateDirectory: filepath.Join(state, "endpoints"), ClusterName: a.config.Cluster.Name, NodeName: a.NodeName,
 		Mode: mode, Audit: a.config.PolicyAuditMode, Log: a.log, RemoveLink: podlink.TeardownPodInterface})
+	p.Proxies = s.proxies.counters
 	s.parts = p
 	return s
 }

@@ -39,6 +39,7 @@ var (
 	ipCapacity     = describe("cilium_ipam_capacity", "Addresses that this node can hand out.", "family")
 	reachable      = describe("cilium_unreachable_nodes", "Nodes that do not answer health probes.")
 	announced      = describe("fairlead_endpoint_announcements_total", "Announcements of new endpoints to other nodes.", "outcome")
+	proxied        = describe("cilium_policy_l7_total", "Requests that a proxy received, denied or could not forward; answers of DNS that went out before their addresses were allowed (late).", "proxy_type", "rule")
 	flowsSeen      = describe("fairlead_flow_events_total", "Events of the datapath that the agent has read.")
 	flowsLost      = describe("fairlead_flow_events_lost_total", "Events that were lost, by where.", "where")
 )
@@ -140,6 +141,11 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	gauge(reachable, float64(unreachable))
+	if p.Proxies != nil {
+		for _, x := range p.Proxies() {
+			counter(proxied, x.Count, x.Proxy, x.Outcome)
+		}
+	}
 	counter(announced, p.Announcer.Sent.Load(), "received")
 	counter(announced, p.Announcer.Failed.Load(), "failed")
 	stats := p.Flows.Stats()

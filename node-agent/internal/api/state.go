@@ -40,6 +40,12 @@ type Component struct {
 	Fix     string `json:"fix,omitempty"`
 }
 
+// ProxyCounter is how often a proxy (http or dns) did something.
+type ProxyCounter struct {
+	Proxy, Outcome string
+	Count          uint64
+}
+
 // Parts are what the handlers answer from; they are there when the datapath is open.
 type Parts struct {
 	Datapath   datapath.Datapath
@@ -57,6 +63,8 @@ type Parts struct {
 	Flows      *flows.Store
 	Edges      *edges.Aggregator
 	ServerName string
+	// Proxies counts what the agent's proxies did; nil where there are none.
+	Proxies func() []ProxyCounter
 	// Live is closed when announcements can be taken in.
 	Live <-chan struct{}
 }
