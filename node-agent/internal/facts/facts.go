@@ -133,6 +133,10 @@ func readCard(socket int, l netlink.Link, entry Interface) (Card, bool) {
 	if err != nil {
 		return Card{}, false
 	}
-	text := func(b []byte) string { return string(bytes.TrimRight(b, "\x00")) }
+	// What follows the first zero is what a driver has left there.
+	text := func(b []byte) string {
+		before, _, _ := bytes.Cut(b, []byte{0})
+		return string(before)
+	}
 	return Card{Interface: entry.Name, Driver: text(info.Driver[:]), Version: text(info.Version[:]), Firmware: text(info.Fw_version[:]), Bus: text(info.Bus_info[:])}, true
 }

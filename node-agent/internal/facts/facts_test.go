@@ -66,6 +66,10 @@ func TestRulesAreReadAndSorted(t *testing.T) {
 	connection.AddRule(&nftables.Rule{Table: table, Chain: masquerading, Exprs: []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{10, 0, 0, 1}}, &expr.Masq{}}})
+	connection.AddRule(&nftables.Rule{Table: table, Chain: masquerading, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 0, 0}, Xor: []byte{0, 0, 0, 0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{10, 77, 0, 0}}, &expr.Verdict{Kind: expr.VerdictReturn}}})
 	raw := connection.AddTable(&nftables.Table{Name: "fairlead", Family: nftables.TableFamilyINet})
 	chain := connection.AddChain(&nftables.Chain{Name: "raw", Table: raw, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
@@ -84,7 +88,7 @@ func TestRulesAreReadAndSorted(t *testing.T) {
 	for _, r := range f.Rules {
 		texts = append(texts, r.Table+" "+r.Chain+": "+r.Text)
 	}
-	if all := strings.Join(texts, "\n"); !strings.Contains(all, "ip nat POSTROUTING: ip saddr == 10.0.0.1 masquerade") {
+	if all := strings.Join(texts, "\n"); !strings.Contains(all, "ip nat POSTROUTING: ip saddr == 10.0.0.1 masquerade") || !strings.Contains(all, "ip daddr&/16 != 10.77.0.0 return") {
 		t.Errorf("rules are\n%s", all)
 	}
 }

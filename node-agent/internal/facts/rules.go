@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -134,6 +135,14 @@ func textOf(expressions []expr.Any) string {
 			add("%s %s@%s", field, operator, e.SetName)
 		case *expr.Bitwise:
 			field += "&" + value(field, e.Mask)
+			if !strings.Contains(field, "addr") {
+				continue
+			}
+			// A mask of leading ones is a length.
+			if ones, bits := net.IPMask(e.Mask).Size(); bits > 0 {
+				name, _, _ := strings.Cut(field, "&")
+				field = fmt.Sprintf("%s&/%d", name, ones)
+			}
 		case *expr.Counter:
 			add("counter packets %d bytes %d", e.Packets, e.Bytes)
 		case *expr.Masq:
@@ -204,6 +213,7 @@ func payloadName(p *expr.Payload) string {
 }
 
 func value(field string, data []byte) string {
+	field, _, _ = strings.Cut(field, "&")
 	switch {
 	case strings.HasSuffix(field, "addr"):
 		if address, ok := netip.AddrFromSlice(data); ok {
