@@ -142,7 +142,7 @@ function clusterChecks(facts: ClusterFacts, rights: () => Promise<readonly Failu
             status: 'warning',
             found: 'runs',
             expected: 'either, as kubeProxyReplacement says',
-            fix: 'None needed; with kubeProxyReplacement its DaemonSet can be removed by the same plan.',
+            fix: 'None needed. With kubeProxyReplacement its DaemonSet can be removed afterwards; then run kube-proxy --cleanup on every node, or reboot it.',
           }
         : { status: 'passed', found: 'does not run', expected: 'either, as kubeProxyReplacement says' },
     ),
