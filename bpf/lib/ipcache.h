@@ -80,7 +80,7 @@ __verified_once int find_peer(const struct address *address, struct peer *peer)
 	peer->identity = IDENTITY_HOST;
 	if (is_host(address))
 		return 0;
-	peer->identity = IDENTITY_WORLD;
+	peer->identity = is_v4(address) ? IDENTITY_WORLD : IDENTITY_WORLD_IPV6;
 	value = bpf_map_lookup_elem(&ipcache, &key);
 	step_lookup(MAP_IPCACHE, &key, value);
 	if (value) {

@@ -42,6 +42,8 @@ static __always_inline int overlay_sender(struct packet *p, struct report *r, st
 		if (!is_node_identity(peer->identity))
 			peer->identity = IDENTITY_REMOTE_NODE;
 		peer->tunnel = r->tunnel;
+	} else if (vni == IDENTITY_WORLD && p->v6) {
+		peer->identity = IDENTITY_WORLD_IPV6;
 	} else if (!vni)
 		return -DROP_INVALID_VNI;
 	else if (vni < IDENTITY_FIRST_POD && vni != IDENTITY_WORLD && vni != IDENTITY_REMOTE_NODE &&

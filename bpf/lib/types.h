@@ -25,7 +25,8 @@
 
 /* Identities that mean the same in every cluster (Cilium's numbers). */
 #define IDENTITY_HOST 1
-#define IDENTITY_WORLD 2
+#define IDENTITY_WORLD 2 /* of IPv4; also where a family is not asked for */
+#define IDENTITY_WORLD_IPV6 10
 #define IDENTITY_REMOTE_NODE 6
 #define IDENTITY_APISERVER 7
 #define IDENTITY_FIRST_POD 256

@@ -144,7 +144,7 @@ func labelsForAddress(policies []Policy, address netip.Addr) Labels {
 	if best.IsValid() {
 		return LabelsForCIDR(best)
 	}
-	return NewLabels(Label{Source: SourceReserved, Key: "world"})
+	return NewLabels(Label{Source: SourceReserved, Key: WorldIdentity(address).String()})
 }
 
 // Selected lists the indexes of the pods that a policy governs, ascending.

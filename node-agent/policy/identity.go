@@ -68,6 +68,15 @@ func (id NumericIdentity) IsReserved() bool { return id < IdentityUserMin }
 // IsLocal tells whether id means something on this node only (CIDR identities).
 func (id NumericIdentity) IsLocal() bool { return id >= IdentityLocalMin && id <= IdentityLocalMax }
 
+// WorldIdentity is that of an address outside of the cluster that no policy names: IPv6 has one of its own, so that 0.0.0.0/0
+// and ::/0 mean two things.
+func WorldIdentity(a netip.Addr) NumericIdentity {
+	if a.Unmap().Is6() {
+		return IdentityWorldIPv6
+	}
+	return IdentityWorld
+}
+
 // IsNode tells whether id stands for another node of the cluster.
 func (id NumericIdentity) IsNode() bool {
 	return id == IdentityRemoteNode || id == IdentityKubeAPIServer || (id >= IdentityNodeMin && id <= IdentityNodeMax)

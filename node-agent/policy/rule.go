@@ -147,8 +147,8 @@ func (p peer) matchesCIDR(labels Labels) bool {
 			}
 			switch l.Key {
 			case "world":
-				// The world identity without a cidr label; with one, the cidr label decides.
-				found = found || !hasCIDR(labels)
+				// The world identity without a cidr label; with one, the cidr label decides. It stands for IPv4.
+				found = found || (p.prefix.Addr().Is4() && !hasCIDR(labels))
 			case "world-ipv4":
 				found = found || p.prefix.Addr().Is4()
 			case "world-ipv6":

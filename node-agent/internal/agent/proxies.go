@@ -156,7 +156,7 @@ func (a *agent) parties(s *serving, c *l7.Connection) parties {
 	if e, ok := s.parts.Cache.Find(pod); ok {
 		out.endpoint, out.self = datapath.EndpointID(e.Owner.EndpointID), e.Identity
 	}
-	out.peer = uint32(policy.IdentityWorld)
+	out.peer = uint32(policy.WorldIdentity(other))
 	if e, ok := s.parts.Cache.Find(other); ok {
 		out.peer = e.Identity
 	}

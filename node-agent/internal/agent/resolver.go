@@ -40,7 +40,7 @@ func (r *resolver) ByAddress(address netip.Addr, identity uint32) flows.Endpoint
 			info.WorkloadName, info.WorkloadKind, info.NodeName = e.Owner.WorkloadName, e.Owner.WorkloadKind, e.Owner.NodeName
 		}
 	} else if identity == 0 {
-		info.Identity = uint32(policy.IdentityWorld)
+		info.Identity = uint32(policy.WorldIdentity(address))
 	}
 	info.Labels = r.labels(info.Identity)
 	if info.Namespace == "" && info.Identity >= uint32(policy.IdentityUserMin) {

@@ -131,3 +131,13 @@ func TestAuditOfAPod(t *testing.T) {
 		}
 	}
 }
+
+// TestPodMayTalkToItself: a hairpin through its own address asks no policy, though it denies everything.
+func TestPodMayTalkToItself(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress, e.PolicyIngress = true, true })
+	f := frame{mac: macA, source: "10.77.1.11", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 80, flags: syn}
+	r.expect("to itself", "from_pod", f, verdictRedirect)
+	f.destination = "10.77.1.12"
+	r.expectDrop("to anybody else", "from_pod", f, 133)
+}

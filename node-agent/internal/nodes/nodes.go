@@ -170,7 +170,7 @@ func (m *Manager) Set(ctx context.Context, n datapath.Node) error {
 		e := ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: prefix, Identity: identity, TunnelEndpoint: n.Primary()}, Owner: ipcache.Owner{NodeName: n.Name}}
 		if !prefix.IsSingleIP() {
 			// Pods of the range that are not known yet: reachable, and nobody.
-			e.Identity, e.Owner = uint32(policy.IdentityWorld), ipcache.Owner{}
+			e.Identity, e.Owner = uint32(policy.WorldIdentity(prefix.Addr())), ipcache.Owner{}
 		}
 		errs = append(errs, m.cache.Upsert(ctx, ipcache.SourceRemoteNode, e))
 	}

@@ -230,3 +230,54 @@ func TestNodesAreNamedByTheirLabels(t *testing.T) {
 		t.Error("the node's identity outlived it")
 	}
 }
+
+// ordered is a datapath that looks at every publication of an address: the identity that it gets has to have its lines.
+type ordered struct {
+	datapath.Datapath
+	check func(datapath.IPEntry)
+}
+
+func (o ordered) UpsertIP(ctx context.Context, entries ...datapath.IPEntry) error {
+	for _, e := range entries {
+		o.check(e)
+	}
+	return o.Datapath.UpsertIP(ctx, entries...)
+}
+
+// TestNobodyIsJudgedByAnIdentityWithoutLines: a range inside of one that is allowed gets an identity of its own; when the
+// ipcache publishes it, the lines that allow it are in the kernel, so that no packet of the range is dropped in between.
+func TestNobodyIsJudgedByAnIdentityWithoutLines(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, ModeDefault)
+	_, _ = r.AddSubject(ctx, 1, labels(t, "k8s:app=web"), nil)
+	if err := r.Upsert(ctx, parse(t, document("wide", `{"endpointSelector":{},"egress":[{"toCIDR":["198.51.0.0/16"]}]}`))); err != nil {
+		t.Fatal(err)
+	}
+	published := 0
+	fake := r.dp
+	if err := r.cache.Start(ctx, ordered{fake, func(e datapath.IPEntry) {
+		published++
+		lines, _ := fake.Policy(1)
+		if !slices.ContainsFunc(lines, func(l datapath.PolicyEntry) bool { return l.Identity == e.Identity && !l.Deny }) {
+			t.Errorf("%s is published as %d, and no line knows it: %+v", e.Prefix, e.Identity, lines)
+		}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	before := published
+	if err := r.Upsert(ctx, parse(t, document("narrow", `{"endpointSelector":{},"egress":[{"toCIDR":["198.51.100.0/24"],"toPorts":[{"ports":[{"port":"443"}]}]}]}`))); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetCIDRGroup(ctx, policy.CIDRGroup{Name: "g", Prefixes: prefixes("198.51.200.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Upsert(ctx, parse(t, document("group", `{"endpointSelector":{},"egress":[{"toCIDRSet":[{"cidrGroupRef":"g"}],"toPorts":[{"ports":[{"port":"443"}]}]}]}`))); err != nil {
+		t.Fatal(err)
+	}
+	if published != before+2 {
+		t.Errorf("%d ranges were published, want 2", published-before)
+	}
+	if !r.allowed(t, 1, policy.Egress, "198.51.100.9", 80) || !r.allowed(t, 1, policy.Egress, "198.51.200.9", 80) {
+		t.Error("the narrower ranges lost what the wider one allows")
+	}
+}
