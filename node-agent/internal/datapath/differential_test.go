@@ -16,10 +16,11 @@ import (
 
 // party is somebody that packets are exchanged with, under an identity of its own.
 type party struct {
-	address netip.Addr
-	id      policy.NumericIdentity
-	labels  policy.Labels
-	ports   policy.NamedPorts
+	// address6 is the second one of a pod.
+	address, address6 netip.Addr
+	id                policy.NumericIdentity
+	labels            policy.Labels
+	ports             policy.NamedPorts
 	// endpoint is set for the pods of this node.
 	endpoint EndpointID
 	mac      [6]byte
@@ -81,16 +82,17 @@ func (d dice) element(direction string, deny bool) object {
 	case 2:
 		e[side+"Entities"] = []string{oneOf(d, "all", "world", "cluster", "host", "remote-node", "kube-apiserver", "none")}
 	case 3:
-		e[side+"CIDRSet"] = []object{oneOf(d, object{"cidr": "198.51.100.0/24", "except": []string{"198.51.100.128/25"}}, object{"cidr": "0.0.0.0/0"},
+		e[side+"CIDRSet"] = []object{oneOf(d, object{"cidr": "::/0", "except": []string{"2001:db8:1::/48"}}, object{"cidr": "2001:db8::/32"},
+			object{"cidr": "2001:db8::/32", "except": []string{"2001:db8:1::/48"}}, object{"cidr": "198.51.100.0/24", "except": []string{"198.51.100.128/25"}}, object{"cidr": "0.0.0.0/0"},
 			object{"cidrGroupRef": "partners"}, object{"cidr": "198.0.0.0/8", "except": []string{"198.51.100.0/24"}})}
 	case 4:
-		e[side+"CIDR"] = []string{oneOf(d, "198.51.100.129/32", "198.51.100.128/25", "203.0.113.0/24")}
+		e[side+"CIDR"] = []string{oneOf(d, "2001:db8:1::/48", "::/0", "198.51.100.129/32", "198.51.100.128/25", "203.0.113.0/24")}
 	}
 	switch {
 	case d.often(60):
 		e["toPorts"] = d.ports()
 	case d.often(20):
-		e["icmps"] = []object{{"fields": []object{{"type": oneOf(d, 8, 0)}}}}
+		e["icmps"] = []object{{"fields": []object{oneOf(d, object{"type": 8}, object{"type": 0}, object{"family": "IPv6", "type": "EchoRequest"})}}}
 	}
 	return e
 }
@@ -144,6 +146,9 @@ func (r *rig) publish(e *policy.Engine, parties []party) {
 		}
 		r.must(r.ApplyPolicy(ctx, adds, removes))
 		r.endpoint(p.endpoint, p.address.String(), p.mac, func(x *Endpoint) {
+			if p.address6.IsValid() {
+				x.Addresses = append(x.Addresses, p.address6)
+			}
 			x.Identity, x.PolicyIngress, x.PolicyEgress = uint32(p.id), enforced[policy.Ingress], enforced[policy.Egress]
 		})
 	}
@@ -152,13 +157,17 @@ func (r *rig) publish(e *policy.Engine, parties []party) {
 // packet from one party to another; the source port makes each a connection of its own.
 func packetOf(from, to party, protocol uint8, port, source uint16) []byte {
 	f := frame{mac: from.mac, source: from.address.String(), destination: to.address.String(), protocol: protocol, sourcePort: source, destPort: port, flags: syn}
-	if protocol == unix.IPPROTO_ICMP {
+	l4 := 34
+	if to.address.Is6() {
+		l4 = 54
+	}
+	if protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6 {
 		f.icmpType = uint8(port)
 	}
 	b := f.bytes()
 	if protocol == unix.IPPROTO_SCTP {
-		binary.BigEndian.PutUint16(b[34:], source)
-		binary.BigEndian.PutUint16(b[36:], port)
+		binary.BigEndian.PutUint16(b[l4:], source)
+		binary.BigEndian.PutUint16(b[l4+2:], port)
 	}
 	return b
 }
@@ -206,11 +215,13 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 		e.SetCIDRGroup(policy.CIDRGroup{Name: "partners", Prefixes: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25"), netip.MustParsePrefix("198.51.100.0/25")}})
 		web := policy.NamedPorts{"web": {{Protocol: policy.ProtocolTCP, Port: oneOf[uint16](d, 80, 8080)}}}
 		parties := []party{
-			{address: netip.MustParseAddr("10.77.1.11"), id: 1001, labels: d.podLabels(), endpoint: 1, mac: macA, ports: web},
-			{address: netip.MustParseAddr("10.77.1.12"), id: 1002, labels: d.podLabels(), endpoint: 2, mac: macB},
+			{address: netip.MustParseAddr("10.77.1.11"), id: 1001, labels: d.podLabels(), endpoint: 1, mac: macA, ports: web, address6: netip.MustParseAddr("fd00:10:77:1::11")},
+			{address: netip.MustParseAddr("10.77.1.12"), id: 1002, labels: d.podLabels(), endpoint: 2, mac: macB, address6: netip.MustParseAddr("fd00:10:77:1::12")},
 			{address: netip.MustParseAddr("10.77.2.5"), id: 1003, labels: d.podLabels(), ports: web},
 			{address: netip.MustParseAddr("198.51.100.7")}, {address: netip.MustParseAddr("198.51.100.129")}, {address: netip.MustParseAddr("203.0.113.9")},
 			{address: netip.MustParseAddr("100.64.0.1")},
+			{address: netip.MustParseAddr("2001:db8::7")}, {address: netip.MustParseAddr("2001:db8:1::7")}, {address: netip.MustParseAddr("2001:4860::8888")},
+			{address: netip.MustParseAddr("fd00:10:77:2::5"), id: 1004, labels: d.podLabels(), ports: web},
 			{address: netip.MustParseAddr("192.0.2.2"), id: policy.IdentityRemoteNode},
 			{address: netip.MustParseAddr("10.77.1.1"), id: policy.IdentityHost},
 		}
@@ -237,11 +248,11 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 			case p.labels != nil:
 				e.AddIdentity(p.id, p.labels)
 				e.SetIdentityPorts(p.id, p.ports)
-				r.must(r.UpsertIP(ctx, IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: uint32(p.id)}))
+				r.must(r.UpsertIP(ctx, IPEntry{Prefix: netip.PrefixFrom(p.address, p.address.BitLen()), Identity: uint32(p.id)}))
 			case p.id == policy.IdentityRemoteNode:
 				r.must(r.UpsertIP(ctx, IPEntry{Prefix: netip.PrefixFrom(p.address, 32), Identity: uint32(p.id)}))
 			case p.id == 0:
-				p.id = policy.IdentityWorld
+				p.id = policy.WorldIdentity(p.address)
 				longest := -1
 				for prefix, id := range ranges {
 					if prefix.Contains(p.address) && prefix.Bits() > longest {
@@ -266,6 +277,9 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 					port     uint16
 				}{{unix.IPPROTO_TCP, 80}, {unix.IPPROTO_TCP, 443}, {unix.IPPROTO_TCP, 8080}, {unix.IPPROTO_TCP, 22}, {unix.IPPROTO_UDP, 80},
 					{unix.IPPROTO_UDP, 999}, {unix.IPPROTO_SCTP, 443}, {unix.IPPROTO_ICMP, 8}} {
+					if peer.address.Is6() && packet.protocol == unix.IPPROTO_ICMP {
+						packet.protocol, packet.port = unix.IPPROTO_ICMPV6, 128
+					}
 					if peer.endpoint == subject.endpoint {
 						continue // Nobody judges what a pod sends to itself.
 					}
@@ -275,9 +289,13 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 							return e.Verdict(policy.SubjectID(subject.endpoint), direction, peer.id, packet.protocol, packet.port)
 						}
 						want := ask(subject, peer, direction)
-						from, to, program := subject, peer, "from_pod"
+						self := subject
+						if peer.address.Is6() {
+							self.address = subject.address6
+						}
+						from, to, program := self, peer, "from_pod"
 						if direction == policy.Ingress {
-							from, to, program = peer, subject, "from_netdev"
+							from, to, program = peer, self, "from_netdev"
 							if peer.id == policy.IdentityHost {
 								program = "to_pod"
 							}
