@@ -153,7 +153,6 @@ static __always_inline bool is_tunneled(struct __sk_buff *skb, __u32 l4, bool la
 static __always_inline int from_netdev4(struct __sk_buff *skb)
 {
 	struct iphdr ip;
-	int verdict;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
@@ -168,15 +167,11 @@ static __always_inline int from_netdev4(struct __sk_buff *skb)
 		return from_tunnel(skb, &outer);
 	}
 	/* Almost everything else ends here where no service is looked for: packets of the node itself. */
-	if (!config.services && !config.host_firewall &&
-	    (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
+	if (!config.services && (ip.saddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
 	    (ip.daddr & config.pod_mask.word[3]) != config.pod_net.word[3] &&
 	    !answers(skb, ip.protocol, ETH_HLEN + ip.ihl * 4, ip.frag_off & bpf_htons(0x1fff)))
 		return TC_ACT_UNSPEC;
-	verdict = from_wire(skb);
-	if (config.host_firewall && (verdict == TC_ACT_UNSPEC || verdict == TC_ACT_OK))
-		return to_node(skb, verdict);
-	return verdict;
+	return from_wire(skb);
 }
 
 static __always_inline int from_netdev6(struct __sk_buff *skb)
@@ -206,11 +201,15 @@ static __always_inline int from_netdev6(struct __sk_buff *skb)
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
+	int verdict = TC_ACT_UNSPEC;
+
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return from_netdev4(skb);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return from_netdev6(skb);
-	return TC_ACT_UNSPEC;
+		verdict = from_netdev4(skb);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		verdict = from_netdev6(skb);
+	if (config.host_firewall && (verdict == TC_ACT_UNSPEC || verdict == TC_ACT_OK))
+		return to_node(skb, verdict);
+	return verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -75,6 +75,9 @@ static __noinline int to_node(struct __sk_buff *skb, int leave)
 	err = parse(skb, &p);
 	if (err == PASS_TO_KERNEL)
 		return leave;
+	/* What is left to the tunnel device is judged when it comes out of it. */
+	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == config.tunnel_port)
+		return leave;
 	find_peer(&p.destination, &t.peer);
 	if (t.peer.identity != IDENTITY_HOST)
 		return leave;

@@ -51,6 +51,10 @@ func TestHostIngress(t *testing.T) {
 		r.expectDrop("datagrams", "from_netdev", udp, 133)
 		ping := frame{mac: macA, source: "192.0.2.9", destination: "192.0.2.1", protocol: unix.IPPROTO_ICMP, sourcePort: 5, icmpType: 8}
 		r.expectDrop("echo requests", "from_netdev", ping, 133)
+		six := frame{mac: macA, source: "2001:db8::9", destination: "2001:db8::1", protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 22, flags: syn}
+		r.expectDrop("IPv6", "from_netdev", six, 133)
+		neighbours := frame{mac: macA, source: "2001:db8::9", destination: "2001:db8::1", protocol: unix.IPPROTO_ICMPV6, icmpType: 135}
+		r.expect("IPv6 neighbour discovery", "from_netdev", neighbours, verdictUnspec)
 		elsewhere := toNode(22, syn)
 		elsewhere.destination = "192.0.2.77"
 		r.expect("what is forwarded is none of the node's business", "from_netdev", elsewhere, verdictUnspec)

@@ -51,6 +51,14 @@ func TestHostFirewall(t *testing.T) {
 		}
 		must(t, n.datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{{PolicyKey: datapath.PolicyKey{Endpoint: datapath.HostEndpoint,
 			Direction: datapath.Ingress, Protocol: unix.IPPROTO_TCP, Port: 2222, PortPrefix: 16}, PolicyValue: datapath.PolicyValue{Rule: 9}}}, nil))
+		must(t, n.datapath.UpsertHost(ctx, datapath.Host{PolicyEgress: true}))
+		if _, err := n.space.try("tcp4", other.config.NodeAddress.String()+":3333"); err == nil {
+			t.Error("the node reaches another in spite of its egress policy")
+		}
+		if _, err := other.space.try("tcp4", server); err != nil {
+			t.Errorf("answers of the node need no leave: %v", err)
+		}
+		must(t, n.datapath.UpsertHost(ctx, datapath.Host{PolicyIngress: true}))
 		for name, s := range map[string]*space{"the other node": other.space, "a pod": n.pods[1].space} {
 			if _, err := s.try("tcp4", server); err != nil {
 				t.Errorf("%s is refused in spite of the rule: %v", name, err)
