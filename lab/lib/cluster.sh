@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # up, down, status.
 
-# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy[=iptables|nftables]]
+# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy[=iptables|nftables]] [--dual-stack]
 up() {
-	local nodes=3 cni=fairlead proxy=0 mode=iptables t0=$EPOCHREALTIME m n
+	local nodes=3 cni=fairlead proxy=0 dual=0 mode=iptables t0=$EPOCHREALTIME m n
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--nodes=*) nodes=${1#*=} ;;
@@ -12,7 +12,8 @@ up() {
 		--cni) cni=${2:-}; shift ;;
 		--kube-proxy) proxy=1 ;;
 		--kube-proxy=*) proxy=1 mode=${1#*=} ;;
-		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none and --kube-proxy[=iptables|nftables]." "Run: $SELF help" ;;
+		--dual-stack) dual=1 ;;
+		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none, --kube-proxy[=iptables|nftables] and --dual-stack." "Run: $SELF help" ;;
 		esac
 		shift
 	done
@@ -21,9 +22,11 @@ up() {
 
 	case $mode in iptables|nftables) ;; *) die "There is no kube-proxy mode '$mode'." "The lab knows iptables and nftables." "Run: $SELF up --cni bridge --kube-proxy=nftables" ;; esac
 
-	if up_already "$nodes" "$cni" "$proxy" "$mode"; then return; fi
-	NODES=$nodes CNI=$cni PROXY=$proxy PROXY_MODE=$mode MODE=$(cgroup_mode)
-	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy=$PROXY_MODE")"
+	[ "$cni $dual" != "bridge 1" ] || die "The bridge CNI of the lab has IPv4 only." "Nothing would give pods addresses of IPv6." "Run: $SELF up --cni fairlead --dual-stack"
+
+	if up_already "$nodes" "$cni" "$proxy" "$mode" "$dual"; then return; fi
+	NODES=$nodes CNI=$cni PROXY=$proxy PROXY_MODE=$mode DUAL=$dual MODE=$(cgroup_mode)
+	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy=$PROXY_MODE")$([ "$DUAL" = 0 ] || echo " --dual-stack")"
 	build_all
 	t0=$EPOCHREALTIME
 	prepare
@@ -52,7 +55,7 @@ up() {
 	say "kubeconfig: $RUN/kubeconfig  ssh: ssh -F $RUN/ssh_config node1"
 }
 
-# up_already NODES CNI PROXY PROXY-MODE: whether that very lab runs. Another one that runs
+# up_already NODES CNI PROXY PROXY-MODE DUAL: whether that very lab runs. Another one that runs
 # is an error; remains of one are removed.
 up_already() {
 	local m whole=1
@@ -60,7 +63,7 @@ up_already() {
 	if [ -f "$RUN/complete" ]; then
 		for m in $(machines); do alive "$m" || whole=0; done
 		if [ $whole = 1 ]; then
-			[ "$NODES $CNI $(proxy_state "$PROXY" "$PROXY_MODE")" = "$1 $2 $(proxy_state "$3" "$4")" ] || die "A lab with other settings is up." "It has $NODES nodes, cni $CNI, kube-proxy $(proxy_state "$PROXY" "$PROXY_MODE"); asked for: $1 nodes, cni $2, kube-proxy $(proxy_state "$3" "$4")." "Run: $SELF down, then up again; or use it as it is."
+			[ "$NODES $CNI $(proxy_state "$PROXY" "$PROXY_MODE") $DUAL" = "$1 $2 $(proxy_state "$3" "$4") $5" ] || die "A lab with other settings is up." "It has $NODES nodes, cni $CNI, kube-proxy $(proxy_state "$PROXY" "$PROXY_MODE"), dual stack $DUAL; asked for: $1 nodes, cni $2, kube-proxy $(proxy_state "$3" "$4"), dual stack $5." "Run: $SELF down, then up again; or use it as it is."
 			gate_answers || { say "the loopback ports had gone; opening them again"; start_gate; }
 			until_ok 30 api_ready || die "The lab runs but its API server does not answer." "See $RUN/cp/apiserver.log" "Run: $SELF down, then up"
 			say "already up ($NODES nodes, cni $CNI)"
@@ -81,7 +84,7 @@ proxy_state() { if [ "$1" = 1 ]; then echo "$2"; else echo off; fi; }
 prepare() {
 	local n
 	mkdir -p "$RUN"; chmod 755 "$RUN"
-	for n in NODES CNI PROXY PROXY_MODE MODE HYPERKUBE KUBETOOLS TOOLS COREDNS TEMPLATE; do printf '%s=%q\n' "$n" "${!n}"; done > "$RUN/settings"
+	for n in NODES CNI PROXY PROXY_MODE DUAL MODE HYPERKUBE KUBETOOLS TOOLS COREDNS TEMPLATE; do printf '%s=%q\n' "$n" "${!n}"; done > "$RUN/settings"
 	make_pki
 	make_ssh_keys
 	for n in $(seq "$NODES"); do mkdir -p "$RUN/node$n"; clone_template "$RUN/node$n/containerd"; done

@@ -66,9 +66,24 @@ address() {
 	esac
 }
 
-# read_settings: NODES, CNI, PROXY and PROXY_MODE of the lab that runs (or ran)
+# address6 MACHINE: its address of IPv6, where the lab has it
+address6() {
+	case $1 in
+	outside) echo "$FAR6::10" ;;
+	*) local a; a=$(address "$1"); echo "$NET6::${a##*.}" ;;
+	esac
+}
+
+# give6 MACHINE GATEWAY: its address of IPv6 and its way out, where the lab has it
+give6() {
+	[ "$DUAL" = 1 ] || return 0
+	ip -6 addr add "$(address6 "$1")/64" dev eth0 nodad
+	ip -6 route add default via "$2"
+}
+
+# read_settings: NODES, CNI, PROXY, PROXY_MODE and DUAL of the lab that runs (or ran)
 read_settings() {
-	NODES=3 CNI=fairlead PROXY=0 PROXY_MODE=iptables MODE='' HYPERKUBE='' TEMPLATE=''
+	NODES=3 CNI=fairlead PROXY=0 PROXY_MODE=iptables DUAL=0 MODE='' HYPERKUBE='' TEMPLATE=''
 	# shellcheck source=/dev/null
 	[ ! -f "$RUN/settings" ] || . "$RUN/settings"
 }

@@ -75,6 +75,8 @@ machine() {
 	mount --make-rshared /
 	ip link set lo up
 	sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.forwarding=1 || true
+	# Nobody else has its addresses, and waiting a second to be sure is long here.
+	sysctl -qw net.ipv6.conf.default.accept_dad=0 || true
 	case $name in
 	router) router ;;
 	outside) outside ;;
@@ -129,6 +131,7 @@ wire() {
 	{
 		echo "link add br0 type bridge"
 		echo "addr add $NET.1/24 dev br0"
+		[ "$DUAL" = 0 ] || echo "addr add $NET6::1/64 dev br0 nodad"
 		echo "link set br0 up"
 		for m in $(machines); do
 			[ "$m" != router ] || continue
@@ -136,6 +139,7 @@ wire() {
 			if [ "$m" = outside ]; then
 				echo "link add outside type veth peer name eth0 netns $p"
 				echo "addr add $FAR.1/24 dev outside"
+				[ "$DUAL" = 0 ] || echo "addr add $FAR6::1/64 dev outside nodad"
 			else
 				echo "link add $m type veth peer name eth0 netns $p"
 				echo "link set $m master br0"

@@ -17,6 +17,7 @@ router() {
 outside() {
 	wait_link
 	ip addr add "$FAR.10/24" dev eth0; ip link set eth0 up; ip route add default via "$FAR.1"
+	give6 outside "$FAR6::1"
 	ssh_server
 	service outside "$TOOLS/outside"
 	cat > "$D/Corefile" <<-T
@@ -37,6 +38,9 @@ control_plane() {
 	local P=$RUN/pki n
 	wait_link
 	ip addr add "$NET.10/24" dev eth0; ip link set eth0 up; ip route add default via "$NET.1"
+	give6 cp "$NET6::1"
+	local services=$SERVICES pods="$POD.0.0/16" range
+	[ "$DUAL" = 0 ] || services+=",$SERVICES6" pods+=",$POD6::/48"
 	pod_routes 0
 	mkdir -p "$D/etcd"; chmod 700 "$D/etcd"
 	service etcd "$HYPERKUBE/etcd" --name cp --data-dir "$D/etcd" --unsafe-no-fsync --log-level warn \
@@ -53,7 +57,7 @@ control_plane() {
 	- {level: Metadata}
 	Y
 	service apiserver "$HYPERKUBE/kube-apiserver" --audit-policy-file "$D/audit-policy.yaml" --audit-log-path "$D/audit.jsonl" --etcd-servers http://127.0.0.1:2379 --advertise-address "$NET.10" --secure-port 6443 \
-		--service-cluster-ip-range "$SERVICES" --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
+		--service-cluster-ip-range "$services" --allow-privileged --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
 		--client-ca-file "$P/ca.crt" --tls-cert-file "$P/apiserver.crt" --tls-private-key-file "$P/apiserver.key" \
 		--service-account-issuer https://kubernetes.default.svc --service-account-key-file "$P/sa.pub" --service-account-signing-key-file "$P/sa.key" \
 		--kubelet-certificate-authority "$P/ca.crt" --kubelet-client-certificate "$P/apiserver-kubelet.crt" --kubelet-client-key "$P/apiserver-kubelet.key" \
@@ -65,9 +69,11 @@ control_plane() {
 	# Node objects exist before the kubelets do, each with its pod CIDR:
 	# otherwise CIDRs go by the order in which the nodes happen to register.
 	for n in $(seq "$NODES"); do
+		range="\"$POD.$n.0/24\""
+		[ "$DUAL" = 0 ] || range+=",\"$POD6:$n::/64\""
 		"${api[@]}" -o /dev/null -H 'Content-Type: application/json' https://127.0.0.1:6443/api/v1/nodes -d @- <<-J || say "node$n was not created"
 		{"apiVersion":"v1","kind":"Node","metadata":{"name":"node$n","labels":{"kubernetes.io/hostname":"node$n"}},
-		 "spec":{"podCIDR":"$POD.$n.0/24","podCIDRs":["$POD.$n.0/24"]}}
+		 "spec":{"podCIDR":"$POD.$n.0/24","podCIDRs":[$range]}}
 		J
 	done
 	# Where kubeadm keeps it; the API server's own address, which the host cannot reach.
@@ -76,7 +82,7 @@ control_plane() {
 	service kcm "$HYPERKUBE/kube-controller-manager" --kubeconfig "$P/kcm.kubeconfig" --authentication-kubeconfig "$P/kcm.kubeconfig" --authorization-kubeconfig "$P/kcm.kubeconfig" \
 		--leader-elect=false --kube-api-qps 500 --kube-api-burst 1000 --use-service-account-credentials --root-ca-file "$P/ca.crt" --service-account-private-key-file "$P/sa.key" \
 		--cluster-signing-cert-file "$P/ca.crt" --cluster-signing-key-file "$P/ca.key" \
-		--allocate-node-cidrs --cluster-cidr "$POD.0.0/16" --service-cluster-ip-range "$SERVICES"
+		--allocate-node-cidrs --cluster-cidr "$pods" --service-cluster-ip-range "$services"
 	service scheduler "$HYPERKUBE/kube-scheduler" --kubeconfig "$P/scheduler.kubeconfig" --authentication-kubeconfig "$P/scheduler.kubeconfig" --authorization-kubeconfig "$P/scheduler.kubeconfig" --leader-elect=false --kube-api-qps 500 --kube-api-burst 1000
 }
 
@@ -100,7 +106,10 @@ node() {
 	for f in containerd kubelet; do mount --bind "$D/$f" "/var/lib/$f"; done
 	mount --make-shared /var/lib/kubelet; mount --make-shared /var/lib/containerd
 	wait_link
-	ip addr add "$(address "node$n")/24" dev eth0; ip link set eth0 up; ip route add default via "$NET.1"
+	local own; own=$(address "node$n")
+	ip addr add "$own/24" dev eth0; ip link set eth0 up; ip route add default via "$NET.1"
+	give6 "node$n" "$NET6::1"
+	[ "$DUAL" = 0 ] || own+=,$(address6 "node$n")
 	pod_routes "$n"
 	[ "$CNI" != bridge ] || bridge_cni "$n"
 	for f in /usr/lib/cni/*; do ln -sf "$f" /opt/cni/bin/; done
@@ -154,7 +163,7 @@ node() {
 	limits || printf 'cgroupsPerQOS: false\nenforceNodeAllocatable: []\n' >> /etc/kubelet.yaml
 	until_ok 60 ctr version || say "containerd does not answer"
 	until_ok 180 test -f "$RUN/api-ready" || say "no API server"
-	service kubelet "$HYPERKUBE/kubelet" --config /etc/kubelet.yaml --kubeconfig "$P/node$n.kubeconfig" --hostname-override "node$n" --node-ip "$(address "node$n")" --v=2
+	service kubelet "$HYPERKUBE/kubelet" --config /etc/kubelet.yaml --kubeconfig "$P/node$n.kubeconfig" --hostname-override "node$n" --node-ip "$own" --v=2
 	if [ "$PROXY" = 1 ]; then
 		service kube-proxy "$HYPERKUBE/kube-proxy" --kubeconfig "$P/proxy.kubeconfig" --hostname-override "node$n" --proxy-mode "$PROXY_MODE" --cluster-cidr "$POD.0.0/16" \
 			--oom-score-adj 0 --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
