@@ -24,7 +24,7 @@ export const valuesSchema = z.object({
   /** 0: the protocol's own (8472 or 6081). */
   tunnelPort: count(0),
   autoDirectNodeRoutes: flag(false),
-  endpointRoutes: group({ enabled: flag(false) }),
+  endpointRoutes: group({ enabled: flag(true) }),
   ipv4NativeRoutingCIDR: text(''),
   ipv6NativeRoutingCIDR: text(''),
   MTU: count(0),
