@@ -295,3 +295,33 @@ func TestOutOfEachTunnel(t *testing.T) {
 		}
 	}
 }
+
+// The error that a pod gets for a packet that does not fit into the tunnel: of its family, with the MTU, quoting it, with
+// right checksums.
+func TestTooLargeIsAnswered(t *testing.T) {
+	r := newRig(t, RoutingTunnel)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.Addresses = append(e.Addresses, netip.MustParseAddr(pod1)) })
+	f := frame{mac: macA, source: pod1, destination: remotePod, protocol: unix.IPPROTO_UDP, sourcePort: 5000, destPort: 53, payload: make([]byte, 1450-48)}
+	r.expect("what just fits", "from_pod", f, verdictOK)
+	f.payload = append(f.payload, 0)
+	verdict, out := r.run("from_pod", f.bytes())
+	if verdict != verdictRedirect || len(out) != 14+40+8+96 || out[54] != 2 || binary.BigEndian.Uint32(out[58:]) != 1450 || checksum6(out) != 0 ||
+		netip.AddrFrom16([16]byte(out[22:38])) != r.config.RouterAddress6 || string(out[62:]) != string(f.bytes()[14:14+96]) || [6]byte(out[:6]) != macA {
+		t.Errorf("IPv6: verdict %d, %x", int32(verdict), out)
+	}
+	f.source, f.destination = "10.77.1.11", "10.77.2.11"
+	f.payload = make([]byte, 1450-28+1)
+	data := f.bytes()
+	if verdict, out = r.run("from_pod", data); len(out) < 1400 {
+		t.Errorf("one that may be fragmented was answered: %x", out)
+	}
+	data[20] = 0x40
+	verdict, out = r.run("from_pod", data)
+	if verdict != verdictRedirect || len(out) != 14+20+8+68 || out[34] != 3 || out[35] != 4 || binary.BigEndian.Uint16(out[40:]) != 1450 ||
+		checksum(0, out[14:34]) != 0 || checksum(0, out[34:]) != 0 || string(out[42:]) != string(data[14:14+68]) {
+		t.Errorf("IPv4: verdict %d, %x", int32(verdict), out)
+	}
+	if n := r.counters()[157]; n != 2 {
+		t.Errorf("counted %d times", n)
+	}
+}
