@@ -12,19 +12,56 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"fairlead.dev/node-agent/policy"
 )
 
-// replayed is a connection of which some bytes were read already.
+// replayed is a connection of which some bytes were read already. It is a listener as well, which gives itself once and ends
+// with itself: the library serves listeners only.
 type replayed struct {
 	net.Conn
-	in *bufio.Reader
+	in    *bufio.Reader
+	given chan struct{}
+	done  chan struct{}
+	once  sync.Once
+}
+
+func replay(c net.Conn, in *bufio.Reader) *replayed {
+	r := &replayed{Conn: c, in: in, given: make(chan struct{}, 1), done: make(chan struct{})}
+	r.given <- struct{}{}
+	return r
 }
 
 // Read implements net.Conn.
-func (c replayed) Read(b []byte) (int, error) { return c.in.Read(b) }
+func (r *replayed) Read(b []byte) (int, error) { return r.in.Read(b) }
+
+// Close implements net.Conn and net.Listener.
+func (r *replayed) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return r.Conn.Close()
+}
+
+// Accept implements net.Listener.
+func (r *replayed) Accept() (net.Conn, error) {
+	select {
+	case <-r.given:
+		return r, nil
+	case <-r.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr implements net.Listener.
+func (r *replayed) Addr() net.Addr { return r.LocalAddr() }
+
+// onlyHTTP2 without encryption or negotiation.
+func onlyHTTP2() *http.Protocols {
+	out := new(http.Protocols)
+	out.SetUnencryptedHTTP2(true)
+	return out
+}
+
+// streams is how many requests a client may have under way.
+const streams = 250
 
 // serveHTTP2 serves a connection in HTTP/2 cleartext. Each stream is judged as a request of its own.
 func (s *session) serveHTTP2(ctx context.Context) {
@@ -46,9 +83,9 @@ func (s *session) serveHTTP2(ctx context.Context) {
 		},
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.stream(w, r, forwarder) })
-	server := &http2.Server{MaxConcurrentStreams: 250}
-	server.ServeConn(replayed{s.client, s.in}, &http2.ServeConnOpts{Context: ctx, Handler: handler,
-		BaseConfig: &http.Server{ErrorLog: log.New(io.Discard, "", 0)}})
+	server := &http.Server{Handler: handler, Protocols: onlyHTTP2(), ErrorLog: log.New(io.Discard, "", 0),
+		BaseContext: func(net.Listener) context.Context { return ctx }, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streams}}
+	_ = server.Serve(replay(s.client, s.in))
 }
 
 func (s *session) stream(w http.ResponseWriter, r *http.Request, forwarder *httputil.ReverseProxy) {
@@ -105,57 +142,61 @@ func pairs(h http.Header) []string {
 	return out
 }
 
-// onceTransport speaks HTTP/2 to the session's server, on one connection that is opened with the first allowed stream.
+// onceTransport speaks HTTP/2 to the session's server, on one connection that is opened with the first allowed stream, and on
+// more where the server takes fewer streams at once than the client sends.
 type onceTransport struct {
 	*session
 	ctx context.Context
 
-	mu        sync.Mutex
-	conn      net.Conn
-	connected *http2.ClientConn
+	mu    sync.Mutex
+	conns []net.Conn
+	all   []*http.ClientConn
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *onceTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c, err := t.get()
+	c, err := t.reserve()
 	if err != nil {
 		return nil, err
 	}
 	return c.RoundTrip(r)
 }
 
-func (t *onceTransport) get() (*http2.ClientConn, error) {
+// reserve finds or makes a connection with room for a stream.
+func (t *onceTransport) reserve() (*http.ClientConn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.connected != nil && t.connected.CanTakeNewRequest() {
-		return t.connected, nil
+	for _, c := range t.all {
+		if c.Err() == nil && c.Reserve() == nil {
+			return c, nil
+		}
 	}
 	dialing, cancel := context.WithTimeout(t.ctx, dialTimeout)
 	defer cancel()
-	conn, err := t.proxy.Dial(dialing, &t.Connection)
+	transport := &http.Transport{Protocols: onlyHTTP2(), DisableCompression: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := t.proxy.Dial(ctx, &t.Connection)
+			if err == nil {
+				t.proxy.track(conn)
+				t.conns = append(t.conns, conn)
+			}
+			return conn, err
+		}}
+	c, err := transport.NewClientConn(dialing, "http", t.Server.String())
 	if err != nil {
 		return nil, err
 	}
-	c, err := (&http2.Transport{AllowHTTP: true, DisableCompression: true}).NewClientConn(conn)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	if t.conn != nil {
-		// Streams that are under way on the former one end with their own time.
-		old, oldConn := t.connected, t.conn
-		go func() {
-			_ = old.Shutdown(t.ctx)
-			t.proxy.drop(oldConn)
-		}()
-	}
-	t.proxy.track(conn)
-	t.conn, t.connected = conn, c
-	return c, nil
+	t.all = append(t.all, c)
+	return c, c.Reserve()
 }
 
 func (t *onceTransport) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.proxy.drop(t.conn)
+	for _, c := range t.all {
+		_ = c.Close()
+	}
+	for _, c := range t.conns {
+		t.proxy.drop(c)
+	}
 }
