@@ -14,6 +14,7 @@ import (
 	"fairlead.dev/node-agent/internal/certificates"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/endpoints"
+	"fairlead.dev/node-agent/internal/l7"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -229,7 +230,7 @@ func (x *explainer) try(ctx context.Context, t datapath.Trial) error {
 	case datapath.OutcomeRefused:
 		x.out.Summary = "The process gets an error at once: " + x.out.DropReasonName + "."
 	case datapath.OutcomeProxy:
-		x.out.Summary = fmt.Sprintf("Goes to the proxy of node %s at port %d: %s decides by the content.", x.Agent.NodeName, answer.ProxyPort, x.rule(answer.Rule))
+		return x.content(answer)
 	case datapath.OutcomeDropped:
 		x.out.Summary = fmt.Sprintf("Dropped on node %s: %s", x.Agent.NodeName, orText(x.out.DropReasonName, "the host has no way for it"))
 		if rule := x.rule(answer.Rule); rule != "" {
@@ -237,6 +238,34 @@ func (x *explainer) try(ctx context.Context, t datapath.Trial) error {
 		}
 		x.out.Summary += "."
 	}
+	return nil
+}
+
+// content asks the rules of layer 7, as the proxy does.
+func (x *explainer) content(answer datapath.Explanation) error {
+	x.out.Summary = fmt.Sprintf("Goes to the proxy of node %s at port %d, whose rules decide by the content.", x.Agent.NodeName, answer.ProxyPort)
+	if x.request.GetL7() == "" {
+		x.out.Notes = append(x.out.Notes, "Say what is asked for (l7: GET http://host/path, or DNS name) to have the proxy's rules judge it.")
+		return nil
+	}
+	q, err := l7.ParseQuestion(x.request.GetL7())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	c := answer.Proxied
+	rules := x.parts.Policies.L7(c.Endpoint, policy.Direction(c.Direction), policy.NumericIdentity(c.Peer), c.Protocol, c.Port)
+	number, allowed := l7.Decide(rules, q)
+	step := &fairleadv1.ExplainStep{Node: x.Agent.NodeName, Hook: "proxy", Kind: "l7", Key: x.request.GetL7(), Rule: x.rule(uint32(number))}
+	if !allowed {
+		step.Verdict, step.Text = "dropped", "no rule allows "+x.request.GetL7()
+		x.out.Verdict = "dropped"
+		x.out.Summary = fmt.Sprintf("The proxy of node %s refuses it: no rule allows %s.", x.Agent.NodeName, x.request.GetL7())
+	} else {
+		step.Verdict, step.Text = "forwarded", "allowed by "+orText(step.GetRule(), "a rule without conditions")
+		x.out.Summary = fmt.Sprintf("The proxy of node %s lets it pass: %s.", x.Agent.NodeName, step.GetText())
+		x.out.Notes = append(x.out.Notes, "What the proxy sends on was not tried; it is a connection of its own, with the pod's address.")
+	}
+	x.out.Steps = append(x.out.Steps, step)
 	return nil
 }
 

@@ -65,12 +65,23 @@ type Explanation struct {
 	Device    string
 	ProxyPort uint16
 	Rule      uint32
+	// Proxied is the connection as the proxy's rules know it, of OutcomeProxy.
+	Proxied Proxied
 	// Node and Frame are what goes on to another node.
 	Node  netip.Addr
 	Frame []byte
 	Steps []ExplainStep
 	// Notes say what could not be tried.
 	Notes []string
+}
+
+// Proxied is a connection that a proxy decides about: an endpoint's, in a direction, with a peer.
+type Proxied struct {
+	Endpoint  EndpointID
+	Direction Direction
+	Peer      uint32
+	Protocol  uint8
+	Port      uint16
 }
 
 // Explain implements Datapath.

@@ -33,6 +33,8 @@ type walk struct {
 	// instead.
 	last    []rawStep
 	refused bool
+	// judged is the last verdict of policy.
+	judged Event
 }
 
 func (k *kernel) startWalk() (*walk, error) {
@@ -80,6 +82,9 @@ func (w *walk) run(program string, frame []byte, context testContext) (int, []by
 		} else if e, ok := decodeEvent(raw, 0); ok {
 			s = eventStep(e)
 			w.refused = w.refused || e.Type == EventDrop
+			if e.Type == EventPolicyVerdict {
+				w.judged = e
+			}
 		} else {
 			return
 		}
@@ -245,6 +250,11 @@ func (w *walk) follow(verdict int, frame []byte, at int) error {
 
 func (w *walk) proxied(r rawStep) error {
 	w.out.Outcome, w.out.ProxyPort = OutcomeProxy, fromPort(r.Port[0])
+	v := w.judged
+	w.out.Proxied = Proxied{Endpoint: v.Endpoint, Direction: v.Direction, Peer: v.SourceIdentity, Protocol: v.Protocol, Port: v.DestPort}
+	if v.Direction == Egress {
+		w.out.Proxied.Peer = v.DestIdentity
+	}
 	for _, s := range slices.Backward(w.out.Steps) {
 		if s.Kind == "policy" && s.Rule != 0 {
 			w.out.Rule = s.Rule

@@ -64,6 +64,55 @@ func TestVerifierEffort(t *testing.T) {
 	}
 }
 
+// Every program loads in every configuration that leads to other code, for traffic and for dry runs: each value of each
+// setting occurs, and each pair of routing mode and kind of run.
+func TestEveryConfigurationLoads(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it loads programs into the kernel")
+	}
+	for name, c := range map[string]struct {
+		routing                        RoutingMode
+		services, aggregate, setRetval bool
+		dry                            bool
+	}{
+		"tunnel":                       {RoutingTunnel, true, true, true, false},
+		"tunnel, bare":                 {RoutingTunnel, false, false, false, false},
+		"native, each packet reported": {RoutingNative, true, false, true, false},
+		"native, bare":                 {RoutingNative, false, true, false, false},
+		"tunnel, dry":                  {RoutingTunnel, true, false, true, true},
+		"native, dry":                  {RoutingNative, true, true, false, true},
+	} {
+		config := rigConfig(c.routing)
+		config.KubeProxyReplacement, config.MonitorAggregation = c.services, c.aggregate
+		makeSpec := func() (*spec, error) { return newSpec(config, 1, 1450, c.setRetval) }
+		var o *objects
+		var err error
+		if c.dry {
+			o, err = loadDryRun(makeSpec, map[string]*ebpf.Map{})
+		} else {
+			var s *spec
+			if s, err = makeSpec(); err == nil {
+				for _, collection := range s.collections {
+					for _, m := range collection.Maps {
+						m.MaxEntries = min(m.MaxEntries, 4096)
+					}
+				}
+				var programs map[string]*ebpf.Program
+				programs, err = s.loadPrograms(nil)
+				o = &objects{programs: programs}
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(o.programs) < len(hookObjects) {
+			t.Errorf("%s: %d programs", name, len(o.programs))
+		}
+		o.close()
+	}
+}
+
 // stackDepth is the verifier's list of the functions' frames.
 func stackDepth(log string) string {
 	for line := range strings.Lines(log) {

@@ -35,6 +35,14 @@ type Fake struct {
 	failures      map[string]error
 	mtu           int
 	closed        bool
+	drops     []datapath.DropCount
+	handlers  map[int]subscriber
+	next      int
+	calls     []string
+	failures  map[string]error
+	mtu       int
+	closed    bool
+	explain   func(datapath.Trial) (datapath.Explanation, error)
 }
 
 type subscriber struct {
@@ -389,9 +397,21 @@ func (f *Fake) Pressure() []datapath.MapPressure { return nil }
 // KernelDrops implements datapath.Datapath.
 func (f *Fake) KernelDrops() ([]datapath.KernelDrop, error) { return nil, nil }
 
-// Explain implements datapath.Datapath: it has no programs to ask.
-func (f *Fake) Explain(context.Context, datapath.Trial) (datapath.Explanation, error) {
-	return datapath.Explanation{}, fmt.Errorf("this datapath has no programs")
+// Explain implements datapath.Datapath: it says what SetExplain gives, having no programs to ask.
+func (f *Fake) Explain(_ context.Context, t datapath.Trial) (datapath.Explanation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.explain == nil {
+		return datapath.Explanation{}, fmt.Errorf("this datapath has no programs")
+	}
+	return f.explain(t)
+}
+
+// SetExplain sets what Explain answers.
+func (f *Fake) SetExplain(answer func(datapath.Trial) (datapath.Explanation, error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.explain = answer
 }
 
 // Programs implements datapath.Datapath: there are none.

@@ -1,0 +1,100 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/datapathtest"
+	"fairlead.dev/node-agent/internal/endpoints"
+	"fairlead.dev/node-agent/internal/identities"
+	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/nodes"
+	"fairlead.dev/node-agent/internal/policies"
+)
+
+// explaining is an agent's API on a datapath that answers what the test says.
+func explaining(t *testing.T, local bool, answer func(datapath.Trial) (datapath.Explanation, error)) *Service {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	dp := &datapathtest.Fake{}
+	dp.SetExplain(answer)
+	cache := ipcache.New(log)
+	registry := identities.NewRegistry(nil, log)
+	manager := policies.New(dp, cache, policies.ModeDefault, log)
+	agent := &Agent{NodeName: "node1", Components: func() []Component { return nil }}
+	agent.Parts.Store(&Parts{
+		Datapath: dp, Registry: registry, Cache: cache, Policies: manager, Nodes: nodes.New("node1", dp, cache, t.TempDir(), log),
+		Endpoints:  endpoints.New(endpoints.Options{Datapath: dp, Registry: registry, Policies: manager, Cache: cache, StateDirectory: t.TempDir(), Log: log}),
+		ServerName: "node1.default.hubble-grpc.cilium.io", Announcer: &nodes.Announcer{Log: log},
+	})
+	return &Service{Agent: agent, Local: local}
+}
+
+func TestExplainRefusesWhatIsNoQuestion(t *testing.T) {
+	never := func(datapath.Trial) (datapath.Explanation, error) {
+		t.Error("a packet was tried")
+		return datapath.Explanation{}, nil
+	}
+	for name, test := range map[string]struct {
+		local   bool
+		request *fairleadv1.ExplainRequest
+		want    codes.Code
+	}{
+		"a protocol that there is not": {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80, Protocol: "carrier-pigeon"}, codes.InvalidArgument},
+		"no port":                      {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d"}, codes.InvalidArgument},
+		"a port beyond the last":       {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 70000}, codes.InvalidArgument},
+		"a pod that nobody knows":      {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80}, codes.NotFound},
+		"a pod that is gone": {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80,
+			Arrival: &fairleadv1.ExplainArrival{Hops: 1}}, codes.NotFound},
+		"a frame of somebody who is no agent": {false, &fairleadv1.ExplainRequest{Arrival: &fairleadv1.ExplainArrival{Frame: []byte{1}}}, codes.PermissionDenied},
+		"a frame that goes round":             {true, &fairleadv1.ExplainRequest{Arrival: &fairleadv1.ExplainArrival{Frame: []byte{1}, Hops: 9}}, codes.ResourceExhausted},
+	} {
+		_, err := explaining(t, test.local, never).Explain(context.Background(), test.request)
+		if status.Code(err) != test.want {
+			t.Errorf("%s: %v, want %s", name, err, test.want)
+		}
+	}
+}
+
+func TestExplainPutsNamesToNumbers(t *testing.T) {
+	s := explaining(t, true, func(trial datapath.Trial) (datapath.Explanation, error) {
+		if string(trial.Frame) != "frame" {
+			t.Errorf("tried %+v", trial)
+		}
+		return datapath.Explanation{Outcome: datapath.OutcomeDropped, Reason: 133, Steps: []datapath.ExplainStep{
+			{Hook: "from_netdev", Kind: "identity", Map: "ipcache", Key: "10.0.0.1", Value: "identity 2", Identity: 2, Text: "10.0.0.1 has identity 2"},
+			{Hook: "from_netdev", Kind: "verdict", Verdict: "dropped", Reason: 133, File: 3, Line: 42, Text: "dropped"},
+		}}, nil
+	})
+	got, err := s.Explain(context.Background(), &fairleadv1.ExplainRequest{Arrival: &fairleadv1.ExplainArrival{Frame: []byte("frame"), Hops: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GetVerdict() != "dropped" || got.GetDropReasonName() != "POLICY_DENIED" || !strings.Contains(got.GetSummary(), "node1") {
+		t.Errorf("%v", got)
+	}
+	steps := got.GetSteps()
+	if len(steps) != 2 || steps[0].GetNode() != "node1" || !strings.Contains(steps[0].GetText(), "world") || steps[1].GetSource() != "from_netdev.bpf.c:42" ||
+		steps[1].GetDropReason() != 133 {
+		t.Errorf("%v", steps)
+	}
+}
+
+// A node that cannot be asked is part of the answer, and no error.
+func TestExplainSaysWhichNodeDidNotAnswer(t *testing.T) {
+	s := explaining(t, true, func(datapath.Trial) (datapath.Explanation, error) {
+		return datapath.Explanation{Outcome: datapath.OutcomeOnward, Node: netip.MustParseAddr("192.0.2.9"), Frame: []byte("on"), Steps: []datapath.ExplainStep{{Hook: "from_netdev"}}}, nil
+	})
+	got, err := s.Explain(context.Background(), &fairleadv1.ExplainRequest{Arrival: &fairleadv1.ExplainArrival{Frame: []byte("frame")}})
+	if err != nil || got.GetVerdict() != "unknown" || !strings.Contains(got.GetSummary(), "192.0.2.9") || len(got.GetSteps()) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
