@@ -19,14 +19,27 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+/* Of packets that are only tried; node-agent/internal/datapath/explain_walk.go has the same. */
+#define DRY_RUN_PRIORITY 0x6472792d
+
 /* The kernel's, as far as they are read. */
+struct net {
+	__u64 net_cookie;
+} __attribute__((preserve_access_index));
+
+typedef struct {
+	struct net *net;
+} __attribute__((preserve_access_index)) possible_net_t;
+
 struct net_device {
 	int ifindex;
+	possible_net_t nd_net;
 } __attribute__((preserve_access_index));
 
 struct sk_buff {
 	struct net_device *dev;
 	unsigned int len;
+	__u32 priority;
 	__be16 protocol;
 	__u16 transport_header;
 	__u16 network_header;
@@ -56,6 +69,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct limit);
 } kernel_limits SEC(".maps");
+
+/* On this node: the tracepoint sees the whole machine, on which other nodes may be namespaces as well. */
+static __always_inline bool is_here(struct sk_buff *skb)
+{
+	struct net_device *dev = skb->dev;
+	__u64 cookie;
+
+	if (!config.host_cookie || !dev)
+		return true;
+	/* In a socket's queue the field has something else, which no namespace is found by. */
+	cookie = dev->nd_net.net->net_cookie;
+	return !cookie || cookie == config.host_cookie || bpf_map_lookup_elem(&namespaces, &cookie);
+}
 
 /* Both families' headers up to the addresses. */
 struct v4 {
@@ -138,6 +164,16 @@ static __always_inline void read_layer4(struct event *e, struct dropped *d, unsi
 	}
 }
 
+/* What the kernel makes to answer a question about routes (ip route get ... iif ...): a datagram without
+ * ports. */
+static __always_inline bool asks_for_route(struct dropped *d, unsigned char *at)
+{
+	__u32 ports = 1;
+
+	return d->protocol == IPPROTO_UDP && d->first && !bpf_probe_read_kernel(&ports, 4, at + d->header) &&
+	       !ports;
+}
+
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 {
@@ -165,8 +201,11 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 	for (int i = 0; i < 8; i++)
 		if (own_reasons[i] && reason == own_reasons[i])
 			return 0;
+	/* What explain tries is freed in the end like everything else. */
+	if (skb->priority == DRY_RUN_PRIORITY || !is_here(skb))
+		return 0;
 	at = skb->head + skb->network_header;
-	if (!read_headers(skb, at, &d))
+	if (!read_headers(skb, at, &d) || asks_for_route(&d, at))
 		return 0;
 	ep = local_endpoint(&d.destination);
 	if (ep) {

@@ -88,14 +88,14 @@ type Proxied struct {
 func (k *kernel) Explain(ctx context.Context, t Trial) (Explanation, error) {
 	k.dry.mu.Lock()
 	defer k.dry.mu.Unlock()
-	w, err := k.startWalk()
-	if err != nil {
-		return Explanation{}, fmt.Errorf("explaining: %w", err)
-	}
 	if err := ctx.Err(); err != nil {
 		return Explanation{}, fmt.Errorf("explaining: %w", err)
 	}
-	err = k.namespace.do(func() error {
+	var w *walk
+	err := k.namespace.do(func() (err error) {
+		if w, err = k.startWalk(); err != nil {
+			return err
+		}
 		if t.Frame != nil {
 			return w.arrive(t.Frame)
 		}

@@ -20,6 +20,10 @@ const (
 	actRedirect = 7
 )
 
+// dryRunPriority marks packets that are only tried, for bpf/kfree_skb.bpf.c, which would count them as dropped when they are
+// freed.
+const dryRunPriority = 0x6472792d
+
 // maxHooks bounds a walk; no packet passes more of them on one node.
 const maxHooks = 8
 
@@ -68,6 +72,7 @@ func (w *walk) run(program string, frame []byte, context testContext) (int, []by
 	if err := w.k.dry.drain(func([]byte) {}); err != nil {
 		return 0, nil, err
 	}
+	context.Priority = dryRunPriority
 	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: context}
 	verdict, err := p.Run(options)
 	if err != nil {
