@@ -17,6 +17,7 @@ static __always_inline int to_interface_of(struct __sk_buff *skb, struct endpoin
 	__builtin_memcpy(macs + 6, ep->host_mac, 6);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return TC_ACT_SHOT;
+	step(STEP_REDIRECT, REDIRECT_DEVICE, s->number[0] = ep->ifindex);
 	return bpf_redirect(ep->ifindex, 0);
 }
 

@@ -201,6 +201,9 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location)
 	for (int i = 0; i < 8; i++)
 		if (own_reasons[i] && reason == own_reasons[i])
 			return 0;
+	/* The end of a connection that is read by nobody any more: nothing is lost with it. */
+	if (!skb->len)
+		return 0;
 	/* What explain tries is freed in the end like everything else. */
 	if (skb->priority == DRY_RUN_PRIORITY || !is_here(skb))
 		return 0;

@@ -18,9 +18,19 @@ const dryIdle = time.Minute
 
 // privateMaps are those that a dry run has for itself: what it may write, and the ring that its steps come by. All others
 // are the node's own, which the programs do not write when config.dry_run is set.
-var privateMaps = map[string]uint32{
-	"events": 1 << 16, "lost": 1, "metrics": 512, "scratch": 0, "nat_scratch": 0, "service_scratch": 0, "track_scratch": 0, "fragments": 64, "bulk": 0, "sockets": 64,
-	"drop_limits": 64, "suppressed": 0, "kernel_drops": 0, "kernel_limits": 0,
+var privateMaps = map[string]uint32{"events": 1 << 16, "fragments": 64, "sockets": 64}
+
+// isPrivate tells whether a dry run has a map for itself, and of which size (0: the usual one). All maps with a value per
+// processor are, since they are counters or room to work in.
+func isPrivate(name string, m *ebpf.MapSpec) (size uint32, private bool) {
+	if size, private := privateMaps[name]; private {
+		return size, true
+	}
+	switch m.Type {
+	case ebpf.PerCPUArray, ebpf.PerCPUHash, ebpf.LRUCPUHash:
+		return 0, true
+	}
+	return 0, false
 }
 
 // dryRun holds the programs for dry runs, loaded with the first question and again when a map was replaced.
@@ -125,7 +135,7 @@ func loadDryRun(makeSpec func() (*spec, error), shared map[string]*ebpf.Map) (*o
 		return fail(err)
 	}
 	for name, m := range s.mapSpecs() {
-		size, private := privateMaps[name]
+		size, private := isPrivate(name, m)
 		if _, known := o.maps[name]; known && !private {
 			continue
 		}
