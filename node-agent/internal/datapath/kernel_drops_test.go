@@ -45,7 +45,6 @@ func (n *node) kernelDrops(t *testing.T) map[string]uint64 {
 // counted again.
 func TestKernelDrops(t *testing.T) {
 	c := newCluster(t, datapath.RoutingTunnel)
-	c.quiet(t)
 	n := c.nodes[0]
 	a, b := n.pods[0], n.pods[1]
 	before := n.kernelDrops(t)
@@ -78,7 +77,6 @@ func TestKernelDrops(t *testing.T) {
 	e := b.endpoint
 	e.PolicyIngress = true
 	must(t, n.datapath.UpsertEndpoint(ctx, e))
-	quiet := n.kernelDrops(t)
 	for sent := 0; sent < 20; {
 		// The port unreachable of the first datagram comes back as an error here.
 		if _, err := fmt.Fprintln(conn, "x"); err == nil {
@@ -99,8 +97,8 @@ func TestKernelDrops(t *testing.T) {
 		}
 	}
 	for reason, count := range n.kernelDrops(t) {
-		if count != quiet[reason] {
-			t.Errorf("drops of ours were counted as the kernel's %s, too", reason)
+		if strings.HasPrefix(reason, "TC_") || strings.HasPrefix(reason, "XDP") {
+			t.Errorf("%d drops of ours were counted as the kernel's %s, too", count, reason)
 		}
 	}
 	// The program's own sources have names, so that a drop can be looked up.

@@ -70,19 +70,6 @@ func (t *serviceTable) all(yield func(*serviceState) bool) {
 	}
 }
 
-func (t *serviceTable) count() (frontends, backends, slots int) {
-	for s := range t.all {
-		frontends += len(s.frontends)
-		backends += len(s.backends)
-		for view, list := range s.lists {
-			if list != nil && (view == internal || list != s.lists[internal]) {
-				slots += len(list.slots)
-			}
-		}
-	}
-	return frontends, backends, slots
-}
-
 func newServiceState(id uint32) *serviceState {
 	return &serviceState{id: id, frontends: map[serviceKeyLayout]serviceLayout{}, backends: map[netip.AddrPort]numbered{}, ranges: map[netip.Prefix]struct{}{}}
 }

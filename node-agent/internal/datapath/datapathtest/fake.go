@@ -35,14 +35,7 @@ type Fake struct {
 	failures      map[string]error
 	mtu           int
 	closed        bool
-	drops     []datapath.DropCount
-	handlers  map[int]subscriber
-	next      int
-	calls     []string
-	failures  map[string]error
-	mtu       int
-	closed    bool
-	explain   func(datapath.Trial) (datapath.Explanation, error)
+	explain       func(datapath.Trial) (datapath.Explanation, error)
 }
 
 type subscriber struct {
