@@ -101,6 +101,16 @@ test.describe('the demo, from the console', () => {
     await picture(page, 'policies');
   });
 
+  test('Audit has the write, with who made it and the policy as it is now', async ({ page }) => {
+    await open(page, 'audit');
+    const row = page.getByRole('row', { name: /policies\.create.*rule1/ }).first();
+    await expect(row).toBeVisible();
+    await row.click();
+    const pane = page.getByRole('complementary', { name: 'One write' });
+    await expect(pane.getByText('request-landing').or(pane.getByText('endpointSelector')).first()).toBeVisible();
+    await picture(page, 'audit');
+  });
+
   test('Flows shows FORWARDED and DROPPED with the deciding policy', async ({ page }) => {
     await governed();
     await open(page, 'flows');

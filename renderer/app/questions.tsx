@@ -67,6 +67,11 @@ function Actions({ children }: { readonly children: React.ReactNode }) {
   return <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>{children}</div>;
 }
 
+/** The name that sshd gives to the file of a key of this algorithm. */
+function keyFile(algorithm: string): string {
+  return algorithm === 'ssh-rsa' ? 'rsa' : algorithm.startsWith('ecdsa') ? 'ecdsa' : 'ed25519';
+}
+
 function HostKey({ question, onCancel }: BodyProps<'host-key'>) {
   const decide = useAction((client) => client.questions.decide({ id: question.id, accept: true }));
   return (
@@ -87,7 +92,7 @@ function HostKey({ question, onCancel }: BodyProps<'host-key'>) {
           [
             'On the machine',
             <span key="c" className="mono">
-              ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
+              {`ssh-keygen -lf /etc/ssh/ssh_host_${keyFile(question.algorithm)}_key.pub`}
             </span>,
           ],
         ]}
