@@ -42,11 +42,13 @@ func Cleanup(ctx context.Context, bpffs string) error {
 		}
 		note("removing the proxies' routes", removeProxyRoutes())
 		note("removing the proxies' rules", writeProxyTable(ns, false))
-		routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
-		note("listing routes", err)
-		for _, r := range routes {
-			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-				note(fmt.Sprintf("removing the route to %s", r.Dst), err)
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+			note("listing routes", err)
+			for _, r := range routes {
+				if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+					note(fmt.Sprintf("removing the route to %s", r.Dst), err)
+				}
 			}
 		}
 		note("removing rules", removeRules(ns))

@@ -10,9 +10,9 @@ import (
 
 // What a scan calls residue is there while the datapath is, and gone after a cleanup: it is not blind.
 func TestResidueIsSeenAndGoneAfterACleanup(t *testing.T) {
-	for name, routing := range map[string]datapath.RoutingMode{"tunnel": datapath.RoutingTunnel, "native": datapath.RoutingNative} {
+	for name, routing := range map[string]datapath.RoutingMode{"tunnel": datapath.RoutingTunnel, "native": datapath.RoutingNative, "native, nftables": datapath.RoutingNative} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster(t, routing)
+			c := newClusterWith(t, routing, func(c *datapath.Config) { c.BPFMasquerade = !strings.Contains(name, "nftables") })
 			n := c.nodes[0]
 			scan := func() []string {
 				var found []string
@@ -27,7 +27,10 @@ func TestResidueIsSeenAndGoneAfterACleanup(t *testing.T) {
 				return found
 			}
 			before := strings.Join(scan(), "\n")
-			wanted := []string{"pin ", "program from_pod", "program from_netdev on interface eth0", "nftables table fairlead", "directory "}
+			wanted := []string{"pin ", "program from_pod", "program from_netdev on interface eth0", "route to 10.77.1.11/32", "route to fd00:10:77:1::11/128", "directory "}
+			if !n.config.BPFMasquerade {
+				wanted = append(wanted, "nftables table fairlead")
+			}
 			if n.cgroup != "" {
 				wanted = append(wanted, "on cgroup ")
 			}
