@@ -81,7 +81,8 @@ static __noinline int to_node(struct __sk_buff *skb, int leave)
 	find_peer(&p.destination, &t.peer);
 	if (t.peer.identity != IDENTITY_HOST)
 		return leave;
-	/* What cannot be told apart cannot be allowed; where nothing is enforced it is the stack's business. */
+	/* What cannot be told apart cannot be allowed; where nothing is enforced it is the stack's business.
+	 */
 	if (!err)
 		err = host_ingress(skb, &p, &r, &t);
 	else if (!(host->flags & ENDPOINT_POLICY_INGRESS) || (host->flags & ENDPOINT_AUDIT))

@@ -312,7 +312,7 @@ func TestTooLargeIsAnswered(t *testing.T) {
 	f.source, f.destination = "10.77.1.11", "10.77.2.11"
 	f.payload = make([]byte, 1450-28+1)
 	data := f.bytes()
-	if verdict, out = r.run("from_pod", data); len(out) < 1400 {
+	if _, out = r.run("from_pod", data); len(out) < 1400 {
 		t.Errorf("one that may be fragmented was answered: %x", out)
 	}
 	data[20] = 0x40
