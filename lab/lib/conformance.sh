@@ -5,8 +5,8 @@
 # as upstream's image has, from the system's packages.
 
 # Programs of agnhost's image (its Dockerfile names them), and their packages.
-AGNHOST_TOOLS="dig curl wget nc ip ss iperf bash conntrack dash"
-AGNHOST_PACKAGES="dash wget bind9-dnsutils curl netcat-openbsd iproute2 iperf bash conntrack libc6 busybox-static"
+AGNHOST_TOOLS="dig getent curl wget nc ip ss iperf bash conntrack dash"
+AGNHOST_PACKAGES="dash libc-bin wget bind9-dnsutils curl netcat-openbsd iproute2 iperf bash conntrack libc6 busybox-static"
 
 # What the suite calls its images; a name that it does not have is an error.
 E2E=registry.k8s.io/e2e-test-images
