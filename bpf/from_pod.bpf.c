@@ -12,6 +12,7 @@
 #include "lib/host_firewall.h"
 #include "lib/neighbour.h"
 #include "lib/pmtu.h"
+#include "lib/snat.h"
 
 #define CONTINUE (-1)
 
@@ -129,7 +130,7 @@ int from_pod(struct __sk_buff *skb)
 	}
 	/* The answer to a client outside, who asked a service. */
 	if (out->reverse) {
-		err = rewrite(skb, p, true, &out->service, out->service_port);
+		err = nat_rewrite(skb, p, true, &out->service, out->service_port);
 		if (err)
 			return drop(skb, p, r, err);
 	}

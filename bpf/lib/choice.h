@@ -112,7 +112,7 @@ static __always_inline int keep_entry(struct connection_key *key, struct connect
 
 static __always_inline void touch_entry(struct connection *c, struct packet *p, __u8 side, __u64 now)
 {
-	if (config.dry_run)
+	if (config.dry_run || p->related)
 		return;
 	c->expires = choice_lifetime(c, p, now);
 	c->packets[side & 1]++;
@@ -148,7 +148,8 @@ __verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
 		w->port = c->translated_port;
 		return 0;
 	}
-	service = find_service(&p->destination, p->destination_port, p->protocol);
+	/* An error chooses nobody. */
+	service = p->related ? NULL : find_service(&p->destination, p->destination_port, p->protocol);
 	if (!service)
 		return NO_SERVICE;
 	if (view == OUTSIDE) {

@@ -416,12 +416,13 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		refresh(c, p, t->side, now, opening);
 		t->report = report_due(c, p, t->side, now);
 		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
-		if (t->reply && (c->flags & CONNECTION_REVERSE)) {
-			t->reverse = true;
-			t->has_service = true;
-			t->service = c->translated;
-			t->service_port = c->translated_port;
-		}
+	}
+	/* Of errors, those that a pod answers clients outside with. */
+	if (t->reply && (c->flags & CONNECTION_REVERSE) && (!p->related || t->side == OUT)) {
+		t->reverse = true;
+		t->has_service = true;
+		t->service = c->translated;
+		t->service_port = c->translated_port;
 	}
 	r->rule = c->rule;
 	r->reply = t->reply;

@@ -47,14 +47,14 @@ __verified_once int restore_front(struct __sk_buff *skb, struct packet *p)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int err;
 
-	if (!p || !w || !has_ports(p->protocol))
+	if (!p || !w || !(has_ports(p->protocol) || p->related))
 		return 0;
 	connection_key(&w->key, p, NODE_ENDPOINT, IN);
 	c = bpf_map_lookup_elem(&connections, &w->key);
 	if (!c || !(c->flags & CONNECTION_REVERSE) || c->expires < now)
 		return 0;
 	touch_entry(c, p, IN, now);
-	err = rewrite(skb, p, true, &c->translated, c->translated_port);
+	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
 	return err ? err : 1;
 }
 
@@ -115,13 +115,14 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 
 	if (!p || !in || !w)
 		return -DROP_INVALID;
-	if (!has_ports(p->protocol))
+	if (!has_ports(p->protocol) && !p->related)
 		return NO_SERVICE;
 	err = choose_backend(p, OUTSIDE, NODE_ENDPOINT);
 	if (err)
 		return err;
-	err = rewrite(skb, p, false, &w->backend, w->port);
-	if (err)
+	/* Of an error what it quotes as well: the answer that it is about was the backend's. */
+	err = nat_rewrite(skb, p, false, &w->backend, w->port);
+	if (err || p->related)
 		return err;
 	in->has_service = true;
 	in->service = w->front;

@@ -426,3 +426,20 @@ func askAll(c net.Conn, line string) (string, error) {
 	answer, err := bufio.NewReader(c).ReadString('\n')
 	return strings.TrimSpace(answer), err
 }
+
+// What backends answer with an error reaches the client as the service's.
+func TestErrorsOfBackends(t *testing.T) {
+	eachRouting(t, func(t *testing.T, c *cluster) {
+		outside := withOutside(t, c, nil)
+		must(t, c.nodes[1].datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("192.0.2.1/32"), Identity: 6}))
+		for name, server := range map[string]*pod{"here": c.nodes[0].pods[0], "elsewhere": c.nodes[1].pods[0]} {
+			// Nobody listens there.
+			c.publish(t, echoService(unix.IPPROTO_UDP, backend(server, 7001)))
+			for _, to := range []string{vip + ":80", nodeOutside + ":30080"} {
+				if _, err := outside.try("udp4", to); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("backend %s by %s: %v; drops %v and %v", name, to, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+				}
+			}
+		}
+	})
+}
