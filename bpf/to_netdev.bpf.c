@@ -101,7 +101,8 @@ int to_netdev(struct __sk_buff *skb)
 	to = is_v4(&source) ? device->address : device->address6;
 	if (in_pod_range(&source))
 		return of_pod(skb, &to);
-	return same_address(&source, &to) ? of_node(skb, &to) : TC_ACT_UNSPEC;
+	/* By whatever device: a service's answer has the address that its backend has. */
+	return same_address(&source, &to) || is_host(&source) ? of_node(skb, &source) : TC_ACT_UNSPEC;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

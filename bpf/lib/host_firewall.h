@@ -49,7 +49,7 @@ static __always_inline int host_egress(struct __sk_buff *skb, struct packet *p, 
 {
 	struct endpoint *host = host_endpoint();
 
-	if (!host || !skb->sk || is_link_upkeep(p))
+	if (!host || !skb->sk || skb->ingress_ifindex || is_link_upkeep(p))
 		return 0;
 	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return 0;

@@ -443,3 +443,19 @@ func TestErrorsOfBackends(t *testing.T) {
 		}
 	})
 }
+
+// A backend on the node's own network: the stack delivers, to_netdev puts the service's address back.
+func TestBackendIsTheNode(t *testing.T) {
+	eachRouting(t, func(t *testing.T, c *cluster) {
+		outside := withOutside(t, c, nil)
+		n := c.nodes[0]
+		n.space.echoTCP(t, ":8090")
+		c.publish(t, echoService(unix.IPPROTO_TCP, datapath.Backend{Address: addr("192.0.2.1"), Port: 8090, Internal: true, External: true}))
+		for _, to := range []string{vip + ":80", nodeOutside + ":30080"} {
+			got, err := outside.try("tcp4", to)
+			if err != nil || !strings.HasPrefix(got, outsideAddress+":") {
+				t.Errorf("%s: %q, %v; drops %v", to, got, err, drops(t, n))
+			}
+		}
+	})
+}
