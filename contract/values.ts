@@ -32,7 +32,7 @@ export const valuesSchema = z.object({
   enableIPv4Masquerade: flag(true),
   enableIPv6Masquerade: flag(true),
   bpf: group({
-    masquerade: flag(false),
+    masquerade: flag(true),
     monitorAggregation: z._default(z.enum(['medium', 'none']), 'medium'),
     mapDynamicSizeRatio: count(0.0025),
     /** 0: worked out from the node's memory. */

@@ -90,11 +90,16 @@ describe('every combination that cannot work is refused by its field', () => {
     ],
     [
       'no connection tracking with netfilter',
-      set({ ...native, installNoConntrackIptablesRules: true }),
+      set({ ...native, installNoConntrackIptablesRules: true, 'bpf.masquerade': false }),
       'installNoConntrackIptablesRules',
       'bpf.masquerade',
     ],
-    ['exceptions without eBPF', set({ 'ipMasqAgent.enabled': true }), 'ipMasqAgent.enabled', 'bpf.masquerade'],
+    [
+      'exceptions without eBPF',
+      set({ 'ipMasqAgent.enabled': true, 'bpf.masquerade': false }),
+      'ipMasqAgent.enabled',
+      'bpf.masquerade',
+    ],
     [
       'an exception that is no range',
       set({ 'ipMasqAgent.config.nonMasqueradeCIDRs': ['10/8'] }),
@@ -175,11 +180,11 @@ test('every value is explained, once, and the JSON Schema says the same', () => 
 test('the agent is told only what differs from its defaults, and nothing that is the console’s', () => {
   expect(agentConfiguration(defaultValues)).toBe('{}\n');
   const values = [
-    ['bpf.masquerade', true],
+    ['bpf.masquerade', false],
     ['cni.binPath', '/opt/k3s/bin'],
     ['cni.exclusive', true],
   ].reduce<Values>((all, [path, value]) => withValue(all, path as string, value as boolean), defaultValues);
-  expect(agentConfiguration(values)).toBe('bpf:\n  masquerade: true\ncni:\n  exclusive: true\n');
+  expect(agentConfiguration(values)).toBe('bpf:\n  masquerade: false\ncni:\n  exclusive: true\n');
 });
 
 describe('a values file of Cilium', () => {
@@ -190,7 +195,7 @@ describe('a values file of Cilium', () => {
     nativeRoutingCIDR: '10.0.0.0/8',
     ipam: { mode: 'cluster-pool' },
     operator: { replicas: 2 },
-    bpf: { masquerade: true },
+    bpf: { masquerade: false },
     encryption: { enabled: true },
     policyCIDRMatchMode: 'nodes',
     hubble: { relay: { enabled: true }, ui: { enabled: true } },
@@ -203,7 +208,7 @@ describe('a values file of Cilium', () => {
       routingMode: 'native',
       k8sServicePort: 6443,
       ipv4NativeRoutingCIDR: '10.0.0.0/8',
-      bpf: { masquerade: true },
+      bpf: { masquerade: false },
       policyCIDRMatchMode: ['nodes'],
       hubble: { relay: { enabled: true } },
     });

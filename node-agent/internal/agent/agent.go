@@ -62,6 +62,8 @@ type agent struct {
 	client     *kubernetes.Client
 	started    time.Time
 	ready      readiness
+	// exhaustion tells whether masquerading ran out of ports lately.
+	exhaustion recently
 	// serviceHealth answers load balancers that ask for the health of services and of this node.
 	serviceHealth *services.Health
 }
@@ -242,7 +244,8 @@ func (a *agent) settings(n thisNode, router, router6 netip.Addr) (datapath.Confi
 		NativeRoutingCIDR: a.config.NativeRoutingCIDR(), NativeRoutingCIDR6: a.config.NativeRoutingCIDR6(), Routing: datapath.RoutingMode(a.config.RoutingMode),
 		TunnelProtocol: datapath.TunnelProtocol(a.config.TunnelProtocol), TunnelPort: uint16(a.config.TunnelPort),
 		EndpointRoutes: *a.config.EndpointRoutes.Enabled, AutoDirectNodeRoutes: a.config.AutoDirectNodeRoutes, Devices: devices, MTU: a.config.MTU,
-		Masquerade: *a.config.EnableIPv4Masquerade, KubeProxyReplacement: *a.config.KubeProxyReplacement,
+		Masquerade: *a.config.EnableIPv4Masquerade, Masquerade6: *a.config.EnableIPv6Masquerade, BPFMasquerade: *a.config.BPF.Masquerade,
+		NATMax: a.config.BPF.NATMax, NoConntrack: a.config.InstallNoConntrackIptablesRules, KubeProxyReplacement: *a.config.KubeProxyReplacement,
 		CgroupRoot: root, BPFFS: a.BPFFS, HostFirewall: a.config.HostFirewall.Enabled, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
 		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,

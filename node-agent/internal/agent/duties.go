@@ -34,6 +34,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	wait.Go(func() { p.Prober.Run(ctx, probeInterval, p.Nodes.Others) })
+	wait.Go(func() { a.followMasqueradeRules(ctx, p) })
 	wait.Go(func() {
 		w.refresh.run(ctx, func(key string) {
 			var err error
@@ -62,6 +63,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		case <-tick.C:
 		}
 		a.retry(ctx, s)
+		a.reportMasquerading(p)
 		// A plugin that did not reach the agent while it started left its removal here.
 		a.note("recorded removals", cni.ProcessTombstones(ctx, filepath.Join(a.RunDirectory, "deleted"), p.Endpoints.Detach))
 		p.Endpoints.Sweep(ctx, abandoned, time.Now())

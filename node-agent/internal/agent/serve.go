@@ -109,11 +109,11 @@ func (a *agent) recordOwn(c datapath.Config) error {
 	if c.Routing == datapath.RoutingTunnel {
 		errs = append(errs, record("link", c.TunnelDevice(), "device of the tunnel", "ip link del "+c.TunnelDevice()))
 	}
-	if c.Masquerade {
+	if (c.Masquerade || c.Masquerade6) && !c.BPFMasquerade {
 		errs = append(errs, record("nftables", "inet fairlead", "masquerading of what leaves the cluster", "nft delete table inet fairlead"))
 	}
 	for _, device := range c.Devices {
-		errs = append(errs, record("program", device, "from_netdev at tc ingress", cleanup))
+		errs = append(errs, record("program", device, "from_netdev at tc ingress, to_netdev at tc egress", cleanup))
 	}
 	if c.KubeProxyReplacement {
 		errs = append(errs, record("cgroup", c.CgroupRoot, "connect4, sendmsg4, recvmsg4, getpeername4", cleanup))

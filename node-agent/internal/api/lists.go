@@ -154,6 +154,31 @@ func (s *Service) ListConntrack(_ context.Context, r *fairleadv1.ListConntrackRe
 	return out, nil
 }
 
+// ListNAT lists translated flows; at most limit, 10,000 where that is 0.
+func (s *Service) ListNAT(_ context.Context, r *fairleadv1.ListNATRequest) (*fairleadv1.ListNATResponse, error) {
+	p, err := s.parts()
+	if err != nil {
+		return nil, err
+	}
+	limit := int(r.GetLimit())
+	if limit == 0 {
+		limit = 10000
+	}
+	list, err := p.Datapath.NAT(limit + 1)
+	if err != nil {
+		return nil, internal("listing translations", err)
+	}
+	out := &fairleadv1.ListNATResponse{}
+	if len(list) > limit {
+		out.Truncated, list = true, list[:limit]
+	}
+	for _, e := range list {
+		out.Flows = append(out.Flows, &fairleadv1.NATInfo{Protocol: uint32(e.Protocol), Source: e.Source.String(), Destination: e.Destination.String(),
+			Translated: e.Translated.String(), Own: e.Own, Flags: e.Flags, ExpiresSeconds: uint32(max(0, e.Expires.Seconds()))})
+	}
+	return out, nil
+}
+
 // ListCounters lists what was forwarded and dropped, by reason.
 func (s *Service) ListCounters(context.Context, *fairleadv1.ListCountersRequest) (*fairleadv1.ListCountersResponse, error) {
 	p, err := s.parts()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"fairlead.dev/node-agent/internal/nodes"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -38,11 +39,17 @@ var (
 	ipAddresses    = describe("cilium_ip_addresses", "Addresses handed out.", "family")
 	ipCapacity     = describe("cilium_ipam_capacity", "Addresses that this node can hand out.", "family")
 	reachable      = describe("cilium_unreachable_nodes", "Nodes that do not answer health probes.")
+	nodeReachable  = describe("fairlead_node_health_reachable", "1 where another node answered the last probe.", "node", "path", "probe")
+	nodeLatency    = describe("fairlead_node_health_latency_seconds", "How long the answer to the last probe took.", "node", "path", "probe")
+	natExhausted   = describe("fairlead_nat_port_exhausted_total", "Packets dropped because no port was free to masquerade them.")
 	announced      = describe("fairlead_endpoint_announcements_total", "Announcements of new endpoints to other nodes.", "outcome")
 	proxied        = describe("cilium_policy_l7_total", "Requests that a proxy received, denied or could not forward; answers of DNS that went out before their addresses were allowed (late).", "proxy_type", "rule")
 	flowsSeen      = describe("fairlead_flow_events_total", "Events of the datapath that the agent has read.")
 	flowsLost      = describe("fairlead_flow_events_lost_total", "Events that were lost, by where.", "where")
 )
+
+// dropNoMapping is Hubble's reason of packets for which no port was free.
+const dropNoMapping = 167
 
 // Describe implements prometheus.Collector; the metrics depend on the agent's state.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) { out <- startToReady }
@@ -71,6 +78,13 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	if counts, err := p.Datapath.Drops(); err == nil {
+		noPort := uint64(0)
+		for _, x := range counts {
+			if x.Reason == dropNoMapping && !x.Forwarded {
+				noPort += x.Packets
+			}
+		}
+		counter(natExhausted, noPort)
 		for _, x := range counts {
 			direction := strings.ToUpper(policy.Direction(x.Direction).String())
 			if x.Forwarded {
@@ -136,8 +150,21 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	}
 	unreachable := 0
 	for _, h := range p.Prober.Results() {
-		if !h.Reachable {
+		if !h.Host.HTTP.Reachable {
 			unreachable++
+		}
+		for path, at := range map[string]nodes.Path{"host": h.Host, "endpoint": h.Endpoint} {
+			for probe, answer := range map[string]nodes.Answer{"http": at.HTTP, "icmp": at.ICMP} {
+				if !at.Address.IsValid() {
+					continue
+				}
+				up := 0.0
+				if answer.Reachable {
+					up = 1
+					gauge(nodeLatency, answer.Latency.Seconds(), h.Node, path, probe)
+				}
+				gauge(nodeReachable, up, h.Node, path, probe)
+			}
 		}
 	}
 	gauge(reachable, float64(unreachable))

@@ -18,8 +18,10 @@ import (
 
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
 	"fairlead.dev/node-agent/internal/certificates"
+	"fairlead.dev/node-agent/internal/config"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/nodes"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -62,10 +64,7 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 		if c.RoutingMode == "tunnel" {
 			out.TunnelProtocol = c.TunnelProtocol
 		}
-		out.Masquerade = "off"
-		if *c.EnableIPv4Masquerade {
-			out.Masquerade = "nftables (v4)"
-		}
+		out.Masquerade = masquerade(c)
 		out.KubeProxyReplacement = strconv.FormatBool(*c.KubeProxyReplacement)
 	}
 	p := a.Parts.Load()
@@ -81,14 +80,48 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 		out.AllocationsCapacity += uint32(pool.Capacity())
 	}
 	for _, h := range p.Prober.Results() {
-		out.Nodes = append(out.Nodes, &fairleadv1.NodeHealth{Name: h.Node, Address: h.Address.String(), Reachable: h.Reachable,
-			LatencyMilliseconds: float64(h.Latency) / float64(time.Millisecond), Error: h.Err})
+		out.Nodes = append(out.Nodes, nodeHealth(h))
 	}
 	out.PolicyRevision = p.Policies.Revision()
 	stats := p.Flows.Stats()
 	out.FlowsSeen, out.FlowsLost, out.FlowsPerSecond = stats.Seen, stats.KernelLost+stats.RingLost, stats.PerSecond
 	out.Endpoints, out.Identities, out.Services = uint32(len(p.Endpoints.List())), uint32(p.Registry.Count()), uint32(p.Services.Count())
 	return out, nil
+}
+
+func nodeHealth(h nodes.Health) *fairleadv1.NodeHealth {
+	answer := func(a nodes.Answer) *fairleadv1.ProbeAnswer {
+		return &fairleadv1.ProbeAnswer{Reachable: a.Reachable, LatencyMilliseconds: float64(a.Latency) / float64(time.Millisecond), Error: a.Err}
+	}
+	host := answer(h.Host.HTTP)
+	out := &fairleadv1.NodeHealth{Name: h.Node, Address: h.Host.Address.String(), Reachable: host.GetReachable(),
+		LatencyMilliseconds: host.GetLatencyMilliseconds(), Error: host.GetError(), Icmp: answer(h.Host.ICMP)}
+	if h.Endpoint.Address.IsValid() {
+		out.EndpointAddress, out.EndpointHttp, out.EndpointIcmp = h.Endpoint.Address.String(), answer(h.Endpoint.HTTP), answer(h.Endpoint.ICMP)
+	}
+	if !h.Seen.IsZero() {
+		out.LastSeen = timestamppb.New(h.Seen)
+	}
+	return out
+}
+
+// masquerade names who does it for which families: "BPF (v4, v6)", "nftables (v4)" or "off".
+func masquerade(c *config.Config) string {
+	var families []string
+	if *c.EnableIPv4Masquerade {
+		families = append(families, "v4")
+	}
+	if *c.EnableIPv6Masquerade {
+		families = append(families, "v6")
+	}
+	if len(families) == 0 {
+		return "off"
+	}
+	who := "nftables"
+	if *c.BPF.Masquerade {
+		who = "BPF"
+	}
+	return who + " (" + strings.Join(families, ", ") + ")"
 }
 
 func kernelRelease() string {

@@ -19,6 +19,7 @@ func bpfCommand() *cobra.Command {
 		list        *cobra.Command
 	}{
 		{"ct", "Connections", conntrackList()},
+		{"nat", "Flows whose source is translated", natList()},
 		{"policy", "Policy lines of this node's endpoints", policyList()},
 		{"ipcache", "Who is behind which address", ipcacheList()},
 		{"lb", "Service frontends and backends", list("list", "List frontends and backends", services, serviceHeader, serviceRows)},
@@ -67,6 +68,43 @@ func conntrackList() *cobra.Command {
 	s.bind(command)
 	command.Flags().Uint32Var(&limit, "limit", 1000, "list at most so many")
 	return command
+}
+
+func natList() *cobra.Command {
+	var s settings
+	var limit uint32
+	command := &cobra.Command{
+		Use: "list", Short: "List flows whose source is translated, and ports kept for the node's own sockets", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := s.check(); err != nil {
+				return err
+			}
+			return ask(command.Context(), s.socket, func(ctx context.Context, client fairleadv1.AgentServiceClient) error {
+				answer, err := client.ListNAT(ctx, &fairleadv1.ListNATRequest{Limit: limit})
+				if err != nil {
+					return err
+				}
+				return s.print(command.OutOrStdout(), answer, func(w io.Writer) error { return printNAT(w, answer, limit) })
+			})
+		},
+	}
+	s.bind(command)
+	command.Flags().Uint32Var(&limit, "limit", 1000, "list at most so many")
+	return command
+}
+
+func printNAT(w io.Writer, answer *fairleadv1.ListNATResponse, limit uint32) error {
+	var rows [][]string
+	for _, f := range answer.GetFlows() {
+		rows = append(rows, []string{protocolName(f.GetProtocol()), f.GetSource(), f.GetDestination(), f.GetTranslated(), f.GetFlags(), fmt.Sprintf("%ds", f.GetExpiresSeconds())})
+	}
+	if err := columns(w, "PROTOCOL|SOURCE|DESTINATION|SEEN AS|STATE|EXPIRES", rows); err != nil {
+		return err
+	}
+	if answer.GetTruncated() {
+		fmt.Fprintf(w, "... more than %d; raise --limit to see them\n", limit)
+	}
+	return nil
 }
 
 func policyList() *cobra.Command {

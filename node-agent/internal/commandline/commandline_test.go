@@ -117,3 +117,19 @@ func TestPortText(t *testing.T) {
 		}
 	}
 }
+
+func TestNATIsPrinted(t *testing.T) {
+	var out strings.Builder
+	answer := &fairleadv1.ListNATResponse{Truncated: true, Flows: []*fairleadv1.NATInfo{
+		{Protocol: 6, Source: "10.77.1.11:40000", Destination: "203.0.113.9:443", Translated: "192.0.2.1:50123", Flags: "replied", ExpiresSeconds: 60},
+		{Protocol: 17, Source: "192.0.2.1:40001", Destination: "203.0.113.9:53", Translated: "192.0.2.1:40001", Own: true, Flags: "own"},
+	}}
+	if err := printNAT(&out, answer, 2); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"SEEN AS", "10.77.1.11:40000", "192.0.2.1:50123", "replied", "own", "60s", "more than 2"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}

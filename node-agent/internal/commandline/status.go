@@ -72,10 +72,14 @@ func printStatus(w io.Writer, status *fairleadv1.GetStatusResponse, maps []*fair
 	}
 	line("Node health", "%d/%d reachable", reachable, len(status.GetNodes()))
 	for _, node := range status.GetNodes() {
-		if node.GetReachable() {
-			fmt.Fprintf(w, "  %-16s %-16s %.2f ms\n", node.GetName(), node.GetAddress(), node.GetLatencyMilliseconds())
-		} else {
-			fmt.Fprintf(w, "  %-16s %-16s unreachable: %s\n", node.GetName(), node.GetAddress(), node.GetError())
+		seen := "never"
+		if t := node.GetLastSeen(); t != nil {
+			seen = time.Since(t.AsTime()).Round(time.Second).String() + " ago"
+		}
+		http := &fairleadv1.ProbeAnswer{Reachable: node.GetReachable(), LatencyMilliseconds: node.GetLatencyMilliseconds(), Error: node.GetError()}
+		fmt.Fprintf(w, "  %-16s %-16s http %s, icmp %s; seen %s\n", node.GetName(), node.GetAddress(), answerText(http), answerText(node.GetIcmp()), seen)
+		if node.GetEndpointAddress() != "" {
+			fmt.Fprintf(w, "  %-16s %-16s http %s, icmp %s\n", "  pods' network", node.GetEndpointAddress(), answerText(node.GetEndpointHttp()), answerText(node.GetEndpointIcmp()))
 		}
 	}
 	fmt.Fprintln(w, "Map pressure:")
@@ -103,4 +107,14 @@ func routing(status *fairleadv1.GetStatusResponse) string {
 		direct = ", direct node routes"
 	}
 	return fmt.Sprintf("native, CIDR %s%s", status.GetNativeRoutingCidr(), direct)
+}
+
+func answerText(a *fairleadv1.ProbeAnswer) string {
+	switch {
+	case a == nil:
+		return "not asked"
+	case a.GetReachable():
+		return fmt.Sprintf("%.2f ms", a.GetLatencyMilliseconds())
+	}
+	return "unreachable: " + a.GetError()
 }

@@ -55,6 +55,7 @@ type Config struct {
 	CNI                 CNI        `json:"cni,omitempty"`
 	ServiceOptions
 	ProxyOptions
+	MasqueradeOptions
 }
 
 // Family says whether pods have addresses of it.
@@ -74,8 +75,10 @@ type Cluster struct {
 
 // BPF tunes the programs.
 type BPF struct {
-	// Masquerade in BPF; not in this version, which masquerades with nftables.
-	Masquerade bool `json:"masquerade,omitempty"`
+	// Masquerade in the programs, past the host's stack; otherwise nftables does it.
+	Masquerade *bool `json:"masquerade,omitempty"`
+	// NATMax is how many entries the table of masqueraded flows has, two per flow.
+	NATMax int `json:"natMax,omitempty"`
 	// MonitorAggregation is medium (default) or none: one flow event per packet, for debugging.
 	MonitorAggregation string `json:"monitorAggregation,omitempty"`
 	// CTTCPMax, PolicyMapMax and IPCacheMax are map sizes in entries.
@@ -189,10 +192,14 @@ func (c *Config) fill() {
 		c.BPF.MapDynamicSizeRatio = &ratio
 	}
 	yes := true
-	for _, b := range []**bool{&c.IPv4.Enabled, &c.EndpointRoutes.Enabled, &c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
+	for _, b := range []**bool{&c.IPv4.Enabled, &c.EndpointRoutes.Enabled, &c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.EnableIPv6Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
 		if *b == nil {
 			*b = &yes
 		}
+	}
+	if c.BPF.Masquerade == nil {
+		// Beside kube-proxy pods' packets have to pass the host's stack.
+		c.BPF.Masquerade = c.KubeProxyReplacement
 	}
 }
 
@@ -224,7 +231,7 @@ func (c *Config) check() error {
 	oneOf("policyEnforcementMode", c.PolicyEnforcementMode, "default", "always", "never")
 	oneOf("bpf.monitorAggregation", c.BPF.MonitorAggregation, "medium", "none")
 	c.checkServices(refuse, oneOf)
-	if c.HostFirewall.Enabled && *c.EnableIPv4Masquerade && !c.BPF.Masquerade {
+	if c.HostFirewall.Enabled && *c.EnableIPv4Masquerade && !*c.BPF.Masquerade {
 		refuse("hostFirewall.enabled", "The host firewall needs bpf.masquerade.",
 			"Answers to what netfilter masquerades are for pods and look as if they were for the node; it would refuse them.",
 			"Set bpf.masquerade: true, or enableIPv4Masquerade: false.")
@@ -260,10 +267,7 @@ func (c *Config) check() error {
 		refuse("autoDirectNodeRoutes", "Direct node routes need routingMode native.",
 			"In tunnel mode packets between nodes travel inside of the tunnel.", "Set routingMode: native, or autoDirectNodeRoutes: false.")
 	}
-	if c.BPF.Masquerade {
-		refuse("bpf.masquerade", "Masquerading in BPF is not in this version.",
-			"Traffic that leaves the cluster is masqueraded with nftables.", "Set bpf.masquerade: false.")
-	}
+	c.checkMasquerade(refuse)
 	c.ProxyOptions.check(refuse)
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		refuse("MTU", fmt.Sprintf("%d is no usable MTU.", c.MTU), "It has to be 1280 to 65535.", "Use 0 to have it worked out.")

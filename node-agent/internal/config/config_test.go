@@ -26,7 +26,15 @@ func TestParse(t *testing.T) {
 		{"native without range", "routingMode: native\n", "ipv4NativeRoutingCIDR"},
 		{"range is none", "ipv4NativeRoutingCIDR: 10.0.0.0\n", "ipv4NativeRoutingCIDR"},
 		{"direct routes in a tunnel", "autoDirectNodeRoutes: true\n", "autoDirectNodeRoutes"},
-		{"BPF masquerade", "bpf: {masquerade: true}\n", "bpf.masquerade"},
+		{"masquerading", "bpf: {masquerade: false, natMax: 65536}\nenableIPv6Masquerade: false\nipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [10.0.0.0/8], masqLinkLocal: true}}\n", ""},
+		{"masquerading beside kube-proxy", "kubeProxyReplacement: false\n", ""},
+		{"programs beside kube-proxy", "kubeProxyReplacement: false\nbpf: {masquerade: true}\n", "bpf.masquerade"},
+		{"untracked pods", "installNoConntrackIptablesRules: true\n", ""},
+		{"untracked pods with nftables", "installNoConntrackIptablesRules: true\nbpf: {masquerade: false}\n", "installNoConntrackIptablesRules"},
+		{"untracked pods beside kube-proxy", "installNoConntrackIptablesRules: true\nkubeProxyReplacement: false\n", "installNoConntrackIptablesRules"},
+		{"rules for nothing", "ipMasqAgent: {enabled: true}\nenableIPv4Masquerade: false\nenableIPv6Masquerade: false\n", "ipMasqAgent.enabled"},
+		{"rule that is no range", "ipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [ten]}}\n", "ipMasqAgent.config"},
+		{"small table of flows", "bpf: {natMax: 7}\n", "bpf.natMax"},
 		{"unknown mode", "routingMode: carrier-pigeon\n", "routingMode"},
 		{"unknown IPAM", "ipam: {mode: eni}\n", "ipam.mode"},
 		{"unknown field", "hubble: {relay: true}\n", "hubble.relay"},
@@ -63,8 +71,8 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseReportsAllProblems(t *testing.T) {
-	_, err := Parse([]byte("routingMode: native\nMTU: 5\nbpf: {masquerade: true}\n"))
-	for _, field := range []string{"ipv4NativeRoutingCIDR", "MTU", "bpf.masquerade"} {
+	_, err := Parse([]byte("routingMode: native\nMTU: 5\nbpf: {natMax: 3}\n"))
+	for _, field := range []string{"ipv4NativeRoutingCIDR", "MTU", "bpf.natMax"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is missing in %v", field, err)
 		}

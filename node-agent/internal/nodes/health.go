@@ -3,20 +3,30 @@ package nodes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
 // HealthPort is where agents answer each other's probes.
 const HealthPort = 4240
+
+// probeTimeout is how long an answer is waited for.
+const probeTimeout = 2 * time.Second
 
 // HealthHandler answers GET /hello.
 func HealthHandler() http.Handler {
@@ -25,13 +35,26 @@ func HealthHandler() http.Handler {
 	return mux
 }
 
-// Health is how a node answered last.
-type Health struct {
-	Node      string
-	Address   netip.Addr
+// Answer is what one kind of probe got last.
+type Answer struct {
 	Reachable bool
 	Latency   time.Duration
 	Err       string
+}
+
+// Path is one way to a node: to its own address over the wire, or to its router's address the way that pods' packets go.
+type Path struct {
+	Address    netip.Addr
+	HTTP, ICMP Answer
+}
+
+// Health is how a node answered last.
+type Health struct {
+	Node string
+	// Host is the node itself, Endpoint its end of the pods' network; without an address it was not asked.
+	Host, Endpoint Path
+	// Seen is when it last answered HTTP at its own address; zero: never.
+	Seen time.Time
 }
 
 // Prober asks all other nodes in turn.
@@ -39,13 +62,15 @@ type Prober struct {
 	mu      sync.RWMutex
 	results map[string]Health
 	client  http.Client
+	port    int
+	ping    func(ctx context.Context, to netip.Addr) (time.Duration, error)
 	soon    chan struct{}
 }
 
 // NewProber makes a prober; Run starts it.
 func NewProber() *Prober {
 	// A connection per probe: that new ones can be made is what is asked.
-	return &Prober{results: map[string]Health{}, soon: make(chan struct{}, 1), client: http.Client{Timeout: 2 * time.Second,
+	return &Prober{results: map[string]Health{}, soon: make(chan struct{}, 1), port: HealthPort, ping: ping, client: http.Client{Timeout: probeTimeout,
 		Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}}
 }
 
@@ -86,22 +111,49 @@ func (p *Prober) round(ctx context.Context, nodes []datapath.Node) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.results)
+	before := p.results
+	p.results = make(map[string]Health, len(results))
 	for _, r := range results {
+		if r.Seen.IsZero() {
+			r.Seen = before[r.Node].Seen
+		}
 		p.results[r.Node] = r
 	}
 }
 
 func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
-	out := Health{Node: n.Name, Address: n.Primary()}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(n.Primary().String(), strconv.Itoa(HealthPort))+"/hello", nil)
+	out := Health{Node: n.Name, Host: Path{Address: n.Address}, Endpoint: Path{Address: n.RouterAddress}}
+	var wait sync.WaitGroup
+	for _, path := range []*Path{&out.Host, &out.Endpoint} {
+		if !path.Address.IsValid() {
+			continue
+		}
+		wait.Go(func() { path.HTTP = p.hello(ctx, path.Address) })
+		wait.Go(func() { path.ICMP = p.echo(ctx, path.Address) })
+	}
+	wait.Wait()
+	if out.Host.HTTP.Reachable {
+		out.Seen = time.Now()
+	}
+	return out
+}
+
+func (p *Prober) echo(ctx context.Context, to netip.Addr) Answer {
+	latency, err := p.ping(ctx, to)
 	if err != nil {
-		out.Err = err.Error()
-		return out
+		return Answer{Err: err.Error()}
+	}
+	return Answer{Reachable: true, Latency: latency}
+}
+
+func (p *Prober) hello(ctx context.Context, to netip.Addr) Answer {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(to.String(), strconv.Itoa(p.port))+"/hello", nil)
+	if err != nil {
+		return Answer{Err: err.Error()}
 	}
 	start := time.Now()
 	response, err := p.client.Do(request)
-	out.Latency = time.Since(start)
+	out := Answer{Latency: time.Since(start)}
 	if err != nil {
 		out.Err = err.Error()
 		return out
@@ -113,6 +165,54 @@ func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
 	}
 	out.Reachable = true
 	return out
+}
+
+// ping sends one echo request and waits for its answer.
+func ping(ctx context.Context, to netip.Addr) (time.Duration, error) {
+	network, listen, protocol := "ip4:icmp", "0.0.0.0", 1
+	var request, reply icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
+	if to.Is6() {
+		network, listen, protocol = "ip6:ipv6-icmp", "::", 58
+		request, reply = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
+	}
+	c, err := icmp.ListenPacket(network, listen)
+	if err != nil {
+		return 0, fmt.Errorf("opening a socket for ICMP: %w", err)
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	id := rand.IntN(1 << 16)
+	message := icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("fairlead")}}
+	raw, err := message.Marshal(nil)
+	if err != nil {
+		return 0, fmt.Errorf("making an echo request: %w", err)
+	}
+	start := time.Now()
+	if err := c.SetDeadline(start.Add(probeTimeout)); err != nil {
+		return 0, fmt.Errorf("limiting the wait: %w", err)
+	}
+	if _, err := c.WriteTo(raw, &net.IPAddr{IP: to.AsSlice()}); err != nil {
+		return 0, fmt.Errorf("sending an echo request: %w", err)
+	}
+	b := make([]byte, 1500)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, fmt.Errorf("no echo within %s", probeTimeout)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("waiting for the echo: %w", err)
+		}
+		// A raw socket sees everybody's.
+		m, err := icmp.ParseMessage(protocol, b[:n])
+		if err != nil || m.Type != reply || from.String() != to.String() {
+			continue
+		}
+		if e, ok := m.Body.(*icmp.Echo); ok && e.ID == id {
+			return time.Since(start), nil
+		}
+	}
 }
 
 // Results lists the last answers, sorted by node.

@@ -131,6 +131,8 @@ func (x *Component) GetFix() string {
 	return ""
 }
 
+// How another node answers at its own address, by HTTP on port 4240; and by ICMP, and both at its router's address, which
+// is reached the way that pods' packets go.
 type NodeHealth struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Name                string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -138,8 +140,14 @@ type NodeHealth struct {
 	Reachable           bool                   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	LatencyMilliseconds float64                `protobuf:"fixed64,4,opt,name=latency_milliseconds,json=latencyMilliseconds,proto3" json:"latency_milliseconds,omitempty"`
 	Error               string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	Icmp                *ProbeAnswer           `protobuf:"bytes,6,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	EndpointAddress     string                 `protobuf:"bytes,7,opt,name=endpoint_address,json=endpointAddress,proto3" json:"endpoint_address,omitempty"`
+	EndpointHttp        *ProbeAnswer           `protobuf:"bytes,8,opt,name=endpoint_http,json=endpointHttp,proto3" json:"endpoint_http,omitempty"`
+	EndpointIcmp        *ProbeAnswer           `protobuf:"bytes,9,opt,name=endpoint_icmp,json=endpointIcmp,proto3" json:"endpoint_icmp,omitempty"`
+	// When it last answered HTTP at its own address; absent: never.
+	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeHealth) Reset() {
@@ -207,6 +215,101 @@ func (x *NodeHealth) GetError() string {
 	return ""
 }
 
+func (x *NodeHealth) GetIcmp() *ProbeAnswer {
+	if x != nil {
+		return x.Icmp
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetEndpointAddress() string {
+	if x != nil {
+		return x.EndpointAddress
+	}
+	return ""
+}
+
+func (x *NodeHealth) GetEndpointHttp() *ProbeAnswer {
+	if x != nil {
+		return x.EndpointHttp
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetEndpointIcmp() *ProbeAnswer {
+	if x != nil {
+		return x.EndpointIcmp
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+type ProbeAnswer struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Reachable           bool                   `protobuf:"varint,1,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	LatencyMilliseconds float64                `protobuf:"fixed64,2,opt,name=latency_milliseconds,json=latencyMilliseconds,proto3" json:"latency_milliseconds,omitempty"`
+	Error               string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *ProbeAnswer) Reset() {
+	*x = ProbeAnswer{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeAnswer) ProtoMessage() {}
+
+func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeAnswer.ProtoReflect.Descriptor instead.
+func (*ProbeAnswer) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ProbeAnswer) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *ProbeAnswer) GetLatencyMilliseconds() float64 {
+	if x != nil {
+		return x.LatencyMilliseconds
+	}
+	return 0
+}
+
+func (x *ProbeAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type Allocation struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -218,7 +321,7 @@ type Allocation struct {
 
 func (x *Allocation) Reset() {
 	*x = Allocation{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +333,7 @@ func (x *Allocation) String() string {
 func (*Allocation) ProtoMessage() {}
 
 func (x *Allocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +346,7 @@ func (x *Allocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocation.ProtoReflect.Descriptor instead.
 func (*Allocation) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Allocation) GetAddress() string {
@@ -302,7 +405,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +417,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +430,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetStatusResponse) GetNodeName() string {
@@ -560,7 +663,7 @@ type EdgeSide struct {
 
 func (x *EdgeSide) Reset() {
 	*x = EdgeSide{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +675,7 @@ func (x *EdgeSide) String() string {
 func (*EdgeSide) ProtoMessage() {}
 
 func (x *EdgeSide) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +688,7 @@ func (x *EdgeSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeSide.ProtoReflect.Descriptor instead.
 func (*EdgeSide) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EdgeSide) GetIdentity() uint32 {
@@ -675,7 +778,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +790,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +803,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Edge) GetSource() *EdgeSide {
@@ -804,7 +907,7 @@ type WatchEdgesRequest struct {
 
 func (x *WatchEdgesRequest) Reset() {
 	*x = WatchEdgesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +919,7 @@ func (x *WatchEdgesRequest) String() string {
 func (*WatchEdgesRequest) ProtoMessage() {}
 
 func (x *WatchEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +932,7 @@ func (x *WatchEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEdgesRequest.ProtoReflect.Descriptor instead.
 func (*WatchEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchEdgesRequest) GetIntervalMilliseconds() uint32 {
@@ -854,7 +957,7 @@ type WatchEdgesResponse struct {
 
 func (x *WatchEdgesResponse) Reset() {
 	*x = WatchEdgesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +969,7 @@ func (x *WatchEdgesResponse) String() string {
 func (*WatchEdgesResponse) ProtoMessage() {}
 
 func (x *WatchEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +982,7 @@ func (x *WatchEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEdgesResponse.ProtoReflect.Descriptor instead.
 func (*WatchEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchEdgesResponse) GetNodeName() string {
@@ -929,7 +1032,7 @@ type WatchFlowsRequest struct {
 
 func (x *WatchFlowsRequest) Reset() {
 	*x = WatchFlowsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1044,7 @@ func (x *WatchFlowsRequest) String() string {
 func (*WatchFlowsRequest) ProtoMessage() {}
 
 func (x *WatchFlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1057,7 @@ func (x *WatchFlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFlowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchFlowsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchFlowsRequest) GetRequest() []byte {
@@ -988,7 +1091,7 @@ type WatchFlowsResponse struct {
 
 func (x *WatchFlowsResponse) Reset() {
 	*x = WatchFlowsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1103,7 @@ func (x *WatchFlowsResponse) String() string {
 func (*WatchFlowsResponse) ProtoMessage() {}
 
 func (x *WatchFlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1116,7 @@ func (x *WatchFlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFlowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchFlowsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchFlowsResponse) GetResponses() [][]byte {
@@ -1043,7 +1146,7 @@ type MapInfo struct {
 
 func (x *MapInfo) Reset() {
 	*x = MapInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1158,7 @@ func (x *MapInfo) String() string {
 func (*MapInfo) ProtoMessage() {}
 
 func (x *MapInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1171,7 @@ func (x *MapInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapInfo.ProtoReflect.Descriptor instead.
 func (*MapInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapInfo) GetName() string {
@@ -1142,7 +1245,7 @@ type ListMapsRequest struct {
 
 func (x *ListMapsRequest) Reset() {
 	*x = ListMapsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1257,7 @@ func (x *ListMapsRequest) String() string {
 func (*ListMapsRequest) ProtoMessage() {}
 
 func (x *ListMapsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1270,7 @@ func (x *ListMapsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapsRequest.ProtoReflect.Descriptor instead.
 func (*ListMapsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 type ListMapsResponse struct {
@@ -1179,7 +1282,7 @@ type ListMapsResponse struct {
 
 func (x *ListMapsResponse) Reset() {
 	*x = ListMapsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1294,7 @@ func (x *ListMapsResponse) String() string {
 func (*ListMapsResponse) ProtoMessage() {}
 
 func (x *ListMapsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1307,7 @@ func (x *ListMapsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapsResponse.ProtoReflect.Descriptor instead.
 func (*ListMapsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListMapsResponse) GetMaps() []*MapInfo {
@@ -1230,7 +1333,7 @@ type ProgramInfo struct {
 
 func (x *ProgramInfo) Reset() {
 	*x = ProgramInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1345,7 @@ func (x *ProgramInfo) String() string {
 func (*ProgramInfo) ProtoMessage() {}
 
 func (x *ProgramInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1358,7 @@ func (x *ProgramInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgramInfo.ProtoReflect.Descriptor instead.
 func (*ProgramInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProgramInfo) GetName() string {
@@ -1322,7 +1425,7 @@ type ListProgramsRequest struct {
 
 func (x *ListProgramsRequest) Reset() {
 	*x = ListProgramsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1437,7 @@ func (x *ListProgramsRequest) String() string {
 func (*ListProgramsRequest) ProtoMessage() {}
 
 func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1450,7 @@ func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsRequest.ProtoReflect.Descriptor instead.
 func (*ListProgramsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type ListProgramsResponse struct {
@@ -1359,7 +1462,7 @@ type ListProgramsResponse struct {
 
 func (x *ListProgramsResponse) Reset() {
 	*x = ListProgramsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1474,7 @@ func (x *ListProgramsResponse) String() string {
 func (*ListProgramsResponse) ProtoMessage() {}
 
 func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1487,7 @@ func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsResponse.ProtoReflect.Descriptor instead.
 func (*ListProgramsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListProgramsResponse) GetPrograms() []*ProgramInfo {
@@ -1414,7 +1517,7 @@ type EndpointInfo struct {
 
 func (x *EndpointInfo) Reset() {
 	*x = EndpointInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1529,7 @@ func (x *EndpointInfo) String() string {
 func (*EndpointInfo) ProtoMessage() {}
 
 func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1542,7 @@ func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointInfo.ProtoReflect.Descriptor instead.
 func (*EndpointInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EndpointInfo) GetId() uint32 {
@@ -1534,7 +1637,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1649,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1662,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 type ListEndpointsResponse struct {
@@ -1571,7 +1674,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1686,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1699,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*EndpointInfo {
@@ -1616,7 +1719,7 @@ type IdentityInfo struct {
 
 func (x *IdentityInfo) Reset() {
 	*x = IdentityInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1731,7 @@ func (x *IdentityInfo) String() string {
 func (*IdentityInfo) ProtoMessage() {}
 
 func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1744,7 @@ func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityInfo.ProtoReflect.Descriptor instead.
 func (*IdentityInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *IdentityInfo) GetIdentity() uint32 {
@@ -1666,7 +1769,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1781,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1794,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type ListIdentitiesResponse struct {
@@ -1703,7 +1806,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1818,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1831,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*IdentityInfo {
@@ -1753,7 +1856,7 @@ type ServiceBackend struct {
 
 func (x *ServiceBackend) Reset() {
 	*x = ServiceBackend{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1868,7 @@ func (x *ServiceBackend) String() string {
 func (*ServiceBackend) ProtoMessage() {}
 
 func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1881,7 @@ func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceBackend.ProtoReflect.Descriptor instead.
 func (*ServiceBackend) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ServiceBackend) GetAddress() string {
@@ -1836,7 +1939,7 @@ type ServiceInfo struct {
 
 func (x *ServiceInfo) Reset() {
 	*x = ServiceInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1951,7 @@ func (x *ServiceInfo) String() string {
 func (*ServiceInfo) ProtoMessage() {}
 
 func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +1964,7 @@ func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInfo.ProtoReflect.Descriptor instead.
 func (*ServiceInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServiceInfo) GetNamespace() string {
@@ -1942,7 +2045,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2057,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2070,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 type ListServicesResponse struct {
@@ -1979,7 +2082,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2094,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2107,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceInfo {
@@ -2031,7 +2134,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2146,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2159,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PolicyInfo) GetKind() string {
@@ -2123,7 +2226,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2238,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2251,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 type ListPoliciesResponse struct {
@@ -2160,7 +2263,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2275,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2288,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*PolicyInfo {
@@ -2213,7 +2316,7 @@ type PolicyLine struct {
 
 func (x *PolicyLine) Reset() {
 	*x = PolicyLine{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2328,7 @@ func (x *PolicyLine) String() string {
 func (*PolicyLine) ProtoMessage() {}
 
 func (x *PolicyLine) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2341,7 @@ func (x *PolicyLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyLine.ProtoReflect.Descriptor instead.
 func (*PolicyLine) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PolicyLine) GetDirection() string {
@@ -2306,7 +2409,7 @@ type GetEndpointPolicyRequest struct {
 
 func (x *GetEndpointPolicyRequest) Reset() {
 	*x = GetEndpointPolicyRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2421,7 @@ func (x *GetEndpointPolicyRequest) String() string {
 func (*GetEndpointPolicyRequest) ProtoMessage() {}
 
 func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2434,7 @@ func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetEndpointPolicyRequest) GetEndpoint() uint32 {
@@ -2350,7 +2453,7 @@ type GetEndpointPolicyResponse struct {
 
 func (x *GetEndpointPolicyResponse) Reset() {
 	*x = GetEndpointPolicyResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2465,7 @@ func (x *GetEndpointPolicyResponse) String() string {
 func (*GetEndpointPolicyResponse) ProtoMessage() {}
 
 func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2478,7 @@ func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetEndpointPolicyResponse) GetLines() []*PolicyLine {
@@ -2405,7 +2508,7 @@ type ConntrackInfo struct {
 
 func (x *ConntrackInfo) Reset() {
 	*x = ConntrackInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2520,7 @@ func (x *ConntrackInfo) String() string {
 func (*ConntrackInfo) ProtoMessage() {}
 
 func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2533,7 @@ func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConntrackInfo.ProtoReflect.Descriptor instead.
 func (*ConntrackInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConntrackInfo) GetSource() string {
@@ -2526,7 +2629,7 @@ type ListConntrackRequest struct {
 
 func (x *ListConntrackRequest) Reset() {
 	*x = ListConntrackRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2641,7 @@ func (x *ListConntrackRequest) String() string {
 func (*ListConntrackRequest) ProtoMessage() {}
 
 func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2654,7 @@ func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackRequest.ProtoReflect.Descriptor instead.
 func (*ListConntrackRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListConntrackRequest) GetLimit() uint32 {
@@ -2571,7 +2674,7 @@ type ListConntrackResponse struct {
 
 func (x *ListConntrackResponse) Reset() {
 	*x = ListConntrackResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2686,7 @@ func (x *ListConntrackResponse) String() string {
 func (*ListConntrackResponse) ProtoMessage() {}
 
 func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2699,7 @@ func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackResponse.ProtoReflect.Descriptor instead.
 func (*ListConntrackResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListConntrackResponse) GetConnections() []*ConntrackInfo {
@@ -2607,6 +2710,196 @@ func (x *ListConntrackResponse) GetConnections() []*ConntrackInfo {
 }
 
 func (x *ListConntrackResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type NATInfo struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Protocol uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// source sends to destination, which sees translated. The port of ICMP is the identifier.
+	Source      string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	Translated  string `protobuf:"bytes,4,opt,name=translated,proto3" json:"translated,omitempty"`
+	// A port of the node's own sockets, kept from others.
+	Own            bool   `protobuf:"varint,5,opt,name=own,proto3" json:"own,omitempty"`
+	Flags          string `protobuf:"bytes,6,opt,name=flags,proto3" json:"flags,omitempty"`
+	ExpiresSeconds uint32 `protobuf:"varint,7,opt,name=expires_seconds,json=expiresSeconds,proto3" json:"expires_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NATInfo) Reset() {
+	*x = NATInfo{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NATInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NATInfo) ProtoMessage() {}
+
+func (x *NATInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NATInfo.ProtoReflect.Descriptor instead.
+func (*NATInfo) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *NATInfo) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *NATInfo) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *NATInfo) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *NATInfo) GetTranslated() string {
+	if x != nil {
+		return x.Translated
+	}
+	return ""
+}
+
+func (x *NATInfo) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *NATInfo) GetFlags() string {
+	if x != nil {
+		return x.Flags
+	}
+	return ""
+}
+
+func (x *NATInfo) GetExpiresSeconds() uint32 {
+	if x != nil {
+		return x.ExpiresSeconds
+	}
+	return 0
+}
+
+type ListNATRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNATRequest) Reset() {
+	*x = ListNATRequest{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNATRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNATRequest) ProtoMessage() {}
+
+func (x *ListNATRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNATRequest.ProtoReflect.Descriptor instead.
+func (*ListNATRequest) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListNATRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListNATResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Flows         []*NATInfo             `protobuf:"bytes,1,rep,name=flows,proto3" json:"flows,omitempty"`
+	Truncated     bool                   `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNATResponse) Reset() {
+	*x = ListNATResponse{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNATResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNATResponse) ProtoMessage() {}
+
+func (x *ListNATResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNATResponse.ProtoReflect.Descriptor instead.
+func (*ListNATResponse) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListNATResponse) GetFlows() []*NATInfo {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *ListNATResponse) GetTruncated() bool {
 	if x != nil {
 		return x.Truncated
 	}
@@ -2631,7 +2924,7 @@ type CounterInfo struct {
 
 func (x *CounterInfo) Reset() {
 	*x = CounterInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2936,7 @@ func (x *CounterInfo) String() string {
 func (*CounterInfo) ProtoMessage() {}
 
 func (x *CounterInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2949,7 @@ func (x *CounterInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterInfo.ProtoReflect.Descriptor instead.
 func (*CounterInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CounterInfo) GetReason() uint32 {
@@ -2709,7 +3002,7 @@ type ListCountersRequest struct {
 
 func (x *ListCountersRequest) Reset() {
 	*x = ListCountersRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +3014,7 @@ func (x *ListCountersRequest) String() string {
 func (*ListCountersRequest) ProtoMessage() {}
 
 func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +3027,7 @@ func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersRequest.ProtoReflect.Descriptor instead.
 func (*ListCountersRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 type ListCountersResponse struct {
@@ -2746,7 +3039,7 @@ type ListCountersResponse struct {
 
 func (x *ListCountersResponse) Reset() {
 	*x = ListCountersResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +3051,7 @@ func (x *ListCountersResponse) String() string {
 func (*ListCountersResponse) ProtoMessage() {}
 
 func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3064,7 @@ func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersResponse.ProtoReflect.Descriptor instead.
 func (*ListCountersResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListCountersResponse) GetCounters() []*CounterInfo {
@@ -2793,7 +3086,7 @@ type IPInfo struct {
 
 func (x *IPInfo) Reset() {
 	*x = IPInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3098,7 @@ func (x *IPInfo) String() string {
 func (*IPInfo) ProtoMessage() {}
 
 func (x *IPInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3111,7 @@ func (x *IPInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPInfo.ProtoReflect.Descriptor instead.
 func (*IPInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *IPInfo) GetPrefix() string {
@@ -2857,7 +3150,7 @@ type ListIPsRequest struct {
 
 func (x *ListIPsRequest) Reset() {
 	*x = ListIPsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3162,7 @@ func (x *ListIPsRequest) String() string {
 func (*ListIPsRequest) ProtoMessage() {}
 
 func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3175,7 @@ func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsRequest.ProtoReflect.Descriptor instead.
 func (*ListIPsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 type ListIPsResponse struct {
@@ -2894,7 +3187,7 @@ type ListIPsResponse struct {
 
 func (x *ListIPsResponse) Reset() {
 	*x = ListIPsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +3199,7 @@ func (x *ListIPsResponse) String() string {
 func (*ListIPsResponse) ProtoMessage() {}
 
 func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +3212,7 @@ func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsResponse.ProtoReflect.Descriptor instead.
 func (*ListIPsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListIPsResponse) GetIps() []*IPInfo {
@@ -2945,7 +3238,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3250,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3263,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *JournalEntry) GetSequence() uint64 {
@@ -3030,7 +3323,7 @@ type ListJournalRequest struct {
 
 func (x *ListJournalRequest) Reset() {
 	*x = ListJournalRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3042,7 +3335,7 @@ func (x *ListJournalRequest) String() string {
 func (*ListJournalRequest) ProtoMessage() {}
 
 func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3055,7 +3348,7 @@ func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalRequest.ProtoReflect.Descriptor instead.
 func (*ListJournalRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 type ListJournalResponse struct {
@@ -3067,7 +3360,7 @@ type ListJournalResponse struct {
 
 func (x *ListJournalResponse) Reset() {
 	*x = ListJournalResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3372,7 @@ func (x *ListJournalResponse) String() string {
 func (*ListJournalResponse) ProtoMessage() {}
 
 func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3385,7 @@ func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalResponse.ProtoReflect.Descriptor instead.
 func (*ListJournalResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListJournalResponse) GetEntries() []*JournalEntry {
@@ -3125,7 +3418,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3430,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3443,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExplainRequest) GetFrom() string {
@@ -3221,7 +3514,7 @@ type ExplainArrival struct {
 
 func (x *ExplainArrival) Reset() {
 	*x = ExplainArrival{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3526,7 @@ func (x *ExplainArrival) String() string {
 func (*ExplainArrival) ProtoMessage() {}
 
 func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3539,7 @@ func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainArrival.ProtoReflect.Descriptor instead.
 func (*ExplainArrival) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExplainArrival) GetFrame() []byte {
@@ -3294,7 +3587,7 @@ type ExplainStep struct {
 
 func (x *ExplainStep) Reset() {
 	*x = ExplainStep{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3599,7 @@ func (x *ExplainStep) String() string {
 func (*ExplainStep) ProtoMessage() {}
 
 func (x *ExplainStep) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3612,7 @@ func (x *ExplainStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
 func (*ExplainStep) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExplainStep) GetNode() string {
@@ -3431,7 +3724,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3736,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3749,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExplainResponse) GetVerdict() string {
@@ -3516,7 +3809,7 @@ type AnnounceEndpointRequest struct {
 
 func (x *AnnounceEndpointRequest) Reset() {
 	*x = AnnounceEndpointRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3821,7 @@ func (x *AnnounceEndpointRequest) String() string {
 func (*AnnounceEndpointRequest) ProtoMessage() {}
 
 func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3834,7 @@ func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AnnounceEndpointRequest) GetNodeName() string {
@@ -3601,7 +3894,7 @@ type AnnounceEndpointResponse struct {
 
 func (x *AnnounceEndpointResponse) Reset() {
 	*x = AnnounceEndpointResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3906,7 @@ func (x *AnnounceEndpointResponse) String() string {
 func (*AnnounceEndpointResponse) ProtoMessage() {}
 
 func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3919,7 @@ func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{54}
 }
 
 var File_fairlead_v1_agent_proto protoreflect.FileDescriptor
@@ -3639,14 +3932,24 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x10\n" +
-	"\x03fix\x18\x04 \x01(\tR\x03fix\"\xa1\x01\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\"\xb1\x03\n" +
 	"\n" +
 	"NodeHealth\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
 	"\treachable\x18\x03 \x01(\bR\treachable\x121\n" +
 	"\x14latency_milliseconds\x18\x04 \x01(\x01R\x13latencyMilliseconds\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"<\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12,\n" +
+	"\x04icmp\x18\x06 \x01(\v2\x18.fairlead.v1.ProbeAnswerR\x04icmp\x12)\n" +
+	"\x10endpoint_address\x18\a \x01(\tR\x0fendpointAddress\x12=\n" +
+	"\rendpoint_http\x18\b \x01(\v2\x18.fairlead.v1.ProbeAnswerR\fendpointHttp\x12=\n" +
+	"\rendpoint_icmp\x18\t \x01(\v2\x18.fairlead.v1.ProbeAnswerR\fendpointIcmp\x127\n" +
+	"\tlast_seen\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\"t\n" +
+	"\vProbeAnswer\x12\x1c\n" +
+	"\treachable\x18\x01 \x01(\bR\treachable\x121\n" +
+	"\x14latency_milliseconds\x18\x02 \x01(\x01R\x13latencyMilliseconds\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"<\n" +
 	"\n" +
 	"Allocation\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
@@ -3852,6 +4155,21 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\"s\n" +
 	"\x15ListConntrackResponse\x12<\n" +
 	"\vconnections\x18\x01 \x03(\v2\x1a.fairlead.v1.ConntrackInfoR\vconnections\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xd0\x01\n" +
+	"\aNATInfo\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x03 \x01(\tR\vdestination\x12\x1e\n" +
+	"\n" +
+	"translated\x18\x04 \x01(\tR\n" +
+	"translated\x12\x10\n" +
+	"\x03own\x18\x05 \x01(\bR\x03own\x12\x14\n" +
+	"\x05flags\x18\x06 \x01(\tR\x05flags\x12'\n" +
+	"\x0fexpires_seconds\x18\a \x01(\rR\x0eexpiresSeconds\"&\n" +
+	"\x0eListNATRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"[\n" +
+	"\x0fListNATResponse\x12*\n" +
+	"\x05flows\x18\x01 \x03(\v2\x14.fairlead.v1.NATInfoR\x05flows\x12\x1c\n" +
 	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xb4\x01\n" +
 	"\vCounterInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\rR\x06reason\x12\x12\n" +
@@ -3928,8 +4246,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x1c\n" +
 	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x19\n" +
 	"\bpod_name\x18\a \x01(\tR\apodName\"\x1a\n" +
-	"\x18AnnounceEndpointResponse2\xc7\n" +
-	"\n" +
+	"\x18AnnounceEndpointResponse2\x8d\v\n" +
 	"\fAgentService\x12J\n" +
 	"\tGetStatus\x12\x1d.fairlead.v1.GetStatusRequest\x1a\x1e.fairlead.v1.GetStatusResponse\x12O\n" +
 	"\n" +
@@ -3943,7 +4260,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\fListServices\x12 .fairlead.v1.ListServicesRequest\x1a!.fairlead.v1.ListServicesResponse\x12S\n" +
 	"\fListPolicies\x12 .fairlead.v1.ListPoliciesRequest\x1a!.fairlead.v1.ListPoliciesResponse\x12b\n" +
 	"\x11GetEndpointPolicy\x12%.fairlead.v1.GetEndpointPolicyRequest\x1a&.fairlead.v1.GetEndpointPolicyResponse\x12V\n" +
-	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12S\n" +
+	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12D\n" +
+	"\aListNAT\x12\x1b.fairlead.v1.ListNATRequest\x1a\x1c.fairlead.v1.ListNATResponse\x12S\n" +
 	"\fListCounters\x12 .fairlead.v1.ListCountersRequest\x1a!.fairlead.v1.ListCountersResponse\x12D\n" +
 	"\aListIPs\x12\x1b.fairlead.v1.ListIPsRequest\x1a\x1c.fairlead.v1.ListIPsResponse\x12P\n" +
 	"\vListJournal\x12\x1f.fairlead.v1.ListJournalRequest\x1a .fairlead.v1.ListJournalResponse\x12D\n" +
@@ -3962,124 +4280,135 @@ func file_fairlead_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fairlead_v1_agent_proto_rawDescData
 }
 
-var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 0: fairlead.v1.GetStatusRequest
 	(*Component)(nil),                 // 1: fairlead.v1.Component
 	(*NodeHealth)(nil),                // 2: fairlead.v1.NodeHealth
-	(*Allocation)(nil),                // 3: fairlead.v1.Allocation
-	(*GetStatusResponse)(nil),         // 4: fairlead.v1.GetStatusResponse
-	(*EdgeSide)(nil),                  // 5: fairlead.v1.EdgeSide
-	(*Edge)(nil),                      // 6: fairlead.v1.Edge
-	(*WatchEdgesRequest)(nil),         // 7: fairlead.v1.WatchEdgesRequest
-	(*WatchEdgesResponse)(nil),        // 8: fairlead.v1.WatchEdgesResponse
-	(*WatchFlowsRequest)(nil),         // 9: fairlead.v1.WatchFlowsRequest
-	(*WatchFlowsResponse)(nil),        // 10: fairlead.v1.WatchFlowsResponse
-	(*MapInfo)(nil),                   // 11: fairlead.v1.MapInfo
-	(*ListMapsRequest)(nil),           // 12: fairlead.v1.ListMapsRequest
-	(*ListMapsResponse)(nil),          // 13: fairlead.v1.ListMapsResponse
-	(*ProgramInfo)(nil),               // 14: fairlead.v1.ProgramInfo
-	(*ListProgramsRequest)(nil),       // 15: fairlead.v1.ListProgramsRequest
-	(*ListProgramsResponse)(nil),      // 16: fairlead.v1.ListProgramsResponse
-	(*EndpointInfo)(nil),              // 17: fairlead.v1.EndpointInfo
-	(*ListEndpointsRequest)(nil),      // 18: fairlead.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),     // 19: fairlead.v1.ListEndpointsResponse
-	(*IdentityInfo)(nil),              // 20: fairlead.v1.IdentityInfo
-	(*ListIdentitiesRequest)(nil),     // 21: fairlead.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),    // 22: fairlead.v1.ListIdentitiesResponse
-	(*ServiceBackend)(nil),            // 23: fairlead.v1.ServiceBackend
-	(*ServiceInfo)(nil),               // 24: fairlead.v1.ServiceInfo
-	(*ListServicesRequest)(nil),       // 25: fairlead.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 26: fairlead.v1.ListServicesResponse
-	(*PolicyInfo)(nil),                // 27: fairlead.v1.PolicyInfo
-	(*ListPoliciesRequest)(nil),       // 28: fairlead.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),      // 29: fairlead.v1.ListPoliciesResponse
-	(*PolicyLine)(nil),                // 30: fairlead.v1.PolicyLine
-	(*GetEndpointPolicyRequest)(nil),  // 31: fairlead.v1.GetEndpointPolicyRequest
-	(*GetEndpointPolicyResponse)(nil), // 32: fairlead.v1.GetEndpointPolicyResponse
-	(*ConntrackInfo)(nil),             // 33: fairlead.v1.ConntrackInfo
-	(*ListConntrackRequest)(nil),      // 34: fairlead.v1.ListConntrackRequest
-	(*ListConntrackResponse)(nil),     // 35: fairlead.v1.ListConntrackResponse
-	(*CounterInfo)(nil),               // 36: fairlead.v1.CounterInfo
-	(*ListCountersRequest)(nil),       // 37: fairlead.v1.ListCountersRequest
-	(*ListCountersResponse)(nil),      // 38: fairlead.v1.ListCountersResponse
-	(*IPInfo)(nil),                    // 39: fairlead.v1.IPInfo
-	(*ListIPsRequest)(nil),            // 40: fairlead.v1.ListIPsRequest
-	(*ListIPsResponse)(nil),           // 41: fairlead.v1.ListIPsResponse
-	(*JournalEntry)(nil),              // 42: fairlead.v1.JournalEntry
-	(*ListJournalRequest)(nil),        // 43: fairlead.v1.ListJournalRequest
-	(*ListJournalResponse)(nil),       // 44: fairlead.v1.ListJournalResponse
-	(*ExplainRequest)(nil),            // 45: fairlead.v1.ExplainRequest
-	(*ExplainArrival)(nil),            // 46: fairlead.v1.ExplainArrival
-	(*ExplainStep)(nil),               // 47: fairlead.v1.ExplainStep
-	(*ExplainResponse)(nil),           // 48: fairlead.v1.ExplainResponse
-	(*AnnounceEndpointRequest)(nil),   // 49: fairlead.v1.AnnounceEndpointRequest
-	(*AnnounceEndpointResponse)(nil),  // 50: fairlead.v1.AnnounceEndpointResponse
-	(*timestamppb.Timestamp)(nil),     // 51: google.protobuf.Timestamp
+	(*ProbeAnswer)(nil),               // 3: fairlead.v1.ProbeAnswer
+	(*Allocation)(nil),                // 4: fairlead.v1.Allocation
+	(*GetStatusResponse)(nil),         // 5: fairlead.v1.GetStatusResponse
+	(*EdgeSide)(nil),                  // 6: fairlead.v1.EdgeSide
+	(*Edge)(nil),                      // 7: fairlead.v1.Edge
+	(*WatchEdgesRequest)(nil),         // 8: fairlead.v1.WatchEdgesRequest
+	(*WatchEdgesResponse)(nil),        // 9: fairlead.v1.WatchEdgesResponse
+	(*WatchFlowsRequest)(nil),         // 10: fairlead.v1.WatchFlowsRequest
+	(*WatchFlowsResponse)(nil),        // 11: fairlead.v1.WatchFlowsResponse
+	(*MapInfo)(nil),                   // 12: fairlead.v1.MapInfo
+	(*ListMapsRequest)(nil),           // 13: fairlead.v1.ListMapsRequest
+	(*ListMapsResponse)(nil),          // 14: fairlead.v1.ListMapsResponse
+	(*ProgramInfo)(nil),               // 15: fairlead.v1.ProgramInfo
+	(*ListProgramsRequest)(nil),       // 16: fairlead.v1.ListProgramsRequest
+	(*ListProgramsResponse)(nil),      // 17: fairlead.v1.ListProgramsResponse
+	(*EndpointInfo)(nil),              // 18: fairlead.v1.EndpointInfo
+	(*ListEndpointsRequest)(nil),      // 19: fairlead.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),     // 20: fairlead.v1.ListEndpointsResponse
+	(*IdentityInfo)(nil),              // 21: fairlead.v1.IdentityInfo
+	(*ListIdentitiesRequest)(nil),     // 22: fairlead.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),    // 23: fairlead.v1.ListIdentitiesResponse
+	(*ServiceBackend)(nil),            // 24: fairlead.v1.ServiceBackend
+	(*ServiceInfo)(nil),               // 25: fairlead.v1.ServiceInfo
+	(*ListServicesRequest)(nil),       // 26: fairlead.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 27: fairlead.v1.ListServicesResponse
+	(*PolicyInfo)(nil),                // 28: fairlead.v1.PolicyInfo
+	(*ListPoliciesRequest)(nil),       // 29: fairlead.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),      // 30: fairlead.v1.ListPoliciesResponse
+	(*PolicyLine)(nil),                // 31: fairlead.v1.PolicyLine
+	(*GetEndpointPolicyRequest)(nil),  // 32: fairlead.v1.GetEndpointPolicyRequest
+	(*GetEndpointPolicyResponse)(nil), // 33: fairlead.v1.GetEndpointPolicyResponse
+	(*ConntrackInfo)(nil),             // 34: fairlead.v1.ConntrackInfo
+	(*ListConntrackRequest)(nil),      // 35: fairlead.v1.ListConntrackRequest
+	(*ListConntrackResponse)(nil),     // 36: fairlead.v1.ListConntrackResponse
+	(*NATInfo)(nil),                   // 37: fairlead.v1.NATInfo
+	(*ListNATRequest)(nil),            // 38: fairlead.v1.ListNATRequest
+	(*ListNATResponse)(nil),           // 39: fairlead.v1.ListNATResponse
+	(*CounterInfo)(nil),               // 40: fairlead.v1.CounterInfo
+	(*ListCountersRequest)(nil),       // 41: fairlead.v1.ListCountersRequest
+	(*ListCountersResponse)(nil),      // 42: fairlead.v1.ListCountersResponse
+	(*IPInfo)(nil),                    // 43: fairlead.v1.IPInfo
+	(*ListIPsRequest)(nil),            // 44: fairlead.v1.ListIPsRequest
+	(*ListIPsResponse)(nil),           // 45: fairlead.v1.ListIPsResponse
+	(*JournalEntry)(nil),              // 46: fairlead.v1.JournalEntry
+	(*ListJournalRequest)(nil),        // 47: fairlead.v1.ListJournalRequest
+	(*ListJournalResponse)(nil),       // 48: fairlead.v1.ListJournalResponse
+	(*ExplainRequest)(nil),            // 49: fairlead.v1.ExplainRequest
+	(*ExplainArrival)(nil),            // 50: fairlead.v1.ExplainArrival
+	(*ExplainStep)(nil),               // 51: fairlead.v1.ExplainStep
+	(*ExplainResponse)(nil),           // 52: fairlead.v1.ExplainResponse
+	(*AnnounceEndpointRequest)(nil),   // 53: fairlead.v1.AnnounceEndpointRequest
+	(*AnnounceEndpointResponse)(nil),  // 54: fairlead.v1.AnnounceEndpointResponse
+	(*timestamppb.Timestamp)(nil),     // 55: google.protobuf.Timestamp
 }
 var file_fairlead_v1_agent_proto_depIdxs = []int32{
-	51, // 0: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	3,  // 1: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
-	2,  // 2: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
-	1,  // 3: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
-	5,  // 4: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
-	5,  // 5: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
-	51, // 6: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
-	51, // 7: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
-	6,  // 8: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
-	11, // 9: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
-	51, // 10: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
-	14, // 11: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
-	17, // 12: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
-	20, // 13: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
-	23, // 14: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
-	24, // 15: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
-	27, // 16: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
-	30, // 17: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
-	33, // 18: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
-	36, // 19: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
-	39, // 20: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
-	51, // 21: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
-	42, // 22: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
-	46, // 23: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
-	47, // 24: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
-	0,  // 25: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
-	7,  // 26: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
-	9,  // 27: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
-	12, // 28: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
-	15, // 29: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
-	18, // 30: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
-	21, // 31: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
-	25, // 32: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
-	28, // 33: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
-	31, // 34: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
-	34, // 35: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
-	37, // 36: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
-	40, // 37: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
-	43, // 38: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
-	45, // 39: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
-	49, // 40: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
-	4,  // 41: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
-	8,  // 42: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
-	10, // 43: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
-	13, // 44: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
-	16, // 45: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
-	19, // 46: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
-	22, // 47: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
-	26, // 48: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
-	29, // 49: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
-	32, // 50: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
-	35, // 51: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
-	38, // 52: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
-	41, // 53: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
-	44, // 54: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
-	48, // 55: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
-	50, // 56: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
-	41, // [41:57] is the sub-list for method output_type
-	25, // [25:41] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	3,  // 0: fairlead.v1.NodeHealth.icmp:type_name -> fairlead.v1.ProbeAnswer
+	3,  // 1: fairlead.v1.NodeHealth.endpoint_http:type_name -> fairlead.v1.ProbeAnswer
+	3,  // 2: fairlead.v1.NodeHealth.endpoint_icmp:type_name -> fairlead.v1.ProbeAnswer
+	55, // 3: fairlead.v1.NodeHealth.last_seen:type_name -> google.protobuf.Timestamp
+	55, // 4: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	4,  // 5: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
+	2,  // 6: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
+	1,  // 7: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
+	6,  // 8: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
+	6,  // 9: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
+	55, // 10: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	55, // 11: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
+	7,  // 12: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
+	12, // 13: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
+	55, // 14: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
+	15, // 15: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
+	18, // 16: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
+	21, // 17: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
+	24, // 18: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
+	25, // 19: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
+	28, // 20: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
+	31, // 21: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
+	34, // 22: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
+	37, // 23: fairlead.v1.ListNATResponse.flows:type_name -> fairlead.v1.NATInfo
+	40, // 24: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
+	43, // 25: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
+	55, // 26: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
+	46, // 27: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
+	50, // 28: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
+	51, // 29: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
+	0,  // 30: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
+	8,  // 31: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
+	10, // 32: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
+	13, // 33: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
+	16, // 34: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
+	19, // 35: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
+	22, // 36: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
+	26, // 37: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
+	29, // 38: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
+	32, // 39: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
+	35, // 40: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
+	38, // 41: fairlead.v1.AgentService.ListNAT:input_type -> fairlead.v1.ListNATRequest
+	41, // 42: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
+	44, // 43: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
+	47, // 44: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
+	49, // 45: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
+	53, // 46: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
+	5,  // 47: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
+	9,  // 48: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
+	11, // 49: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
+	14, // 50: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
+	17, // 51: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
+	20, // 52: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
+	23, // 53: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
+	27, // 54: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
+	30, // 55: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
+	33, // 56: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
+	36, // 57: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
+	39, // 58: fairlead.v1.AgentService.ListNAT:output_type -> fairlead.v1.ListNATResponse
+	42, // 59: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
+	45, // 60: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
+	48, // 61: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
+	52, // 62: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
+	54, // 63: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
+	47, // [47:64] is the sub-list for method output_type
+	30, // [30:47] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_fairlead_v1_agent_proto_init() }
@@ -4093,7 +4422,7 @@ func file_fairlead_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fairlead_v1_agent_proto_rawDesc), len(file_fairlead_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	AgentService_ListPolicies_FullMethodName      = "/fairlead.v1.AgentService/ListPolicies"
 	AgentService_GetEndpointPolicy_FullMethodName = "/fairlead.v1.AgentService/GetEndpointPolicy"
 	AgentService_ListConntrack_FullMethodName     = "/fairlead.v1.AgentService/ListConntrack"
+	AgentService_ListNAT_FullMethodName           = "/fairlead.v1.AgentService/ListNAT"
 	AgentService_ListCounters_FullMethodName      = "/fairlead.v1.AgentService/ListCounters"
 	AgentService_ListIPs_FullMethodName           = "/fairlead.v1.AgentService/ListIPs"
 	AgentService_ListJournal_FullMethodName       = "/fairlead.v1.AgentService/ListJournal"
@@ -68,6 +69,8 @@ type AgentServiceClient interface {
 	GetEndpointPolicy(ctx context.Context, in *GetEndpointPolicyRequest, opts ...grpc.CallOption) (*GetEndpointPolicyResponse, error)
 	// ListConntrack lists connections.
 	ListConntrack(ctx context.Context, in *ListConntrackRequest, opts ...grpc.CallOption) (*ListConntrackResponse, error)
+	// ListNAT lists flows whose source is translated.
+	ListNAT(ctx context.Context, in *ListNATRequest, opts ...grpc.CallOption) (*ListNATResponse, error)
 	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
 	ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
@@ -218,6 +221,16 @@ func (c *agentServiceClient) ListConntrack(ctx context.Context, in *ListConntrac
 	return out, nil
 }
 
+func (c *agentServiceClient) ListNAT(ctx context.Context, in *ListNATRequest, opts ...grpc.CallOption) (*ListNATResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListNATResponse)
+	err := c.cc.Invoke(ctx, AgentService_ListNAT_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentServiceClient) ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCountersResponse)
@@ -297,6 +310,8 @@ type AgentServiceServer interface {
 	GetEndpointPolicy(context.Context, *GetEndpointPolicyRequest) (*GetEndpointPolicyResponse, error)
 	// ListConntrack lists connections.
 	ListConntrack(context.Context, *ListConntrackRequest) (*ListConntrackResponse, error)
+	// ListNAT lists flows whose source is translated.
+	ListNAT(context.Context, *ListNATRequest) (*ListNATResponse, error)
 	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
 	ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
@@ -351,6 +366,9 @@ func (UnimplementedAgentServiceServer) GetEndpointPolicy(context.Context, *GetEn
 }
 func (UnimplementedAgentServiceServer) ListConntrack(context.Context, *ListConntrackRequest) (*ListConntrackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListConntrack not implemented")
+}
+func (UnimplementedAgentServiceServer) ListNAT(context.Context, *ListNATRequest) (*ListNATResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListNAT not implemented")
 }
 func (UnimplementedAgentServiceServer) ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCounters not implemented")
@@ -572,6 +590,24 @@ func _AgentService_ListConntrack_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentService_ListNAT_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListNATRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).ListNAT(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_ListNAT_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).ListNAT(ctx, req.(*ListNATRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentService_ListCounters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCountersRequest)
 	if err := dec(in); err != nil {
@@ -704,6 +740,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListConntrack",
 			Handler:    _AgentService_ListConntrack_Handler,
+		},
+		{
+			MethodName: "ListNAT",
+			Handler:    _AgentService_ListNAT_Handler,
 		},
 		{
 			MethodName: "ListCounters",

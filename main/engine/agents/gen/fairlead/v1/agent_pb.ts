@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file fairlead/v1/agent.proto.
  */
 export const file_fairlead_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSJrCgpOb2RlSGVhbHRoEgwKBG5hbWUYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCglyZWFjaGFibGUYAyABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYBCABKAESDQoFZXJyb3IYBSABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCKgAQoHTWFwSW5mbxIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSCgoCaWQYAyABKA0SEwoLbWF4X2VudHJpZXMYBCABKA0SDwoHZW50cmllcxgFIAEoAxIUCgxtZW1vcnlfYnl0ZXMYBiABKAQSEAoIcGluX3BhdGgYByABKAkSEAoIcHJlc3N1cmUYCCABKAESDQoFZ3Jvd3MYCSABKAgiEQoPTGlzdE1hcHNSZXF1ZXN0IjYKEExpc3RNYXBzUmVzcG9uc2USIgoEbWFwcxgBIAMoCzIULmZhaXJsZWFkLnYxLk1hcEluZm8iuAEKC1Byb2dyYW1JbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRIOCgZhdHRhY2gYBCADKAkSKgoGbG9hZGVkGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglydW5fY291bnQYBiABKAQSHAoUcnVuX3RpbWVfbmFub3NlY29uZHMYByABKAQSFAoMbWVtb3J5X2J5dGVzGAggASgEIhUKE0xpc3RQcm9ncmFtc1JlcXVlc3QiQgoUTGlzdFByb2dyYW1zUmVzcG9uc2USKgoIcHJvZ3JhbXMYASADKAsyGC5mYWlybGVhZC52MS5Qcm9ncmFtSW5mbyLqAQoMRW5kcG9pbnRJbmZvEgoKAmlkGAEgASgNEhAKCGlkZW50aXR5GAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRIQCghwb2RfbmFtZRgEIAEoCRIRCglhZGRyZXNzZXMYBSADKAkSEQoJaW50ZXJmYWNlGAYgASgJEg0KBXN0YXRlGAcgASgJEhYKDnBvbGljeV9pbmdyZXNzGAggASgIEhUKDXBvbGljeV9lZ3Jlc3MYCSABKAgSFgoOcG9saWN5X2VudHJpZXMYCiABKA0SDgoGbGFiZWxzGAsgAygJEgsKA21hYxgMIAEoCSIWChRMaXN0RW5kcG9pbnRzUmVxdWVzdCJFChVMaXN0RW5kcG9pbnRzUmVzcG9uc2USLAoJZW5kcG9pbnRzGAEgAygLMhkuZmFpcmxlYWQudjEuRW5kcG9pbnRJbmZvIjAKDElkZW50aXR5SW5mbxIQCghpZGVudGl0eRgBIAEoDRIOCgZsYWJlbHMYAiADKAkiFwoVTGlzdElkZW50aXRpZXNSZXF1ZXN0IkcKFkxpc3RJZGVudGl0aWVzUmVzcG9uc2USLQoKaWRlbnRpdGllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLklkZW50aXR5SW5mbyJiCg5TZXJ2aWNlQmFja2VuZBIPCgdhZGRyZXNzGAEgASgJEgwKBHBvcnQYAiABKA0SDQoFc3RhdGUYAyABKAkSEAoIaW50ZXJuYWwYBCABKAgSEAoIZXh0ZXJuYWwYBSABKAgi0QEKC1NlcnZpY2VJbmZvEhEKCW5hbWVzcGFjZRgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCXBvcnRfbmFtZRgDIAEoCRIMCgRraW5kGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSDAoEcG9ydBgGIAEoDRIQCghwcm90b2NvbBgHIAEoDRItCghiYWNrZW5kcxgIIAMoCzIbLmZhaXJsZWFkLnYxLlNlcnZpY2VCYWNrZW5kEg0KBWZsYWdzGAkgAygJEhEKCWFsZ29yaXRobRgKIAEoCSIVChNMaXN0U2VydmljZXNSZXF1ZXN0IkIKFExpc3RTZXJ2aWNlc1Jlc3BvbnNlEioKCHNlcnZpY2VzGAEgAygLMhguZmFpcmxlYWQudjEuU2VydmljZUluZm8ikAEKClBvbGljeUluZm8SDAoEa2luZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSDAoEbmFtZRgDIAEoCRIQCghyZXZpc2lvbhgEIAEoBBINCgV2YWxpZBgFIAEoCBIQCghwcm9ibGVtcxgGIAMoCRIPCgdzZWxlY3RzGAcgAygJEg8KB2VudHJpZXMYCCABKAQiFQoTTGlzdFBvbGljaWVzUmVxdWVzdCJBChRMaXN0UG9saWNpZXNSZXNwb25zZRIpCghwb2xpY2llcxgBIAMoCzIXLmZhaXJsZWFkLnYxLlBvbGljeUluZm8ikgEKClBvbGljeUxpbmUSEQoJZGlyZWN0aW9uGAEgASgJEhAKCGlkZW50aXR5GAIgASgNEg4KBmxhYmVscxgDIAMoCRIQCghwcm90b2NvbBgEIAEoDRIMCgRwb3J0GAUgASgNEhMKC3BvcnRfcHJlZml4GAYgASgNEgwKBGRlbnkYByABKAgSDAoEcnVsZRgIIAEoCSIsChhHZXRFbmRwb2ludFBvbGljeVJlcXVlc3QSEAoIZW5kcG9pbnQYASABKA0iQwoZR2V0RW5kcG9pbnRQb2xpY3lSZXNwb25zZRImCgVsaW5lcxgBIAMoCzIXLmZhaXJsZWFkLnYxLlBvbGljeUxpbmUigQIKDUNvbm50cmFja0luZm8SDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEhAKCHByb3RvY29sGAMgASgNEhEKCWRpcmVjdGlvbhgEIAEoCRINCgVmbGFncxgFIAEoCRIXCg9zb3VyY2VfaWRlbnRpdHkYBiABKA0SEwoLcGFja2V0c19vdXQYByABKAQSEgoKcGFja2V0c19pbhgIIAEoBBIRCglieXRlc19vdXQYCSABKAQSEAoIYnl0ZXNfaW4YCiABKAQSFwoPZXhwaXJlc19zZWNvbmRzGAsgASgNEhcKD3RyYW5zbGF0ZWRfZnJvbRgMIAEoCSIlChRMaXN0Q29ubnRyYWNrUmVxdWVzdBINCgVsaW1pdBgBIAEoDSJbChVMaXN0Q29ubnRyYWNrUmVzcG9uc2USLwoLY29ubmVjdGlvbnMYASADKAsyGi5mYWlybGVhZC52MS5Db25udHJhY2tJbmZvEhEKCXRydW5jYXRlZBgCIAEoCCJ5CgtDb3VudGVySW5mbxIOCgZyZWFzb24YASABKA0SDAoEbmFtZRgCIAEoCRIRCglkaXJlY3Rpb24YAyABKAkSDwoHcGFja2V0cxgEIAEoBBINCgVieXRlcxgFIAEoBBIZChFzdXBwcmVzc2VkX2V2ZW50cxgGIAEoBCIVChNMaXN0Q291bnRlcnNSZXF1ZXN0IkIKFExpc3RDb3VudGVyc1Jlc3BvbnNlEioKCGNvdW50ZXJzGAEgAygLMhguZmFpcmxlYWQudjEuQ291bnRlckluZm8iUgoGSVBJbmZvEg4KBnByZWZpeBgBIAEoCRIQCghpZGVudGl0eRgCIAEoDRIXCg90dW5uZWxfZW5kcG9pbnQYAyABKAkSDQoFb3duZXIYBCABKAkiEAoOTGlzdElQc1JlcXVlc3QiMwoPTGlzdElQc1Jlc3BvbnNlEiAKA2lwcxgBIAMoCzITLmZhaXJsZWFkLnYxLklQSW5mbyKWAQoMSm91cm5hbEVudHJ5EhAKCHNlcXVlbmNlGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGtpbmQYAyABKAkSDwoHc3ViamVjdBgEIAEoCRIOCgZiZWZvcmUYBSABKAkSDQoFYWZ0ZXIYBiABKAkSDAoEdW5kbxgHIAEoCSIUChJMaXN0Sm91cm5hbFJlcXVlc3QiQQoTTGlzdEpvdXJuYWxSZXNwb25zZRIqCgdlbnRyaWVzGAEgAygLMhkuZmFpcmxlYWQudjEuSm91cm5hbEVudHJ5Iq0BCg5FeHBsYWluUmVxdWVzdBIMCgRmcm9tGAEgASgJEgoKAnRvGAIgASgJEgwKBHBvcnQYAyABKA0SEAoIcHJvdG9jb2wYBCABKAkSEwoLc291cmNlX3BvcnQYBSABKA0SCgoCbDcYBiABKAkSEgoKcGVyX3BhY2tldBgHIAEoCBIsCgdhcnJpdmFsGAggASgLMhsuZmFpcmxlYWQudjEuRXhwbGFpbkFycml2YWwiLQoORXhwbGFpbkFycml2YWwSDQoFZnJhbWUYASABKAwSDAoEaG9wcxgCIAEoDSLdAQoLRXhwbGFpblN0ZXASDAoEbm9kZRgBIAEoCRIMCgRob29rGAIgASgJEgwKBGtpbmQYAyABKAkSCwoDbWFwGAQgASgJEgsKA2tleRgFIAEoCRINCgV2YWx1ZRgGIAEoCRIMCgRydWxlGAcgASgJEg8KB3Jld3JpdGUYCCABKAkSDwoHdmVyZGljdBgJIAEoCRIMCgR0ZXh0GAogASgJEhMKC2Ryb3BfcmVhc29uGAsgASgNEhgKEGRyb3BfcmVhc29uX25hbWUYDCABKAkSDgoGc291cmNlGA0gASgJIpoBCg9FeHBsYWluUmVzcG9uc2USDwoHdmVyZGljdBgBIAEoCRIPCgdzdW1tYXJ5GAIgASgJEhMKC2Ryb3BfcmVhc29uGAMgASgNEhgKEGRyb3BfcmVhc29uX25hbWUYBCABKAkSJwoFc3RlcHMYBSADKAsyGC5mYWlybGVhZC52MS5FeHBsYWluU3RlcBINCgVub3RlcxgGIAMoCSKcAQoXQW5ub3VuY2VFbmRwb2ludFJlcXVlc3QSEQoJbm9kZV9uYW1lGAEgASgJEhQKDG5vZGVfYWRkcmVzcxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSEAoIaWRlbnRpdHkYBCABKA0SDgoGbGFiZWxzGAUgAygJEhEKCW5hbWVzcGFjZRgGIAEoCRIQCghwb2RfbmFtZRgHIAEoCSIaChhBbm5vdW5jZUVuZHBvaW50UmVzcG9uc2UyxwoKDEFnZW50U2VydmljZRJKCglHZXRTdGF0dXMSHS5mYWlybGVhZC52MS5HZXRTdGF0dXNSZXF1ZXN0Gh4uZmFpcmxlYWQudjEuR2V0U3RhdHVzUmVzcG9uc2USTwoKV2F0Y2hFZGdlcxIeLmZhaXJsZWFkLnYxLldhdGNoRWRnZXNSZXF1ZXN0Gh8uZmFpcmxlYWQudjEuV2F0Y2hFZGdlc1Jlc3BvbnNlMAESTwoKV2F0Y2hGbG93cxIeLmZhaXJsZWFkLnYxLldhdGNoRmxvd3NSZXF1ZXN0Gh8uZmFpcmxlYWQudjEuV2F0Y2hGbG93c1Jlc3BvbnNlMAESRwoITGlzdE1hcHMSHC5mYWlybGVhZC52MS5MaXN0TWFwc1JlcXVlc3QaHS5mYWlybGVhZC52MS5MaXN0TWFwc1Jlc3BvbnNlElMKDExpc3RQcm9ncmFtcxIgLmZhaXJsZWFkLnYxLkxpc3RQcm9ncmFtc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0UHJvZ3JhbXNSZXNwb25zZRJWCg1MaXN0RW5kcG9pbnRzEiEuZmFpcmxlYWQudjEuTGlzdEVuZHBvaW50c1JlcXVlc3QaIi5mYWlybGVhZC52MS5MaXN0RW5kcG9pbnRzUmVzcG9uc2USWQoOTGlzdElkZW50aXRpZXMSIi5mYWlybGVhZC52MS5MaXN0SWRlbnRpdGllc1JlcXVlc3QaIy5mYWlybGVhZC52MS5MaXN0SWRlbnRpdGllc1Jlc3BvbnNlElMKDExpc3RTZXJ2aWNlcxIgLmZhaXJsZWFkLnYxLkxpc3RTZXJ2aWNlc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0U2VydmljZXNSZXNwb25zZRJTCgxMaXN0UG9saWNpZXMSIC5mYWlybGVhZC52MS5MaXN0UG9saWNpZXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFBvbGljaWVzUmVzcG9uc2USYgoRR2V0RW5kcG9pbnRQb2xpY3kSJS5mYWlybGVhZC52MS5HZXRFbmRwb2ludFBvbGljeVJlcXVlc3QaJi5mYWlybGVhZC52MS5HZXRFbmRwb2ludFBvbGljeVJlc3BvbnNlElYKDUxpc3RDb25udHJhY2sSIS5mYWlybGVhZC52MS5MaXN0Q29ubnRyYWNrUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RDb25udHJhY2tSZXNwb25zZRJTCgxMaXN0Q291bnRlcnMSIC5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdENvdW50ZXJzUmVzcG9uc2USRAoHTGlzdElQcxIbLmZhaXJsZWFkLnYxLkxpc3RJUHNSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdElQc1Jlc3BvbnNlElAKC0xpc3RKb3VybmFsEh8uZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXF1ZXN0GiAuZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXNwb25zZRJECgdFeHBsYWluEhsuZmFpcmxlYWQudjEuRXhwbGFpblJlcXVlc3QaHC5mYWlybGVhZC52MS5FeHBsYWluUmVzcG9uc2USXwoQQW5ub3VuY2VFbmRwb2ludBIkLmZhaXJsZWFkLnYxLkFubm91bmNlRW5kcG9pbnRSZXF1ZXN0GiUuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlQjRaMmZhaXJsZWFkLmRldi9ub2RlLWFnZW50L2FwaS9mYWlybGVhZC92MTtmYWlybGVhZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSK+AgoKTm9kZUhlYWx0aBIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEQoJcmVhY2hhYmxlGAMgASgIEhwKFGxhdGVuY3lfbWlsbGlzZWNvbmRzGAQgASgBEg0KBWVycm9yGAUgASgJEiYKBGljbXAYBiABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIYChBlbmRwb2ludF9hZGRyZXNzGAcgASgJEi8KDWVuZHBvaW50X2h0dHAYCCABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIvCg1lbmRwb2ludF9pY21wGAkgASgLMhguZmFpcmxlYWQudjEuUHJvYmVBbnN3ZXISLQoJbGFzdF9zZWVuGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJNCgtQcm9iZUFuc3dlchIRCglyZWFjaGFibGUYASABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYAiABKAESDQoFZXJyb3IYAyABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCKgAQoHTWFwSW5mbxIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSCgoCaWQYAyABKA0SEwoLbWF4X2VudHJpZXMYBCABKA0SDwoHZW50cmllcxgFIAEoAxIUCgxtZW1vcnlfYnl0ZXMYBiABKAQSEAoIcGluX3BhdGgYByABKAkSEAoIcHJlc3N1cmUYCCABKAESDQoFZ3Jvd3MYCSABKAgiEQoPTGlzdE1hcHNSZXF1ZXN0IjYKEExpc3RNYXBzUmVzcG9uc2USIgoEbWFwcxgBIAMoCzIULmZhaXJsZWFkLnYxLk1hcEluZm8iuAEKC1Byb2dyYW1JbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRIOCgZhdHRhY2gYBCADKAkSKgoGbG9hZGVkGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglydW5fY291bnQYBiABKAQSHAoUcnVuX3RpbWVfbmFub3NlY29uZHMYByABKAQSFAoMbWVtb3J5X2J5dGVzGAggASgEIhUKE0xpc3RQcm9ncmFtc1JlcXVlc3QiQgoUTGlzdFByb2dyYW1zUmVzcG9uc2USKgoIcHJvZ3JhbXMYASADKAsyGC5mYWlybGVhZC52MS5Qcm9ncmFtSW5mbyLqAQoMRW5kcG9pbnRJbmZvEgoKAmlkGAEgASgNEhAKCGlkZW50aXR5GAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRIQCghwb2RfbmFtZRgEIAEoCRIRCglhZGRyZXNzZXMYBSADKAkSEQoJaW50ZXJmYWNlGAYgASgJEg0KBXN0YXRlGAcgASgJEhYKDnBvbGljeV9pbmdyZXNzGAggASgIEhUKDXBvbGljeV9lZ3Jlc3MYCSABKAgSFgoOcG9saWN5X2VudHJpZXMYCiABKA0SDgoGbGFiZWxzGAsgAygJEgsKA21hYxgMIAEoCSIWChRMaXN0RW5kcG9pbnRzUmVxdWVzdCJFChVMaXN0RW5kcG9pbnRzUmVzcG9uc2USLAoJZW5kcG9pbnRzGAEgAygLMhkuZmFpcmxlYWQudjEuRW5kcG9pbnRJbmZvIjAKDElkZW50aXR5SW5mbxIQCghpZGVudGl0eRgBIAEoDRIOCgZsYWJlbHMYAiADKAkiFwoVTGlzdElkZW50aXRpZXNSZXF1ZXN0IkcKFkxpc3RJZGVudGl0aWVzUmVzcG9uc2USLQoKaWRlbnRpdGllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLklkZW50aXR5SW5mbyJiCg5TZXJ2aWNlQmFja2VuZBIPCgdhZGRyZXNzGAEgASgJEgwKBHBvcnQYAiABKA0SDQoFc3RhdGUYAyABKAkSEAoIaW50ZXJuYWwYBCABKAgSEAoIZXh0ZXJuYWwYBSABKAgi0QEKC1NlcnZpY2VJbmZvEhEKCW5hbWVzcGFjZRgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCXBvcnRfbmFtZRgDIAEoCRIMCgRraW5kGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSDAoEcG9ydBgGIAEoDRIQCghwcm90b2NvbBgHIAEoDRItCghiYWNrZW5kcxgIIAMoCzIbLmZhaXJsZWFkLnYxLlNlcnZpY2VCYWNrZW5kEg0KBWZsYWdzGAkgAygJEhEKCWFsZ29yaXRobRgKIAEoCSIVChNMaXN0U2VydmljZXNSZXF1ZXN0IkIKFExpc3RTZXJ2aWNlc1Jlc3BvbnNlEioKCHNlcnZpY2VzGAEgAygLMhguZmFpcmxlYWQudjEuU2VydmljZUluZm8ikAEKClBvbGljeUluZm8SDAoEa2luZBgBIAEoCRIRCgluYW1lc3BhY2UYAiABKAkSDAoEbmFtZRgDIAEoCRIQCghyZXZpc2lvbhgEIAEoBBINCgV2YWxpZBgFIAEoCBIQCghwcm9ibGVtcxgGIAMoCRIPCgdzZWxlY3RzGAcgAygJEg8KB2VudHJpZXMYCCABKAQiFQoTTGlzdFBvbGljaWVzUmVxdWVzdCJBChRMaXN0UG9saWNpZXNSZXNwb25zZRIpCghwb2xpY2llcxgBIAMoCzIXLmZhaXJsZWFkLnYxLlBvbGljeUluZm8ikgEKClBvbGljeUxpbmUSEQoJZGlyZWN0aW9uGAEgASgJEhAKCGlkZW50aXR5GAIgASgNEg4KBmxhYmVscxgDIAMoCRIQCghwcm90b2NvbBgEIAEoDRIMCgRwb3J0GAUgASgNEhMKC3BvcnRfcHJlZml4GAYgASgNEgwKBGRlbnkYByABKAgSDAoEcnVsZRgIIAEoCSIsChhHZXRFbmRwb2ludFBvbGljeVJlcXVlc3QSEAoIZW5kcG9pbnQYASABKA0iQwoZR2V0RW5kcG9pbnRQb2xpY3lSZXNwb25zZRImCgVsaW5lcxgBIAMoCzIXLmZhaXJsZWFkLnYxLlBvbGljeUxpbmUigQIKDUNvbm50cmFja0luZm8SDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEhAKCHByb3RvY29sGAMgASgNEhEKCWRpcmVjdGlvbhgEIAEoCRINCgVmbGFncxgFIAEoCRIXCg9zb3VyY2VfaWRlbnRpdHkYBiABKA0SEwoLcGFja2V0c19vdXQYByABKAQSEgoKcGFja2V0c19pbhgIIAEoBBIRCglieXRlc19vdXQYCSABKAQSEAoIYnl0ZXNfaW4YCiABKAQSFwoPZXhwaXJlc19zZWNvbmRzGAsgASgNEhcKD3RyYW5zbGF0ZWRfZnJvbRgMIAEoCSIlChRMaXN0Q29ubnRyYWNrUmVxdWVzdBINCgVsaW1pdBgBIAEoDSJbChVMaXN0Q29ubnRyYWNrUmVzcG9uc2USLwoLY29ubmVjdGlvbnMYASADKAsyGi5mYWlybGVhZC52MS5Db25udHJhY2tJbmZvEhEKCXRydW5jYXRlZBgCIAEoCCKJAQoHTkFUSW5mbxIQCghwcm90b2NvbBgBIAEoDRIOCgZzb3VyY2UYAiABKAkSEwoLZGVzdGluYXRpb24YAyABKAkSEgoKdHJhbnNsYXRlZBgEIAEoCRILCgNvd24YBSABKAgSDQoFZmxhZ3MYBiABKAkSFwoPZXhwaXJlc19zZWNvbmRzGAcgASgNIh8KDkxpc3ROQVRSZXF1ZXN0Eg0KBWxpbWl0GAEgASgNIkkKD0xpc3ROQVRSZXNwb25zZRIjCgVmbG93cxgBIAMoCzIULmZhaXJsZWFkLnYxLk5BVEluZm8SEQoJdHJ1bmNhdGVkGAIgASgIInkKC0NvdW50ZXJJbmZvEg4KBnJlYXNvbhgBIAEoDRIMCgRuYW1lGAIgASgJEhEKCWRpcmVjdGlvbhgDIAEoCRIPCgdwYWNrZXRzGAQgASgEEg0KBWJ5dGVzGAUgASgEEhkKEXN1cHByZXNzZWRfZXZlbnRzGAYgASgEIhUKE0xpc3RDb3VudGVyc1JlcXVlc3QiQgoUTGlzdENvdW50ZXJzUmVzcG9uc2USKgoIY291bnRlcnMYASADKAsyGC5mYWlybGVhZC52MS5Db3VudGVySW5mbyJSCgZJUEluZm8SDgoGcHJlZml4GAEgASgJEhAKCGlkZW50aXR5GAIgASgNEhcKD3R1bm5lbF9lbmRwb2ludBgDIAEoCRINCgVvd25lchgEIAEoCSIQCg5MaXN0SVBzUmVxdWVzdCIzCg9MaXN0SVBzUmVzcG9uc2USIAoDaXBzGAEgAygLMhMuZmFpcmxlYWQudjEuSVBJbmZvIpYBCgxKb3VybmFsRW50cnkSEAoIc2VxdWVuY2UYASABKAQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEa2luZBgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEg4KBmJlZm9yZRgFIAEoCRINCgVhZnRlchgGIAEoCRIMCgR1bmRvGAcgASgJIhQKEkxpc3RKb3VybmFsUmVxdWVzdCJBChNMaXN0Sm91cm5hbFJlc3BvbnNlEioKB2VudHJpZXMYASADKAsyGS5mYWlybGVhZC52MS5Kb3VybmFsRW50cnkirQEKDkV4cGxhaW5SZXF1ZXN0EgwKBGZyb20YASABKAkSCgoCdG8YAiABKAkSDAoEcG9ydBgDIAEoDRIQCghwcm90b2NvbBgEIAEoCRITCgtzb3VyY2VfcG9ydBgFIAEoDRIKCgJsNxgGIAEoCRISCgpwZXJfcGFja2V0GAcgASgIEiwKB2Fycml2YWwYCCABKAsyGy5mYWlybGVhZC52MS5FeHBsYWluQXJyaXZhbCItCg5FeHBsYWluQXJyaXZhbBINCgVmcmFtZRgBIAEoDBIMCgRob3BzGAIgASgNIt0BCgtFeHBsYWluU3RlcBIMCgRub2RlGAEgASgJEgwKBGhvb2sYAiABKAkSDAoEa2luZBgDIAEoCRILCgNtYXAYBCABKAkSCwoDa2V5GAUgASgJEg0KBXZhbHVlGAYgASgJEgwKBHJ1bGUYByABKAkSDwoHcmV3cml0ZRgIIAEoCRIPCgd2ZXJkaWN0GAkgASgJEgwKBHRleHQYCiABKAkSEwoLZHJvcF9yZWFzb24YCyABKA0SGAoQZHJvcF9yZWFzb25fbmFtZRgMIAEoCRIOCgZzb3VyY2UYDSABKAkimgEKD0V4cGxhaW5SZXNwb25zZRIPCgd2ZXJkaWN0GAEgASgJEg8KB3N1bW1hcnkYAiABKAkSEwoLZHJvcF9yZWFzb24YAyABKA0SGAoQZHJvcF9yZWFzb25fbmFtZRgEIAEoCRInCgVzdGVwcxgFIAMoCzIYLmZhaXJsZWFkLnYxLkV4cGxhaW5TdGVwEg0KBW5vdGVzGAYgAygJIpwBChdBbm5vdW5jZUVuZHBvaW50UmVxdWVzdBIRCglub2RlX25hbWUYASABKAkSFAoMbm9kZV9hZGRyZXNzGAIgASgJEhEKCWFkZHJlc3NlcxgDIAMoCRIQCghpZGVudGl0eRgEIAEoDRIOCgZsYWJlbHMYBSADKAkSEQoJbmFtZXNwYWNlGAYgASgJEhAKCHBvZF9uYW1lGAcgASgJIhoKGEFubm91bmNlRW5kcG9pbnRSZXNwb25zZTKNCwoMQWdlbnRTZXJ2aWNlEkoKCUdldFN0YXR1cxIdLmZhaXJsZWFkLnYxLkdldFN0YXR1c1JlcXVlc3QaHi5mYWlybGVhZC52MS5HZXRTdGF0dXNSZXNwb25zZRJPCgpXYXRjaEVkZ2VzEh4uZmFpcmxlYWQudjEuV2F0Y2hFZGdlc1JlcXVlc3QaHy5mYWlybGVhZC52MS5XYXRjaEVkZ2VzUmVzcG9uc2UwARJPCgpXYXRjaEZsb3dzEh4uZmFpcmxlYWQudjEuV2F0Y2hGbG93c1JlcXVlc3QaHy5mYWlybGVhZC52MS5XYXRjaEZsb3dzUmVzcG9uc2UwARJHCghMaXN0TWFwcxIcLmZhaXJsZWFkLnYxLkxpc3RNYXBzUmVxdWVzdBodLmZhaXJsZWFkLnYxLkxpc3RNYXBzUmVzcG9uc2USUwoMTGlzdFByb2dyYW1zEiAuZmFpcmxlYWQudjEuTGlzdFByb2dyYW1zUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RQcm9ncmFtc1Jlc3BvbnNlElYKDUxpc3RFbmRwb2ludHMSIS5mYWlybGVhZC52MS5MaXN0RW5kcG9pbnRzUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RFbmRwb2ludHNSZXNwb25zZRJZCg5MaXN0SWRlbnRpdGllcxIiLmZhaXJsZWFkLnYxLkxpc3RJZGVudGl0aWVzUmVxdWVzdBojLmZhaXJsZWFkLnYxLkxpc3RJZGVudGl0aWVzUmVzcG9uc2USUwoMTGlzdFNlcnZpY2VzEiAuZmFpcmxlYWQudjEuTGlzdFNlcnZpY2VzUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RTZXJ2aWNlc1Jlc3BvbnNlElMKDExpc3RQb2xpY2llcxIgLmZhaXJsZWFkLnYxLkxpc3RQb2xpY2llc1JlcXVlc3QaIS5mYWlybGVhZC52MS5MaXN0UG9saWNpZXNSZXNwb25zZRJiChFHZXRFbmRwb2ludFBvbGljeRIlLmZhaXJsZWFkLnYxLkdldEVuZHBvaW50UG9saWN5UmVxdWVzdBomLmZhaXJsZWFkLnYxLkdldEVuZHBvaW50UG9saWN5UmVzcG9uc2USVgoNTGlzdENvbm50cmFjaxIhLmZhaXJsZWFkLnYxLkxpc3RDb25udHJhY2tSZXF1ZXN0GiIuZmFpcmxlYWQudjEuTGlzdENvbm50cmFja1Jlc3BvbnNlEkQKB0xpc3ROQVQSGy5mYWlybGVhZC52MS5MaXN0TkFUUmVxdWVzdBocLmZhaXJsZWFkLnYxLkxpc3ROQVRSZXNwb25zZRJTCgxMaXN0Q291bnRlcnMSIC5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdENvdW50ZXJzUmVzcG9uc2USRAoHTGlzdElQcxIbLmZhaXJsZWFkLnYxLkxpc3RJUHNSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdElQc1Jlc3BvbnNlElAKC0xpc3RKb3VybmFsEh8uZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXF1ZXN0GiAuZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXNwb25zZRJECgdFeHBsYWluEhsuZmFpcmxlYWQudjEuRXhwbGFpblJlcXVlc3QaHC5mYWlybGVhZC52MS5FeHBsYWluUmVzcG9uc2USXwoQQW5ub3VuY2VFbmRwb2ludBIkLmZhaXJsZWFkLnYxLkFubm91bmNlRW5kcG9pbnRSZXF1ZXN0GiUuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlQjRaMmZhaXJsZWFkLmRldi9ub2RlLWFnZW50L2FwaS9mYWlybGVhZC92MTtmYWlybGVhZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message fairlead.v1.GetStatusRequest
@@ -68,6 +68,9 @@ export const ComponentSchema: GenMessage<Component> = /*@__PURE__*/
   messageDesc(file_fairlead_v1_agent, 1);
 
 /**
+ * How another node answers at its own address, by HTTP on port 4240; and by ICMP, and both at its router's address, which
+ * is reached the way that pods' packets go.
+ *
  * @generated from message fairlead.v1.NodeHealth
  */
 export type NodeHealth = Message<"fairlead.v1.NodeHealth"> & {
@@ -95,6 +98,33 @@ export type NodeHealth = Message<"fairlead.v1.NodeHealth"> & {
    * @generated from field: string error = 5;
    */
   error: string;
+
+  /**
+   * @generated from field: fairlead.v1.ProbeAnswer icmp = 6;
+   */
+  icmp?: ProbeAnswer | undefined;
+
+  /**
+   * @generated from field: string endpoint_address = 7;
+   */
+  endpointAddress: string;
+
+  /**
+   * @generated from field: fairlead.v1.ProbeAnswer endpoint_http = 8;
+   */
+  endpointHttp?: ProbeAnswer | undefined;
+
+  /**
+   * @generated from field: fairlead.v1.ProbeAnswer endpoint_icmp = 9;
+   */
+  endpointIcmp?: ProbeAnswer | undefined;
+
+  /**
+   * When it last answered HTTP at its own address; absent: never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen = 10;
+   */
+  lastSeen?: Timestamp | undefined;
 };
 
 /**
@@ -103,6 +133,33 @@ export type NodeHealth = Message<"fairlead.v1.NodeHealth"> & {
  */
 export const NodeHealthSchema: GenMessage<NodeHealth> = /*@__PURE__*/
   messageDesc(file_fairlead_v1_agent, 2);
+
+/**
+ * @generated from message fairlead.v1.ProbeAnswer
+ */
+export type ProbeAnswer = Message<"fairlead.v1.ProbeAnswer"> & {
+  /**
+   * @generated from field: bool reachable = 1;
+   */
+  reachable: boolean;
+
+  /**
+   * @generated from field: double latency_milliseconds = 2;
+   */
+  latencyMilliseconds: number;
+
+  /**
+   * @generated from field: string error = 3;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message fairlead.v1.ProbeAnswer.
+ * Use `create(ProbeAnswerSchema)` to create a new message.
+ */
+export const ProbeAnswerSchema: GenMessage<ProbeAnswer> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 3);
 
 /**
  * @generated from message fairlead.v1.Allocation
@@ -126,7 +183,7 @@ export type Allocation = Message<"fairlead.v1.Allocation"> & {
  * Use `create(AllocationSchema)` to create a new message.
  */
 export const AllocationSchema: GenMessage<Allocation> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 3);
+  messageDesc(file_fairlead_v1_agent, 4);
 
 /**
  * @generated from message fairlead.v1.GetStatusResponse
@@ -296,7 +353,7 @@ export type GetStatusResponse = Message<"fairlead.v1.GetStatusResponse"> & {
  * Use `create(GetStatusResponseSchema)` to create a new message.
  */
 export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 4);
+  messageDesc(file_fairlead_v1_agent, 5);
 
 /**
  * One side of an edge.
@@ -359,7 +416,7 @@ export type EdgeSide = Message<"fairlead.v1.EdgeSide"> & {
  * Use `create(EdgeSideSchema)` to create a new message.
  */
 export const EdgeSideSchema: GenMessage<EdgeSide> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 5);
+  messageDesc(file_fairlead_v1_agent, 6);
 
 /**
  * @generated from message fairlead.v1.Edge
@@ -442,7 +499,7 @@ export type Edge = Message<"fairlead.v1.Edge"> & {
  * Use `create(EdgeSchema)` to create a new message.
  */
 export const EdgeSchema: GenMessage<Edge> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 6);
+  messageDesc(file_fairlead_v1_agent, 7);
 
 /**
  * @generated from message fairlead.v1.WatchEdgesRequest
@@ -461,7 +518,7 @@ export type WatchEdgesRequest = Message<"fairlead.v1.WatchEdgesRequest"> & {
  * Use `create(WatchEdgesRequestSchema)` to create a new message.
  */
 export const WatchEdgesRequestSchema: GenMessage<WatchEdgesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 7);
+  messageDesc(file_fairlead_v1_agent, 8);
 
 /**
  * @generated from message fairlead.v1.WatchEdgesResponse
@@ -502,7 +559,7 @@ export type WatchEdgesResponse = Message<"fairlead.v1.WatchEdgesResponse"> & {
  * Use `create(WatchEdgesResponseSchema)` to create a new message.
  */
 export const WatchEdgesResponseSchema: GenMessage<WatchEdgesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 8);
+  messageDesc(file_fairlead_v1_agent, 9);
 
 /**
  * @generated from message fairlead.v1.WatchFlowsRequest
@@ -531,7 +588,7 @@ export type WatchFlowsRequest = Message<"fairlead.v1.WatchFlowsRequest"> & {
  * Use `create(WatchFlowsRequestSchema)` to create a new message.
  */
 export const WatchFlowsRequestSchema: GenMessage<WatchFlowsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 9);
+  messageDesc(file_fairlead_v1_agent, 10);
 
 /**
  * @generated from message fairlead.v1.WatchFlowsResponse
@@ -550,7 +607,7 @@ export type WatchFlowsResponse = Message<"fairlead.v1.WatchFlowsResponse"> & {
  * Use `create(WatchFlowsResponseSchema)` to create a new message.
  */
 export const WatchFlowsResponseSchema: GenMessage<WatchFlowsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 10);
+  messageDesc(file_fairlead_v1_agent, 11);
 
 /**
  * @generated from message fairlead.v1.MapInfo
@@ -613,7 +670,7 @@ export type MapInfo = Message<"fairlead.v1.MapInfo"> & {
  * Use `create(MapInfoSchema)` to create a new message.
  */
 export const MapInfoSchema: GenMessage<MapInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 11);
+  messageDesc(file_fairlead_v1_agent, 12);
 
 /**
  * @generated from message fairlead.v1.ListMapsRequest
@@ -626,7 +683,7 @@ export type ListMapsRequest = Message<"fairlead.v1.ListMapsRequest"> & {
  * Use `create(ListMapsRequestSchema)` to create a new message.
  */
 export const ListMapsRequestSchema: GenMessage<ListMapsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 12);
+  messageDesc(file_fairlead_v1_agent, 13);
 
 /**
  * @generated from message fairlead.v1.ListMapsResponse
@@ -643,7 +700,7 @@ export type ListMapsResponse = Message<"fairlead.v1.ListMapsResponse"> & {
  * Use `create(ListMapsResponseSchema)` to create a new message.
  */
 export const ListMapsResponseSchema: GenMessage<ListMapsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 13);
+  messageDesc(file_fairlead_v1_agent, 14);
 
 /**
  * @generated from message fairlead.v1.ProgramInfo
@@ -695,7 +752,7 @@ export type ProgramInfo = Message<"fairlead.v1.ProgramInfo"> & {
  * Use `create(ProgramInfoSchema)` to create a new message.
  */
 export const ProgramInfoSchema: GenMessage<ProgramInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 14);
+  messageDesc(file_fairlead_v1_agent, 15);
 
 /**
  * @generated from message fairlead.v1.ListProgramsRequest
@@ -708,7 +765,7 @@ export type ListProgramsRequest = Message<"fairlead.v1.ListProgramsRequest"> & {
  * Use `create(ListProgramsRequestSchema)` to create a new message.
  */
 export const ListProgramsRequestSchema: GenMessage<ListProgramsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 15);
+  messageDesc(file_fairlead_v1_agent, 16);
 
 /**
  * @generated from message fairlead.v1.ListProgramsResponse
@@ -725,7 +782,7 @@ export type ListProgramsResponse = Message<"fairlead.v1.ListProgramsResponse"> &
  * Use `create(ListProgramsResponseSchema)` to create a new message.
  */
 export const ListProgramsResponseSchema: GenMessage<ListProgramsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 16);
+  messageDesc(file_fairlead_v1_agent, 17);
 
 /**
  * @generated from message fairlead.v1.EndpointInfo
@@ -797,7 +854,7 @@ export type EndpointInfo = Message<"fairlead.v1.EndpointInfo"> & {
  * Use `create(EndpointInfoSchema)` to create a new message.
  */
 export const EndpointInfoSchema: GenMessage<EndpointInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 17);
+  messageDesc(file_fairlead_v1_agent, 18);
 
 /**
  * @generated from message fairlead.v1.ListEndpointsRequest
@@ -810,7 +867,7 @@ export type ListEndpointsRequest = Message<"fairlead.v1.ListEndpointsRequest"> &
  * Use `create(ListEndpointsRequestSchema)` to create a new message.
  */
 export const ListEndpointsRequestSchema: GenMessage<ListEndpointsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 18);
+  messageDesc(file_fairlead_v1_agent, 19);
 
 /**
  * @generated from message fairlead.v1.ListEndpointsResponse
@@ -827,7 +884,7 @@ export type ListEndpointsResponse = Message<"fairlead.v1.ListEndpointsResponse">
  * Use `create(ListEndpointsResponseSchema)` to create a new message.
  */
 export const ListEndpointsResponseSchema: GenMessage<ListEndpointsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 19);
+  messageDesc(file_fairlead_v1_agent, 20);
 
 /**
  * @generated from message fairlead.v1.IdentityInfo
@@ -849,7 +906,7 @@ export type IdentityInfo = Message<"fairlead.v1.IdentityInfo"> & {
  * Use `create(IdentityInfoSchema)` to create a new message.
  */
 export const IdentityInfoSchema: GenMessage<IdentityInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 20);
+  messageDesc(file_fairlead_v1_agent, 21);
 
 /**
  * @generated from message fairlead.v1.ListIdentitiesRequest
@@ -862,7 +919,7 @@ export type ListIdentitiesRequest = Message<"fairlead.v1.ListIdentitiesRequest">
  * Use `create(ListIdentitiesRequestSchema)` to create a new message.
  */
 export const ListIdentitiesRequestSchema: GenMessage<ListIdentitiesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 21);
+  messageDesc(file_fairlead_v1_agent, 22);
 
 /**
  * @generated from message fairlead.v1.ListIdentitiesResponse
@@ -879,7 +936,7 @@ export type ListIdentitiesResponse = Message<"fairlead.v1.ListIdentitiesResponse
  * Use `create(ListIdentitiesResponseSchema)` to create a new message.
  */
 export const ListIdentitiesResponseSchema: GenMessage<ListIdentitiesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 22);
+  messageDesc(file_fairlead_v1_agent, 23);
 
 /**
  * @generated from message fairlead.v1.ServiceBackend
@@ -920,7 +977,7 @@ export type ServiceBackend = Message<"fairlead.v1.ServiceBackend"> & {
  * Use `create(ServiceBackendSchema)` to create a new message.
  */
 export const ServiceBackendSchema: GenMessage<ServiceBackend> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 23);
+  messageDesc(file_fairlead_v1_agent, 24);
 
 /**
  * @generated from message fairlead.v1.ServiceInfo
@@ -986,7 +1043,7 @@ export type ServiceInfo = Message<"fairlead.v1.ServiceInfo"> & {
  * Use `create(ServiceInfoSchema)` to create a new message.
  */
 export const ServiceInfoSchema: GenMessage<ServiceInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 24);
+  messageDesc(file_fairlead_v1_agent, 25);
 
 /**
  * @generated from message fairlead.v1.ListServicesRequest
@@ -999,7 +1056,7 @@ export type ListServicesRequest = Message<"fairlead.v1.ListServicesRequest"> & {
  * Use `create(ListServicesRequestSchema)` to create a new message.
  */
 export const ListServicesRequestSchema: GenMessage<ListServicesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 25);
+  messageDesc(file_fairlead_v1_agent, 26);
 
 /**
  * @generated from message fairlead.v1.ListServicesResponse
@@ -1016,7 +1073,7 @@ export type ListServicesResponse = Message<"fairlead.v1.ListServicesResponse"> &
  * Use `create(ListServicesResponseSchema)` to create a new message.
  */
 export const ListServicesResponseSchema: GenMessage<ListServicesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 26);
+  messageDesc(file_fairlead_v1_agent, 27);
 
 /**
  * @generated from message fairlead.v1.PolicyInfo
@@ -1070,7 +1127,7 @@ export type PolicyInfo = Message<"fairlead.v1.PolicyInfo"> & {
  * Use `create(PolicyInfoSchema)` to create a new message.
  */
 export const PolicyInfoSchema: GenMessage<PolicyInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 27);
+  messageDesc(file_fairlead_v1_agent, 28);
 
 /**
  * @generated from message fairlead.v1.ListPoliciesRequest
@@ -1083,7 +1140,7 @@ export type ListPoliciesRequest = Message<"fairlead.v1.ListPoliciesRequest"> & {
  * Use `create(ListPoliciesRequestSchema)` to create a new message.
  */
 export const ListPoliciesRequestSchema: GenMessage<ListPoliciesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 28);
+  messageDesc(file_fairlead_v1_agent, 29);
 
 /**
  * @generated from message fairlead.v1.ListPoliciesResponse
@@ -1100,7 +1157,7 @@ export type ListPoliciesResponse = Message<"fairlead.v1.ListPoliciesResponse"> &
  * Use `create(ListPoliciesResponseSchema)` to create a new message.
  */
 export const ListPoliciesResponseSchema: GenMessage<ListPoliciesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 29);
+  messageDesc(file_fairlead_v1_agent, 30);
 
 /**
  * @generated from message fairlead.v1.PolicyLine
@@ -1156,7 +1213,7 @@ export type PolicyLine = Message<"fairlead.v1.PolicyLine"> & {
  * Use `create(PolicyLineSchema)` to create a new message.
  */
 export const PolicyLineSchema: GenMessage<PolicyLine> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 30);
+  messageDesc(file_fairlead_v1_agent, 31);
 
 /**
  * @generated from message fairlead.v1.GetEndpointPolicyRequest
@@ -1173,7 +1230,7 @@ export type GetEndpointPolicyRequest = Message<"fairlead.v1.GetEndpointPolicyReq
  * Use `create(GetEndpointPolicyRequestSchema)` to create a new message.
  */
 export const GetEndpointPolicyRequestSchema: GenMessage<GetEndpointPolicyRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 31);
+  messageDesc(file_fairlead_v1_agent, 32);
 
 /**
  * @generated from message fairlead.v1.GetEndpointPolicyResponse
@@ -1190,7 +1247,7 @@ export type GetEndpointPolicyResponse = Message<"fairlead.v1.GetEndpointPolicyRe
  * Use `create(GetEndpointPolicyResponseSchema)` to create a new message.
  */
 export const GetEndpointPolicyResponseSchema: GenMessage<GetEndpointPolicyResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 32);
+  messageDesc(file_fairlead_v1_agent, 33);
 
 /**
  * @generated from message fairlead.v1.ConntrackInfo
@@ -1262,7 +1319,7 @@ export type ConntrackInfo = Message<"fairlead.v1.ConntrackInfo"> & {
  * Use `create(ConntrackInfoSchema)` to create a new message.
  */
 export const ConntrackInfoSchema: GenMessage<ConntrackInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 33);
+  messageDesc(file_fairlead_v1_agent, 34);
 
 /**
  * @generated from message fairlead.v1.ListConntrackRequest
@@ -1279,7 +1336,7 @@ export type ListConntrackRequest = Message<"fairlead.v1.ListConntrackRequest"> &
  * Use `create(ListConntrackRequestSchema)` to create a new message.
  */
 export const ListConntrackRequestSchema: GenMessage<ListConntrackRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 34);
+  messageDesc(file_fairlead_v1_agent, 35);
 
 /**
  * @generated from message fairlead.v1.ListConntrackResponse
@@ -1301,7 +1358,97 @@ export type ListConntrackResponse = Message<"fairlead.v1.ListConntrackResponse">
  * Use `create(ListConntrackResponseSchema)` to create a new message.
  */
 export const ListConntrackResponseSchema: GenMessage<ListConntrackResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 35);
+  messageDesc(file_fairlead_v1_agent, 36);
+
+/**
+ * @generated from message fairlead.v1.NATInfo
+ */
+export type NATInfo = Message<"fairlead.v1.NATInfo"> & {
+  /**
+   * @generated from field: uint32 protocol = 1;
+   */
+  protocol: number;
+
+  /**
+   * source sends to destination, which sees translated. The port of ICMP is the identifier.
+   *
+   * @generated from field: string source = 2;
+   */
+  source: string;
+
+  /**
+   * @generated from field: string destination = 3;
+   */
+  destination: string;
+
+  /**
+   * @generated from field: string translated = 4;
+   */
+  translated: string;
+
+  /**
+   * A port of the node's own sockets, kept from others.
+   *
+   * @generated from field: bool own = 5;
+   */
+  own: boolean;
+
+  /**
+   * @generated from field: string flags = 6;
+   */
+  flags: string;
+
+  /**
+   * @generated from field: uint32 expires_seconds = 7;
+   */
+  expiresSeconds: number;
+};
+
+/**
+ * Describes the message fairlead.v1.NATInfo.
+ * Use `create(NATInfoSchema)` to create a new message.
+ */
+export const NATInfoSchema: GenMessage<NATInfo> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 37);
+
+/**
+ * @generated from message fairlead.v1.ListNATRequest
+ */
+export type ListNATRequest = Message<"fairlead.v1.ListNATRequest"> & {
+  /**
+   * @generated from field: uint32 limit = 1;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message fairlead.v1.ListNATRequest.
+ * Use `create(ListNATRequestSchema)` to create a new message.
+ */
+export const ListNATRequestSchema: GenMessage<ListNATRequest> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 38);
+
+/**
+ * @generated from message fairlead.v1.ListNATResponse
+ */
+export type ListNATResponse = Message<"fairlead.v1.ListNATResponse"> & {
+  /**
+   * @generated from field: repeated fairlead.v1.NATInfo flows = 1;
+   */
+  flows: NATInfo[];
+
+  /**
+   * @generated from field: bool truncated = 2;
+   */
+  truncated: boolean;
+};
+
+/**
+ * Describes the message fairlead.v1.ListNATResponse.
+ * Use `create(ListNATResponseSchema)` to create a new message.
+ */
+export const ListNATResponseSchema: GenMessage<ListNATResponse> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 39);
 
 /**
  * @generated from message fairlead.v1.CounterInfo
@@ -1351,7 +1498,7 @@ export type CounterInfo = Message<"fairlead.v1.CounterInfo"> & {
  * Use `create(CounterInfoSchema)` to create a new message.
  */
 export const CounterInfoSchema: GenMessage<CounterInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 36);
+  messageDesc(file_fairlead_v1_agent, 40);
 
 /**
  * @generated from message fairlead.v1.ListCountersRequest
@@ -1364,7 +1511,7 @@ export type ListCountersRequest = Message<"fairlead.v1.ListCountersRequest"> & {
  * Use `create(ListCountersRequestSchema)` to create a new message.
  */
 export const ListCountersRequestSchema: GenMessage<ListCountersRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 37);
+  messageDesc(file_fairlead_v1_agent, 41);
 
 /**
  * @generated from message fairlead.v1.ListCountersResponse
@@ -1381,7 +1528,7 @@ export type ListCountersResponse = Message<"fairlead.v1.ListCountersResponse"> &
  * Use `create(ListCountersResponseSchema)` to create a new message.
  */
 export const ListCountersResponseSchema: GenMessage<ListCountersResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 38);
+  messageDesc(file_fairlead_v1_agent, 42);
 
 /**
  * @generated from message fairlead.v1.IPInfo
@@ -1413,7 +1560,7 @@ export type IPInfo = Message<"fairlead.v1.IPInfo"> & {
  * Use `create(IPInfoSchema)` to create a new message.
  */
 export const IPInfoSchema: GenMessage<IPInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 39);
+  messageDesc(file_fairlead_v1_agent, 43);
 
 /**
  * @generated from message fairlead.v1.ListIPsRequest
@@ -1426,7 +1573,7 @@ export type ListIPsRequest = Message<"fairlead.v1.ListIPsRequest"> & {
  * Use `create(ListIPsRequestSchema)` to create a new message.
  */
 export const ListIPsRequestSchema: GenMessage<ListIPsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 40);
+  messageDesc(file_fairlead_v1_agent, 44);
 
 /**
  * @generated from message fairlead.v1.ListIPsResponse
@@ -1443,7 +1590,7 @@ export type ListIPsResponse = Message<"fairlead.v1.ListIPsResponse"> & {
  * Use `create(ListIPsResponseSchema)` to create a new message.
  */
 export const ListIPsResponseSchema: GenMessage<ListIPsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 41);
+  messageDesc(file_fairlead_v1_agent, 45);
 
 /**
  * @generated from message fairlead.v1.JournalEntry
@@ -1492,7 +1639,7 @@ export type JournalEntry = Message<"fairlead.v1.JournalEntry"> & {
  * Use `create(JournalEntrySchema)` to create a new message.
  */
 export const JournalEntrySchema: GenMessage<JournalEntry> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 42);
+  messageDesc(file_fairlead_v1_agent, 46);
 
 /**
  * @generated from message fairlead.v1.ListJournalRequest
@@ -1505,7 +1652,7 @@ export type ListJournalRequest = Message<"fairlead.v1.ListJournalRequest"> & {
  * Use `create(ListJournalRequestSchema)` to create a new message.
  */
 export const ListJournalRequestSchema: GenMessage<ListJournalRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 43);
+  messageDesc(file_fairlead_v1_agent, 47);
 
 /**
  * @generated from message fairlead.v1.ListJournalResponse
@@ -1522,7 +1669,7 @@ export type ListJournalResponse = Message<"fairlead.v1.ListJournalResponse"> & {
  * Use `create(ListJournalResponseSchema)` to create a new message.
  */
 export const ListJournalResponseSchema: GenMessage<ListJournalResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 44);
+  messageDesc(file_fairlead_v1_agent, 48);
 
 /**
  * @generated from message fairlead.v1.ExplainRequest
@@ -1588,7 +1735,7 @@ export type ExplainRequest = Message<"fairlead.v1.ExplainRequest"> & {
  * Use `create(ExplainRequestSchema)` to create a new message.
  */
 export const ExplainRequestSchema: GenMessage<ExplainRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 45);
+  messageDesc(file_fairlead_v1_agent, 49);
 
 /**
  * @generated from message fairlead.v1.ExplainArrival
@@ -1614,7 +1761,7 @@ export type ExplainArrival = Message<"fairlead.v1.ExplainArrival"> & {
  * Use `create(ExplainArrivalSchema)` to create a new message.
  */
 export const ExplainArrivalSchema: GenMessage<ExplainArrival> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 46);
+  messageDesc(file_fairlead_v1_agent, 50);
 
 /**
  * @generated from message fairlead.v1.ExplainStep
@@ -1710,7 +1857,7 @@ export type ExplainStep = Message<"fairlead.v1.ExplainStep"> & {
  * Use `create(ExplainStepSchema)` to create a new message.
  */
 export const ExplainStepSchema: GenMessage<ExplainStep> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 47);
+  messageDesc(file_fairlead_v1_agent, 51);
 
 /**
  * @generated from message fairlead.v1.ExplainResponse
@@ -1759,7 +1906,7 @@ export type ExplainResponse = Message<"fairlead.v1.ExplainResponse"> & {
  * Use `create(ExplainResponseSchema)` to create a new message.
  */
 export const ExplainResponseSchema: GenMessage<ExplainResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 48);
+  messageDesc(file_fairlead_v1_agent, 52);
 
 /**
  * @generated from message fairlead.v1.AnnounceEndpointRequest
@@ -1806,7 +1953,7 @@ export type AnnounceEndpointRequest = Message<"fairlead.v1.AnnounceEndpointReque
  * Use `create(AnnounceEndpointRequestSchema)` to create a new message.
  */
 export const AnnounceEndpointRequestSchema: GenMessage<AnnounceEndpointRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 49);
+  messageDesc(file_fairlead_v1_agent, 53);
 
 /**
  * @generated from message fairlead.v1.AnnounceEndpointResponse
@@ -1819,7 +1966,7 @@ export type AnnounceEndpointResponse = Message<"fairlead.v1.AnnounceEndpointResp
  * Use `create(AnnounceEndpointResponseSchema)` to create a new message.
  */
 export const AnnounceEndpointResponseSchema: GenMessage<AnnounceEndpointResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 50);
+  messageDesc(file_fairlead_v1_agent, 54);
 
 /**
  * AgentService answers for one node.
@@ -1937,6 +2084,16 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof ListConntrackRequestSchema;
     output: typeof ListConntrackResponseSchema;
+  },
+  /**
+   * ListNAT lists flows whose source is translated.
+   *
+   * @generated from rpc fairlead.v1.AgentService.ListNAT
+   */
+  listNAT: {
+    methodKind: "unary";
+    input: typeof ListNATRequestSchema;
+    output: typeof ListNATResponseSchema;
   },
   /**
    * ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
