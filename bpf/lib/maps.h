@@ -6,6 +6,7 @@
 #pragma once
 
 #include "types.h"
+#include "nat_types.h"
 #include "limit.h"
 
 /* Pods of this node by address. Writer: agent. Readers: all packet programs. */
