@@ -4,7 +4,7 @@ import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
-import { installStages, type Workbench } from './apply.ts';
+import { installStages } from './apply.ts';
 import { digestOf } from './diff.ts';
 import { createDisruptionProbe } from './disruption.ts';
 import { type ClusterFacts, installedImage, readFacts } from './facts.ts';
@@ -18,6 +18,7 @@ import { type InstallState, isInterrupted, nodeStates, previousOf, readState, St
 import { runStages } from './steps.ts';
 import { uninstallStages } from './uninstall.ts';
 import { checkValues, suggestValues, type ValueFacts } from './values.ts';
+import type { Workbench } from './workbench.ts';
 
 export interface InstallOptions {
   readonly connections: Connections;

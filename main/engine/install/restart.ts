@@ -1,10 +1,10 @@
 import { failed, ok } from '../../../contract/failure.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
-import type { PlannedPod, Workbench } from './apply.ts';
 import type { ReadOnlyConnection } from './facts.ts';
 import { isNotFound } from './secrets.ts';
 import type { Step } from './steps.ts';
 import { waitFor } from './wait.ts';
+import type { PlannedPod, Workbench } from './workbench.ts';
 
 interface Pod extends KubeObject {
   readonly spec?: { readonly nodeName?: string; readonly hostNetwork?: boolean };

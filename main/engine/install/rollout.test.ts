@@ -3,7 +3,6 @@ import { type InstallProgress, type InstallStep, valuesSchema } from '../../../c
 import type { Agents } from '../agents/agent-pool.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
 import { FakeCluster, fakeSsh } from '../testing/fake-cluster.ts';
-import type { Workbench } from './apply.ts';
 import { noticedText } from './disruption.ts';
 import type { ClusterFacts, NodeFacts } from './facts.ts';
 import { renderObjects, replacedByHand } from './manifests.ts';
@@ -11,6 +10,7 @@ import { agentLabel, agentNamespace, configDigestAnnotation, holdLabel, stateNam
 import { foreignPods, restartStep } from './restart.ts';
 import { agentStep, failingPart, holdStep, planRollout, releaseHold } from './rollout.ts';
 import { type InstallState, isInterrupted, nodeStates, readState, StateKeeper, silence } from './state.ts';
+import type { Workbench } from './workbench.ts';
 
 const machine = (name: string, more: Partial<NodeFacts> = {}): NodeFacts => ({
   name,

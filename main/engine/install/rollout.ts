@@ -1,11 +1,11 @@
 import { failed, ok } from '../../../contract/failure.ts';
 import type { Failure } from '../../../contract/index.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
-import { condition, isReady, type NodeObject, type Pod, podState, type Workbench } from './apply.ts';
 import type { NodeFacts } from './facts.ts';
 import { agentNamespace, agentSelector, configDigestAnnotation, holdLabel } from './names.ts';
 import type { Step } from './steps.ts';
 import { waitFor } from './wait.ts';
+import { condition, isReady, type NodeObject, type Pod, podState, type Workbench } from './workbench.ts';
 
 /** What the operator decides about the order of nodes. */
 export interface RolloutWish {

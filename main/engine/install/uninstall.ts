@@ -1,7 +1,7 @@
 import { failed, ok, type Result } from '../../../contract/failure.ts';
 import type { Failure } from '../../../contract/index.ts';
 import { resources } from '../kube/cluster-connection.ts';
-import { applyAll, cancelled, isReady, type Pod, podState, type Workbench } from './apply.ts';
+import { applyAll, cancelled } from './apply.ts';
 import type { NodeFacts } from './facts.ts';
 import type { Rendered } from './manifests.ts';
 import { agentName, agentNamespace, agentSelector, cleanupName, cleanupSelector, stateName } from './names.ts';
@@ -9,6 +9,7 @@ import { releaseHold } from './rollout.ts';
 import { isNotFound } from './secrets.ts';
 import type { Stage, Step, StepContext } from './steps.ts';
 import { waitFor } from './wait.ts';
+import { isReady, type Pod, podState, type Workbench } from './workbench.ts';
 
 const done = (message: string) => ok({ message });
 

@@ -284,7 +284,7 @@ export const refusing: readonly Rule[] = [
     ],
   ({ hubble }) =>
     hubble.listenAddress !== ':4244' &&
-    !/:4244$/.test(hubble.listenAddress) && [
+    !hubble.listenAddress.endsWith(':4244') && [
       'hubble.listenAddress',
       `The console would not find the agents at “${hubble.listenAddress}”.`,
       'It reaches them on port 4244 of their pods.',

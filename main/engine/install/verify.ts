@@ -1,9 +1,9 @@
 import { type Failure, failed, ok } from '../../../contract/failure.ts';
 import type { ClusterAgents } from '../agents/agent-pool.ts';
-import type { Workbench } from './apply.ts';
 import type { NodeFacts } from './facts.ts';
 import type { Step, StepContext } from './steps.ts';
 import { waitFor } from './wait.ts';
+import type { Workbench } from './workbench.ts';
 
 const seconds = 45;
 const pollMilliseconds = 1000;

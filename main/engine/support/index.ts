@@ -57,7 +57,14 @@ export function createSupport(options: SupportOptions): CapabilityImplementation
       ]);
       const scale = { nodes: nodes.ok ? nodes.value.length : 1, pods: pods.ok ? pods.value.length : 0 };
       return ok({
-        items: definitions.map(({ collect: _, estimate, ...item }) => ({ ...item, estimate: estimate(scale) })),
+        items: definitions.map(({ id, title, contents, sensitive, chosen, estimate }) => ({
+          id,
+          title,
+          contents,
+          sensitive,
+          chosen,
+          estimate: estimate(scale),
+        })),
       });
     },
 

@@ -20,7 +20,6 @@ type Health struct {
 	// healthy tells whether services are in step; nil is yes.
 	healthy func() bool
 	ctx     context.Context
-	closing bool
 	updated time.Time
 }
 
@@ -28,7 +27,6 @@ type healthPort struct {
 	port   uint16
 	local  int
 	cancel context.CancelFunc
-	err    error
 }
 
 // NewHealth makes a server that listens where services say, until ctx ends.
