@@ -1,10 +1,8 @@
 import { failed, ok } from '../../../contract/failure.ts';
-import type { Failure, Plan } from '../../../contract/index.ts';
-import type { Agents } from '../agents/agent-pool.ts';
-import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
-import type { SshConnector } from '../ssh/ssh-connector.ts';
+import type { Failure } from '../../../contract/index.ts';
+import { type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { DisruptionProbe } from './disruption.ts';
-import type { ClusterFacts, NodeFacts } from './facts.ts';
+import type { NodeFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
 import { type Rendered, replacedByHand } from './manifests.ts';
 import { configDigestAnnotation, fieldManager } from './names.ts';
