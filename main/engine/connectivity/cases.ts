@@ -38,8 +38,11 @@ const ping =
   (pod: PodName, size: (bed: Bed) => number = () => 56) =>
   (bed: Bed) => ['ping', at(bed, pod), '--size', String(size(bed))];
 
-/** An address of a range for documentation, as an external address of a service. */
-export const externalAddress = '203.0.113.77';
+/**
+ * Port of the service with an external address. The address is the client's node itself: an address that no node has is
+ * left to the network by the datapath, so that no service can draw other hosts' traffic to itself (CVE-2020-8554).
+ */
+export const externalPort = 18_080;
 
 type Row = readonly [id: string, title: string, expected: string, run: Case['run'], needs?: readonly Need[]];
 const two: readonly Need[] = ['two nodes'];
@@ -345,7 +348,7 @@ export const cases: readonly Case[] = [
       'one of its pods answers',
       once(
         'client',
-        http((bed) => url(externalAddress, 80, `/?${bed.namespace}`)),
+        http((bed) => url(nodeOf(bed, 'client'), externalPort)),
         answers('near', 'far'),
       ),
     ],

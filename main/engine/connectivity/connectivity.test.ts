@@ -81,7 +81,7 @@ describe('the cases', () => {
     expect(new Set(cases.map((one) => one.group))).toEqual(
       new Set(['Pod to pod', 'Large packets', 'Nodes', 'Names', 'Services', 'Outside', 'Policies']),
     );
-    expect(testServices.map((one) => one.metadata.name)).toContain('web');
+    expect(testServices('192.0.2.1').map((one) => one.metadata.name)).toContain('web');
   });
 
   test('expectations tell good from bad', () => {

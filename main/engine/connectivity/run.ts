@@ -53,10 +53,14 @@ function podsFor([near, far]: TestOptions['nodes']): readonly BedPod[] {
 }
 
 /** Makes the services and waits until they have their addresses and both pods behind them. */
-async function makeServices(testbed: Testbed, { connection, signal }: TestOptions): Promise<Result<Bed['services']>> {
+async function makeServices(
+  testbed: Testbed,
+  { connection, nodes, signal }: TestOptions,
+): Promise<Result<Bed['services']>> {
+  const wanted = testServices(nodes[0]?.address ?? '');
   using live = connection.watch<Service>(resources.services, { namespace: testbed.namespace });
   using slices = connection.watch<Slice>(resources.endpointSlices, { namespace: testbed.namespace });
-  for (const object of testServices) {
+  for (const object of wanted) {
     const made = await testbed.create(resources.services, object);
     if (!made.ok) return made;
   }
@@ -71,7 +75,7 @@ async function makeServices(testbed: Testbed, { connection, signal }: TestOption
     30,
     () => {
       const services = [...live.items().values()];
-      if (services.length < testServices.length || behind() < 2) return undefined;
+      if (services.length < wanted.length || behind() < 2) return undefined;
       return ok(
         new Map(
           services.map(({ metadata, spec, status }) => {

@@ -1,5 +1,5 @@
 import type { KubeObject } from '../kube/cluster-connection.ts';
-import { externalAddress, serverPort } from './cases.ts';
+import { externalPort, serverPort } from './cases.ts';
 
 interface Port {
   readonly name: string;
@@ -22,13 +22,13 @@ function service(name: string, selector: object, spec: object, ports: readonly P
 
 const web = { role: 'web' };
 
-/** The services of the test. Both servers have the label role=web. */
-export const testServices: readonly KubeObject[] = [
+/** The services of the test. Both servers have the label role=web. `external` is an address of the client's node. */
+export const testServices = (external: string): readonly KubeObject[] => [
   service('web', web, {}, both),
   service('web-headless', web, { clusterIP: 'None' }),
   service('web-sticky', web, { sessionAffinity: 'ClientIP' }),
   service('web-local', web, { internalTrafficPolicy: 'Local' }),
-  service('web-external', web, { externalIPs: [externalAddress] }),
+  service('web-external', web, { externalIPs: [external] }, [{ ...tcp, port: externalPort }]),
   service('web-nodeport', web, { type: 'NodePort' }),
   service('web-nodeport-udp', web, { type: 'NodePort' }, [{ ...tcp, name: 'udp', protocol: 'UDP' }]),
   service('web-nodeport-local', web, { type: 'NodePort', externalTrafficPolicy: 'Local' }),

@@ -21,7 +21,15 @@ async function take(socket: Socket, size: number): Promise<Buffer> {
   for (;;) {
     const chunk = socket.read(size) as Buffer | null;
     if (chunk) return chunk;
-    await new Promise((resolve) => socket.once('readable', resolve));
+    // At its end a stream is readable at once and for ever, with nothing to read.
+    if (socket.readableEnded || socket.destroyed) throw new Error('the other side has gone');
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        socket.off('readable', done).off('close', done);
+        resolve();
+      };
+      socket.once('readable', done).once('close', done);
+    });
   }
 }
 
@@ -52,7 +60,7 @@ function socksServer(target: number, asked: string[], login?: string): Server {
         up.pipe(socket).pipe(up);
       });
       up.on('error', () => socket.destroy());
-    })();
+    })().catch(() => socket.destroy());
   });
 }
 
