@@ -16,47 +16,66 @@ async function listening(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-/** Reads exactly so many bytes. */
-async function take(socket: Socket, size: number): Promise<Buffer> {
-  for (;;) {
-    const chunk = socket.read(size) as Buffer | null;
-    if (chunk) return chunk;
-    // At its end a stream is readable at once and for ever, with nothing to read.
-    if (socket.readableEnded || socket.destroyed) throw new Error('the other side has gone');
-    await new Promise<void>((resolve) => {
-      const done = () => {
-        socket.off('readable', done).off('close', done);
-        resolve();
-      };
-      socket.once('readable', done).once('close', done);
-    });
-  }
+/** Reads exactly so many bytes at a time, and rejects once the other side has gone. */
+function reader(socket: Socket) {
+  let held = Buffer.alloc(0);
+  let ended = false;
+  let wake: () => void = () => {};
+  const data = (chunk: Buffer) => {
+    held = Buffer.concat([held, chunk]);
+    wake();
+  };
+  const end = () => {
+    ended = true;
+    wake();
+  };
+  socket.on('data', data).on('end', end).on('close', end);
+  return {
+    async take(size: number): Promise<Buffer> {
+      while (held.length < size) {
+        if (ended) throw new Error('the other side has gone');
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+      const taken = held.subarray(0, size);
+      held = held.subarray(size);
+      return taken;
+    },
+    /** Leaves the rest to others. */
+    release() {
+      socket.off('data', data).off('end', end).off('close', end).pause();
+      if (held.length > 0) socket.unshift(held);
+    },
+  };
 }
 
 /** A SOCKS 5 server (RFC 1928, with RFC 1929 where a login is wanted) that sends everybody to one port. */
 function socksServer(target: number, asked: string[], login?: string): Server {
   return createServer((socket) => {
     socket.on('error', () => {});
+    const { take, release } = reader(socket);
     void (async () => {
-      const [, methods] = await take(socket, 2);
-      await take(socket, methods ?? 0);
+      const [, methods] = await take(2);
+      await take(methods ?? 0);
       socket.write(Buffer.from([5, login === undefined ? 0 : 2]));
       if (login !== undefined) {
-        const [, userLength] = await take(socket, 2);
-        const user = (await take(socket, userLength ?? 0)).toString();
-        const [passwordLength] = await take(socket, 1);
-        const password = (await take(socket, passwordLength ?? 0)).toString();
+        const [, userLength] = await take(2);
+        const user = (await take(userLength ?? 0)).toString();
+        const [passwordLength] = await take(1);
+        const password = (await take(passwordLength ?? 0)).toString();
         const right = `${user}:${password}` === login;
         socket.write(Buffer.from([1, right ? 0 : 1]));
         if (!right) return socket.end();
       }
-      const [, , , type] = await take(socket, 4);
-      const length = type === 3 ? ((await take(socket, 1))[0] ?? 0) : 4;
-      const name = await take(socket, length);
-      const port = (await take(socket, 2)).readUInt16BE(0);
+      const [, , , type] = await take(4);
+      const length = type === 3 ? ((await take(1))[0] ?? 0) : 4;
+      const name = await take(length);
+      const port = (await take(2)).readUInt16BE(0);
       asked.push(`${type === 3 ? name.toString() : [...name].join('.')}:${port}`);
       const up = connect(target, '127.0.0.1', () => {
         socket.write(Buffer.from([5, 0, 0, 1, 127, 0, 0, 1, 0, 0]));
+        release();
         up.pipe(socket).pipe(up);
       });
       up.on('error', () => socket.destroy());
@@ -77,7 +96,7 @@ describe('proxies of SOCKS 5', () => {
     const port = await listening(socksServer(echo, asked));
     const stream = await connectByProxy(new URL(`socks5://127.0.0.1:${port}`), 'api.inside', 6443, 5000);
     stream.write('hello');
-    expect((await take(stream as Socket, 14)).toString()).toBe('greeting hello');
+    expect((await reader(stream as Socket).take(14)).toString()).toBe('greeting hello');
     stream.destroy();
     expect(asked).toEqual(['api.inside:6443']);
   });
