@@ -1,5 +1,6 @@
+import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { kubectl } from '../../lab/client.ts';
+import { kubectl, root } from '../../lab/client.ts';
 import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
 
 const selectsNothing = `apiVersion: cilium.io/v2
@@ -65,6 +66,7 @@ test.describe('policies that cannot work', () => {
   });
 
   test('a policy is removed from the console', async ({ page }) => {
+    await kubectl(['apply', '-f', join(root, 'lab/manifests/demo-policy.yaml')]);
     await page.goto(running.address);
     await openCluster(page);
     await page.goto(`${running.origin}/#/policies`);
