@@ -5,8 +5,18 @@ import type { AuditEntry } from '../../../contract/application.ts';
 import { useProcedure } from '../../app/streams.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { download } from '../../ui/download.ts';
-import { formatMoment } from '../../ui/format.ts';
-import { Empty, Facts, FailureCard, IconButton, SidePane, SkeletonRows, Spacer, Toolbar } from '../../ui/pieces.tsx';
+import { formatMoment, plural } from '../../ui/format.ts';
+import {
+  Empty,
+  Facts,
+  FailureCard,
+  IconButton,
+  Section,
+  SidePane,
+  SkeletonRows,
+  Spacer,
+  Toolbar,
+} from '../../ui/pieces.tsx';
 import { Status } from '../../ui/status.tsx';
 import { matches, toCsv } from './audit-rows.ts';
 
@@ -21,7 +31,7 @@ const columns: readonly Column<Row>[] = [
   {
     id: 'time',
     title: 'Time',
-    width: '170px',
+    width: '200px',
     render: (row) => <span className="mono">{formatMoment(row.time)}</span>,
     sort: (row) => row.time,
   },
@@ -97,7 +107,9 @@ export function AuditView() {
           onChange={(event) => setFind(event.currentTarget.value)}
           style={{ width: 280 }}
         />
-        <span className="muted">{rows.length === total ? `${total} writes` : `${rows.length} of ${total} writes`}</span>
+        <span className="muted">
+          {rows.length === total ? plural(total, 'write') : `${rows.length} of ${plural(total, 'write')}`}
+        </span>
         <Spacer />
         <IconButton icon={IconRefresh} label="Read again" onClick={log.retry} />
         <Button
@@ -145,20 +157,22 @@ export function AuditView() {
         </div>
         {selected ? (
           <SidePane title={selected.action} label="One write" width={560} onClose={() => setChosen(undefined)}>
-            <Facts
-              items={[
-                [
-                  'Time',
-                  <span key="t" className="mono">
-                    {new Date(selected.time).toISOString()}
-                  </span>,
-                ],
-                ['Cluster', selected.cluster],
-                ['Subject', selected.subject],
-                ['Who', selected.who || 'not recorded'],
-                ['Result', selected.result],
-              ]}
-            />
+            <Section title="Write">
+              <Facts
+                items={[
+                  [
+                    'Time',
+                    <span key="t" className="mono">
+                      {new Date(selected.time).toISOString()}
+                    </span>,
+                  ],
+                  ['Cluster', selected.cluster],
+                  ['Subject', selected.subject],
+                  ['Who', selected.who || 'not recorded'],
+                  ['Result', selected.result],
+                ]}
+              />
+            </Section>
             {selected.before || selected.after ? (
               <Suspense fallback={<SkeletonRows rows={6} />}>
                 <DiffView before={selected.before} after={selected.after} height={480} labels={['Before', 'After']} />

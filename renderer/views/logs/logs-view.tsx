@@ -10,7 +10,18 @@ import { useStream } from '../../app/streams.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { download } from '../../ui/download.ts';
 import { formatCount, formatMoment, plural } from '../../ui/format.ts';
-import { Banner, Copy, Empty, Facts, FailureCard, SidePane, SkeletonRows, Spacer, Toolbar } from '../../ui/pieces.tsx';
+import {
+  Banner,
+  Copy,
+  Empty,
+  Facts,
+  FailureCard,
+  Section,
+  SidePane,
+  SkeletonRows,
+  Spacer,
+  Toolbar,
+} from '../../ui/pieces.tsx';
 import { append, emptyBuffer, type LogBuffer, type LogRow, levelOf } from './log-buffer.ts';
 
 /** Logs of agents and pods, followed and merged by time. */
@@ -128,7 +139,7 @@ function Logs({ cluster, inventory }: { readonly cluster: Cluster; readonly inve
     {
       id: 'time',
       title: 'Time',
-      width: '170px',
+      width: '200px',
       render: (row) => <span className="mono">{formatMoment(row.time)}</span>,
     },
     {
@@ -167,6 +178,11 @@ function Logs({ cluster, inventory }: { readonly cluster: Cluster; readonly inve
           limit={60}
           maxDropdownHeight={320}
           style={{ minWidth: 320, maxWidth: 560, flex: 1 }}
+          // One line: with many containers the list of them must not push the lines off the page.
+          styles={{
+            pillsList: { flexWrap: 'nowrap', overflow: 'hidden' },
+            input: { maxHeight: 34, overflow: 'hidden' },
+          }}
         />
         <Button variant="default" disabled={agents.length === 0} onClick={() => choose(agents)}>
           All agents
@@ -249,21 +265,22 @@ function Logs({ cluster, inventory }: { readonly cluster: Cluster; readonly inve
         </div>
         {shown ? (
           <SidePane title="Line" label="One line" width={480} onClose={() => setSelected(undefined)}>
-            <Facts
-              items={[
-                [
-                  'Time',
-                  <span key="t" className="mono">
-                    {new Date(shown.time).toISOString()}
-                  </span>,
-                ],
-                ['Container', label(shown) ? nameOf(label(shown) as LogSource) : ''],
-              ]}
-            />
-            <pre className="mono" style={{ whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', margin: 0 }}>
-              {shown.text}
-            </pre>
-            <Copy text={shown.text} label="Copy the line" />
+            <Section title="Line" aside={<Copy text={shown.text} label="Copy the line" />}>
+              <Facts
+                items={[
+                  [
+                    'Time',
+                    <span key="t" className="mono">
+                      {new Date(shown.time).toISOString()}
+                    </span>,
+                  ],
+                  ['Container', label(shown) ? nameOf(label(shown) as LogSource) : ''],
+                ]}
+              />
+              <pre className="mono" style={{ whiteSpace: 'pre-wrap', overflowWrap: 'anywhere', margin: 0 }}>
+                {shown.text}
+              </pre>
+            </Section>
           </SidePane>
         ) : null}
       </div>
