@@ -95,9 +95,17 @@ func (s *space) web(t testing.TB, at string) {
 }
 
 func (s *space) client(t testing.TB) *http.Client {
-	transport := &http.Transport{DialContext: func(_ context.Context, network, to string) (net.Conn, error) { return s.dial(network, to) }}
+	// Longer than the second after which a lost first packet is sent again: what is asked here is where it goes.
+	dial := func(_ context.Context, network, to string) (c net.Conn, err error) {
+		err = s.in(func() error {
+			c, err = (&net.Dialer{Timeout: 4 * time.Second}).Dial(network, to)
+			return err
+		})
+		return c, err
+	}
+	transport := &http.Transport{DialContext: dial}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 3 * time.Second}
+	return &http.Client{Transport: transport, Timeout: 6 * time.Second}
 }
 
 func request(c *http.Client, method, to string) (int, string, error) {
