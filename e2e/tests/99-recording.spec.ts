@@ -22,7 +22,7 @@ test.describe('the recorded case', () => {
       await page.goto(`${running.origin}/#/${view}`);
       await expect(page.getByText(/recording/i).first()).toBeVisible();
       if (view === 'flows')
-        await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 30_000 });
+        await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 90_000 });
       await picture(page, `recording-${view}`);
       const report = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']).analyze();
       const serious = report.violations.filter(
