@@ -31,7 +31,7 @@ function reader(socket: Socket) {
   };
   socket.on('data', data).on('end', end).on('close', end);
   return {
-    async take(size: number): Promise<Buffer> {
+    take: async (size: number): Promise<Buffer> => {
       while (held.length < size) {
         if (ended) throw new Error('the other side has gone');
         await new Promise<void>((resolve) => {
@@ -43,7 +43,7 @@ function reader(socket: Socket) {
       return taken;
     },
     /** Leaves the rest to others. */
-    release() {
+    release: () => {
       socket.off('data', data).off('end', end).off('close', end).pause();
       if (held.length > 0) socket.unshift(held);
     },
