@@ -9,6 +9,7 @@ import { describeExec } from '../kube/exec-plugin.ts';
 import { type Kubeconfig, parseKubeconfig } from '../kube/kubeconfig.ts';
 import type { Log } from '../log.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
+import { streamWholePictures } from '../whole-pictures.ts';
 import { type ClusterOptions, ManagedCluster } from './cluster.ts';
 import { streamInventory } from './inventory.ts';
 import {
@@ -191,33 +192,11 @@ export function createClusters(options: ClustersOptions): Clusters {
   };
 
   const implementation = (statuses: AgentStatuses): CapabilityImplementation<'clusters'> => ({
-    async watch(_input, sink, { signal }) {
-      let wake: () => void = () => {};
-      let dirty = true;
-      const listener = () => {
-        dirty = true;
-        wake();
-      };
-      listeners.add(listener);
-      signal.addEventListener('abort', listener, { once: true });
-      try {
-        while (!signal.aborted) {
-          if (dirty) {
-            dirty = false;
-            await sink.push([
-              { clusters: [...clusters.values()].map((cluster) => cluster.display()), problems: [...problems] },
-            ]);
-          } else {
-            await new Promise<void>((resolve) => {
-              wake = resolve;
-            });
-          }
-        }
-      } finally {
-        listeners.delete(listener);
-      }
-      return undefined;
-    },
+    watch: async (_input, sink, { signal }) =>
+      await streamWholePictures(listeners, sink, signal, () => ({
+        clusters: [...clusters.values()].map((cluster) => cluster.display()),
+        problems: [...problems],
+      })),
     async addKubeconfig({ name, text }) {
       const path = `text:${name}`;
       const parsed = parseKubeconfig(text, path);

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { type Failure, failed, ok } from '../../../contract/failure.ts';
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
 import type { Question } from '../../../contract/questions.ts';
+import { streamWholePictures } from '../whole-pictures.ts';
 
 /** A question as who asks it knows it: without an id. */
 type Asked<K extends Question['kind']> = Omit<Extract<Question, { readonly kind: K }>, 'id' | 'kind'>;
@@ -80,31 +81,10 @@ export function createQuestions(): Questions & {
     asksToOpen: (address) =>
       [...waiting.values()].some(({ question }) => question.kind === 'browser' && question.url === address),
     implementation: {
-      async watch(_input, sink, { signal }) {
-        let wake: () => void = () => {};
-        let dirty = true;
-        const listener = () => {
-          dirty = true;
-          wake();
-        };
-        listeners.add(listener);
-        signal.addEventListener('abort', listener, { once: true });
-        try {
-          while (!signal.aborted) {
-            if (dirty) {
-              dirty = false;
-              await sink.push([{ questions: [...waiting.values()].map(({ question }) => question) }]);
-            } else {
-              await new Promise<void>((resolve) => {
-                wake = resolve;
-              });
-            }
-          }
-        } finally {
-          listeners.delete(listener);
-        }
-        return undefined;
-      },
+      watch: async (_input, sink, { signal }) =>
+        await streamWholePictures(listeners, sink, signal, () => ({
+          questions: [...waiting.values()].map(({ question }) => question),
+        })),
       async decide({ id, accept }) {
         const entry = waiting.get(id);
         if (entry?.question.kind !== 'host-key') return failed(gone(id));
