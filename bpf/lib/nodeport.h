@@ -2,10 +2,10 @@
 /*
  * Clients outside of the cluster: node ports, load balancers' and external addresses, host ports.
  *
- *   backend here		destination translated, into the pod; the pod's entry has the service's
- *address for the answers backend is the node	destination translated, to the stack; to_netdev puts the
- *address back backend elsewhere	destination and source translated, so that the answers come back here;
- *from_netdev (from_overlay through a tunnel) undoes both
+ * A backend here: destination translated; the pod's entry has the service's address for the answers.
+ * The node is the backend: destination translated, to the stack; to_netdev puts the address back.
+ * A backend elsewhere: destination and source are translated, so that the answers come back here;
+ * from_netdev (from_overlay through a tunnel) undoes both.
  *
  * Two entries of the node in `connections`: the choice under the client and the service, and under the client
  *and the backend what to put back.

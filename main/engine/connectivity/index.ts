@@ -12,6 +12,7 @@ import type { AuditLog, Connections } from '../capability.ts';
 import { installedImage, readFacts } from '../install/facts.ts';
 import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
+import { streamWholePictures } from '../whole-pictures.ts';
 import { cases } from './cases.ts';
 import { runTest, type TestOptions } from './run.ts';
 import { sweep } from './testbed.ts';
@@ -156,28 +157,13 @@ export function createConnectivity(
       }
       const run = runs.get(cluster);
       if (!run) return undefined;
-      let changed = true;
-      let wake: () => void = () => undefined;
-      const listener = () => {
-        changed = true;
-        wake();
-      };
-      run.listeners.add(listener);
-      signal.addEventListener('abort', listener, { once: true });
-      try {
-        while (!signal.aborted) {
-          if (!changed) await new Promise<void>((resolve) => (wake = resolve));
-          if (signal.aborted || !changed) continue;
-          changed = false;
-          const { progress } = run;
-          await sink.push([progress]);
-          if (['done', 'failed', 'stopped'].includes(progress.state)) break;
-        }
-      } finally {
-        run.listeners.delete(listener);
-        signal.removeEventListener('abort', listener);
-      }
-      return undefined;
+      return await streamWholePictures(
+        run.listeners,
+        sink,
+        signal,
+        () => run.progress,
+        (progress) => ['done', 'failed', 'stopped'].includes(progress.state),
+      );
     },
 
     [Symbol.dispose]() {

@@ -4,6 +4,7 @@ import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
+import { streamWholePictures } from '../whole-pictures.ts';
 import { installStages } from './apply.ts';
 import { digestOf } from './diff.ts';
 import { createDisruptionProbe } from './disruption.ts';
@@ -305,28 +306,13 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     async watch({ cluster }, sink, { signal }) {
       const run = runs.get(cluster);
       if (!run) return undefined;
-      let changed = true;
-      let wake: () => void = () => undefined;
-      const listener = () => {
-        changed = true;
-        wake();
-      };
-      run.listeners.add(listener);
-      signal.addEventListener('abort', listener, { once: true });
-      try {
-        while (!signal.aborted) {
-          if (!changed) await new Promise<void>((resolve) => (wake = resolve));
-          if (signal.aborted || !changed) continue;
-          changed = false;
-          const { progress } = run;
-          await sink.push([progress]);
-          if (progress.state !== 'running') break;
-        }
-      } finally {
-        run.listeners.delete(listener);
-        signal.removeEventListener('abort', listener);
-      }
-      return undefined;
+      return await streamWholePictures(
+        run.listeners,
+        sink,
+        signal,
+        () => run.progress,
+        (progress) => progress.state !== 'running',
+      );
     },
 
     [Symbol.dispose]() {

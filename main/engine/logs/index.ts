@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
 import type { LogItem, LogSource } from '../../../contract/logs.ts';
+import { pause } from '../agents/agent-pool.ts';
 import type { Connections } from '../capability.ts';
 import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
@@ -20,18 +21,6 @@ const mostHeld = 5000;
 const mostSources = 200;
 const retryDelays = [500, 1000, 2000, 5000];
 const batch = 500;
-
-const pause = (milliseconds: number, signal: AbortSignal) =>
-  new Promise<void>((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, milliseconds);
-    signal.addEventListener('abort', done, { once: true });
-  });
 
 /** A line longer than this is cut: nobody reads it, and it would have to be held whole. */
 const longestLine = 64 << 10;

@@ -1,4 +1,5 @@
 import { failed, ok, type Result } from '../../../contract/failure.ts';
+import { quote } from '../flows/shell.ts';
 import type { SshSession } from './ssh-connector.ts';
 
 /** A file of another machine, in memory. */
@@ -8,11 +9,6 @@ export interface RemoteFile {
 }
 
 const largestFile = 4 << 20;
-
-/** A word for a POSIX shell, whatever is in it. */
-function quoted(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
-}
 
 /**
  * Prints every file of the list that can be read: a line "FILE size path", then the bytes. Plain POSIX shell, since that
@@ -37,8 +33,8 @@ function script(paths: readonly string[]): string {
       path === '$KUBECONFIG'
         ? 'IFS_WAS=$IFS; IFS=:; for file in $KUBECONFIG; do IFS=$IFS_WAS; [ -z "$file" ] || show "$file"; done; IFS=$IFS_WAS'
         : path.startsWith('~/')
-          ? `show "$HOME"/${quoted(path.slice(2))}`
-          : `show ${quoted(path)}`,
+          ? `show "$HOME"/${quote(path.slice(2))}`
+          : `show ${quote(path)}`,
     ),
   ].join('\n');
 }
@@ -67,7 +63,7 @@ export async function readRemoteFiles(
   paths: readonly string[],
   signal?: AbortSignal,
 ): Promise<Result<readonly RemoteFile[]>> {
-  const ran = await session.run(`sh -c ${quoted(script(paths))}`, signal ? { signal } : {});
+  const ran = await session.run(`sh -c ${quote(script(paths))}`, signal ? { signal } : {});
   if (!ran.ok) return ran;
   const files = parseFiles(ran.value.stdout);
   if (files.length === 0 && ran.value.code !== 0 && ran.value.stderr.trim() !== '')
