@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * to_netdev: tcx egress of the node's devices: pods' packets that leave the cluster get the node's address.
- * May assume: Ethernet frames that this node sends or forwards; a pod's packet was judged by from_pod.
+ * to_netdev: tcx egress of the node's devices: pods' packets that leave the cluster get the node's address,
+ * and what a proxy answers in a pod's place that of the service which the client asked. May assume: Ethernet
+ * frames that this node sends or forwards; a pod's packet was judged by from_pod.
  */
 #define FILE_NUMBER 6
 #include "lib/work.h"
@@ -70,6 +71,14 @@ static __noinline int of_pod(struct __sk_buff *skb, const struct address *to)
 	err = parse(skb, p);
 	if (err == PASS_TO_KERNEL)
 		return TC_ACT_UNSPEC;
+	if (!err && is_from_proxy(skb, INGRESS)) {
+		err = restore_front_of_proxy(skb, p);
+		/* A client of the cluster's own gets its answer as it is. */
+		if (err > 0 || (!err && in_native_range(&p->destination)))
+			return TC_ACT_UNSPEC;
+		if (err)
+			return drop(skb, p, r, err);
+	}
 	/* Without an address of this family on the device nothing can come back. */
 	if (!err && (to->word[0] | to->word[1] | to->word[2] | to->word[3]))
 		err = masquerade(skb, p, to);
@@ -93,7 +102,8 @@ int to_netdev(struct __sk_buff *skb)
 
 	if (!addresses(skb, &source, &destination))
 		return TC_ACT_UNSPEC;
-	if (in_pod_range(&source) && in_native_range(&destination))
+	/* A pod of another node may have asked a service by an address of this node. */
+	if (in_pod_range(&source) && in_native_range(&destination) && !is_from_proxy(skb, INGRESS))
 		return TC_ACT_UNSPEC;
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!device)

@@ -8,7 +8,7 @@
  * from_netdev (from_overlay through a tunnel) undoes both.
  *
  * Two entries of the node in `connections`: the choice under the client and the service, and under the client
- *and the backend what to put back.
+ * and the backend what to put back.
  */
 #pragma once
 
@@ -54,6 +54,40 @@ __verified_once int restore_front(struct __sk_buff *skb, struct packet *p)
 	if (!c || !(c->flags & CONNECTION_REVERSE) || c->expires < now)
 		return 0;
 	touch_entry(c, p, IN, now);
+	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
+	return err ? err : 1;
+}
+
+/*
+ * What the proxy of an ingress policy answers a client outside with, in place of a pod of this node: the
+ * pod's entry has the address of the service that the client asked. 1: it is the source now; 0: the client
+ * asked the pod itself; or a negative drop reason.
+ */
+static __noinline int restore_front_of_proxy(struct __sk_buff *skb, struct packet *p)
+{
+	struct connection_key *key = track_key();
+	struct connection *c;
+	struct endpoint *ep;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	const __u8 wanted = CONNECTION_PROXY | CONNECTION_REVERSE;
+	bool opening = false;
+	int err;
+
+	if (!key)
+		return 0;
+	ep = local_endpoint(&p->source);
+	if (!ep)
+		return 0;
+	connection_key(key, p, ep->id, OUT);
+	c = bpf_map_lookup_elem(&connections, key);
+	if (!c || c->expires < now) {
+		c = bpf_map_lookup_elem(&openings, key);
+		opening = true;
+	}
+	if (!c || (c->flags & wanted) != wanted || c->initiator != INGRESS || c->expires < now)
+		return 0;
+	if (!config.dry_run)
+		refresh(c, p, OUT, now, opening);
 	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
 	return err ? err : 1;
 }
