@@ -127,6 +127,8 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	err = admit(skb, p, ep, in, r);
 	if (err)
 		return drop(skb, p, r, err);
+	if (in->opening && in->open)
+		open_choice(p, NODE_ENDPOINT);
 	if (in->to_proxy)
 		return admitted_to_proxy(skb, p, in, r);
 	err = to_peer_of(skb, ep);

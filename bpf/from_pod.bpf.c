@@ -124,6 +124,8 @@ int from_pod(struct __sk_buff *skb)
 	err = track(skb, p, ep, out, r);
 	if (err)
 		return drop(skb, p, r, err);
+	if (out->opening && out->open)
+		open_choice(p, ep->id);
 	if (out->to_proxy && proxy_takes(skb, p, out->proxy_port)) {
 		trace(skb, p, r, TO_PROXY, out->report);
 		return redirect_to_proxy(skb, out->proxy_port);

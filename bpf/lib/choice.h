@@ -3,6 +3,10 @@
  * Which backend a connection to a service has. The choice is kept in an entry of its own, under the service's
  * address: for a pod's packets the pod's, for those of clients outside the node's (endpoint 0). `revision` is
  * the backend's number.
+ *
+ * A choice lies in `openings`, like the connection that it is for, and moves to `connections` with it: no
+ * flood at a service's address pushes out what is open. There it is looked for only where the address is a
+ * service's.
  */
 #pragma once
 
@@ -18,7 +22,7 @@
 /* Nobody there: to be refused. */
 #define REFUSED 2
 
-static __always_inline __u64 choice_lifetime(struct connection *c, struct packet *p, __u64 now)
+static __always_inline __u64 choice_lifetime(struct connection *c, struct packet *p, __u64 now, bool opening)
 {
 	if (p->protocol != IPPROTO_TCP)
 		return now + LIFETIME_OTHER;
@@ -30,7 +34,7 @@ static __always_inline __u64 choice_lifetime(struct connection *c, struct packet
 		c->flags &= ~CONNECTION_FIN_OUT;
 		return now + LIFETIME_TCP_SYN;
 	}
-	return now + (c->flags & CONNECTION_FIN_OUT ? LIFETIME_TCP_SYN : LIFETIME_TCP);
+	return now + (opening || (c->flags & CONNECTION_FIN_OUT) ? LIFETIME_TCP_SYN : LIFETIME_TCP);
 }
 
 /*
@@ -97,26 +101,67 @@ static __always_inline struct connection *new_entry(__u8 flags, const struct add
 	return c;
 }
 
+/* `stale`: `connections` has another one under this key. */
 static __always_inline int keep_entry(struct connection_key *key, struct connection *c, struct packet *p,
-				      __u64 now)
+				      __u64 now, bool stale)
 {
-	c->expires = choice_lifetime(c, p, now);
+	c->expires = choice_lifetime(c, p, now, true);
 	c->packets[OUT] = 1;
 	c->bytes[OUT] = p->length;
+	if (config.dry_run)
+		return 0;
+	if (stale)
+		bpf_map_delete_elem(&connections, key);
 	/* Under contention an LRU insert may fail once. */
-	if (!config.dry_run && bpf_map_update_elem(&connections, key, c, BPF_ANY) &&
-	    bpf_map_update_elem(&connections, key, c, BPF_ANY))
+	if (bpf_map_update_elem(&openings, key, c, BPF_ANY) &&
+	    bpf_map_update_elem(&openings, key, c, BPF_ANY))
 		return -DROP_CT_INSERT;
 	return 0;
 }
 
-static __always_inline void touch_entry(struct connection *c, struct packet *p, __u8 side, __u64 now)
+static __always_inline void touch_entry(struct connection *c, struct packet *p, __u8 side, __u64 now,
+					bool opening)
 {
 	if (config.dry_run || p->related)
 		return;
-	c->expires = choice_lifetime(c, p, now);
+	if ((c->initiator == EGRESS) != (side == OUT))
+		c->flags |= CONNECTION_REPLIED;
+	c->expires = choice_lifetime(c, p, now, opening);
 	c->packets[side & 1]++;
 	c->bytes[side & 1] += p->length;
+}
+
+/* The entry of an open connection, or then `opening` of one that is being opened; NULL where it is over. */
+static __always_inline struct connection *find_entry(struct connection_key *key, __u64 now, bool *opening)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, key);
+
+	*opening = false;
+	if (c && c->expires >= now)
+		return c;
+	c = bpf_map_lookup_elem(&openings, key);
+	*opening = true;
+	return c && c->expires >= now ? c : NULL;
+}
+
+/*
+ * What choose_backend() found a choice for is open: so is the choice. The packet has the backend as its
+ * destination now.
+ */
+__verified_once int open_choice(struct packet *p, __u16 endpoint)
+{
+	struct service_work *w = service_work();
+	struct connection *c;
+
+	if (!p || !w || !w->opening)
+		return 0;
+	connection_key(&w->key, p, endpoint, OUT);
+	w->key.remote = w->front;
+	w->key.remote_port = w->front_port;
+	c = bpf_map_lookup_elem(&openings, &w->key);
+	if (c)
+		confirm(&w->key, c, bpf_ktime_get_coarse_ns());
+	return 0;
 }
 
 /*
@@ -127,29 +172,45 @@ __verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
 {
 	struct service_work *w = service_work();
 	struct connection *c;
-	struct service *service;
+	struct service *service = NULL;
 	__u64 now = bpf_ktime_get_coarse_ns();
+	bool stale;
 
 	if (!p || !w)
 		return -DROP_CT_INSERT;
 	w->fresh = false;
+	w->opening = false;
 	w->front = p->destination;
 	w->front_port = p->destination_port;
 	connection_key(&w->key, p, endpoint, OUT);
 	c = bpf_map_lookup_elem(&connections, &w->key);
+	stale = c;
 	if (c && c->expires < now)
 		c = NULL;
+	if (!c) {
+		/* An error chooses nobody. */
+		if (!p->related) {
+			service = find_service(&p->destination, p->destination_port, p->protocol);
+			if (!service)
+				return NO_SERVICE;
+		}
+		c = bpf_map_lookup_elem(&openings, &w->key);
+		if (c && c->expires < now)
+			c = NULL;
+		w->opening = c;
+	}
 	/* The address is a service's now, and was somebody's before. */
 	if (c && !(c->flags & CONNECTION_SERVICE))
 		return NO_SERVICE;
 	if (c && still_chosen(c, p, view)) {
-		touch_entry(c, p, OUT, now);
+		touch_entry(c, p, OUT, now, w->opening);
 		w->backend = c->translated;
 		w->port = c->translated_port;
 		return 0;
 	}
-	/* An error chooses nobody. */
-	service = p->related ? NULL : find_service(&p->destination, p->destination_port, p->protocol);
+	w->opening = false;
+	if (!service && !p->related)
+		service = find_service(&p->destination, p->destination_port, p->protocol);
 	if (!service)
 		return NO_SERVICE;
 	if (view == OUTSIDE) {
@@ -178,5 +239,5 @@ __verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
 	if (!c)
 		return -DROP_CT_INSERT;
 	c->revision = w->pick.id;
-	return keep_entry(&w->key, c, p, now);
+	return keep_entry(&w->key, c, p, now, stale);
 }

@@ -29,6 +29,8 @@ struct tracking {
 	bool to_proxy;	   /* the packet belongs to the agent's proxy */
 	__be16 proxy_port; /* that accepts it, where it may open a connection */
 	bool stale;	   /* `connections` has an entry under the key that is over */
+	bool open;	   /* out: the connection is open, somebody is behind both ends */
+	bool opening;	   /* its choice of a backend still lies in `openings`; see choice.h */
 	__be16 service_port;
 	struct address
 	    service; /* a new connection was sent to this service address; on reply: what to put back */
@@ -346,6 +348,12 @@ static __always_inline struct connection *find_connection(struct connection_key 
 	return c;
 }
 
+/* Whoever opened the connection `c` sends something after the first reply. */
+static __always_inline bool goes_on(struct packet *p, struct connection *c)
+{
+	return !p->related && (c->flags & CONNECTION_REPLIED) && (p->tcp_flags & (TCP_SYN | TCP_RST)) == 0;
+}
+
 /* Somebody is behind both ends: the connection is open. Called last, since the entry goes. */
 static __always_inline void confirm(struct connection_key *key, struct connection *c, __u64 now)
 {
@@ -427,8 +435,10 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 	r->rule = c->rule;
 	r->reply = t->reply;
 	report_sides(r, ep, t);
-	if (opening && !t->reply && !p->related && (c->flags & CONNECTION_REPLIED) &&
-	    (p->tcp_flags & (TCP_SYN | TCP_RST)) == 0)
+	t->open = !opening;
+	if (opening && !t->reply && goes_on(p, c)) {
+		t->open = true;
 		confirm(key, c, now);
+	}
 	return 0;
 }

@@ -7,8 +7,9 @@
  * A backend elsewhere: destination and source are translated, so that the answers come back here;
  * from_netdev (from_overlay through a tunnel) undoes both.
  *
- * Two entries of the node in `connections`: the choice under the client and the service, and under the client
- * and the backend what to put back.
+ * Two entries of the node: the choice under the client and the service, and under the client and the backend
+ * what to put back. Both lie in `openings` until the client goes on after an answer. Answers that do not come
+ * back here (direct server return) are not waited for.
  */
 #pragma once
 
@@ -25,15 +26,20 @@ static __always_inline int remember_front(struct packet *p, struct service_work 
 {
 	struct connection *c;
 	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opening;
 
 	connection_key(&w->key, p, NODE_ENDPOINT, OUT);
-	c = bpf_map_lookup_elem(&connections, &w->key);
+	c = find_entry(&w->key, now, &opening);
 	if (c && !w->fresh) {
-		touch_entry(c, p, OUT, now);
-		return 0;
+		touch_entry(c, p, OUT, now, opening);
+		if (!goes_on(p, c))
+			return 0;
+		if (opening)
+			confirm(&w->key, c, now);
+		return open_choice(p, NODE_ENDPOINT);
 	}
 	c = new_entry(CONNECTION_REVERSE, &w->front, w->front_port);
-	return c ? keep_entry(&w->key, c, p, now) : -DROP_CT_INSERT;
+	return c ? keep_entry(&w->key, c, p, now, true) : -DROP_CT_INSERT;
 }
 
 /*
@@ -45,15 +51,16 @@ __verified_once int restore_front(struct __sk_buff *skb, struct packet *p)
 	struct service_work *w = service_work();
 	struct connection *c;
 	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opening;
 	int err;
 
 	if (!p || !w || !(has_ports(p->protocol) || p->related))
 		return 0;
 	connection_key(&w->key, p, NODE_ENDPOINT, IN);
-	c = bpf_map_lookup_elem(&connections, &w->key);
-	if (!c || !(c->flags & CONNECTION_REVERSE) || c->expires < now)
+	c = find_entry(&w->key, now, &opening);
+	if (!c || !(c->flags & CONNECTION_REVERSE))
 		return 0;
-	touch_entry(c, p, IN, now);
+	touch_entry(c, p, IN, now, opening);
 	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
 	return err ? err : 1;
 }
@@ -70,7 +77,7 @@ static __noinline int restore_front_of_proxy(struct __sk_buff *skb, struct packe
 	struct endpoint *ep;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	const __u8 wanted = CONNECTION_PROXY | CONNECTION_REVERSE;
-	bool opening = false;
+	bool opening;
 	int err;
 
 	if (!key)
@@ -79,12 +86,8 @@ static __noinline int restore_front_of_proxy(struct __sk_buff *skb, struct packe
 	if (!ep)
 		return 0;
 	connection_key(key, p, ep->id, OUT);
-	c = bpf_map_lookup_elem(&connections, key);
-	if (!c || c->expires < now) {
-		c = bpf_map_lookup_elem(&openings, key);
-		opening = true;
-	}
-	if (!c || (c->flags & wanted) != wanted || c->initiator != INGRESS || c->expires < now)
+	c = find_entry(key, now, &opening);
+	if (!c || (c->flags & wanted) != wanted || c->initiator != INGRESS)
 		return 0;
 	if (!config.dry_run)
 		refresh(c, p, OUT, now, opening);
@@ -161,8 +164,11 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 	in->has_service = true;
 	in->service = w->front;
 	in->service_port = w->front_port;
-	if (local_endpoint(&p->destination) || (by_dsr(p) && !is_host(&p->destination)))
+	in->opening = w->opening;
+	if (local_endpoint(&p->destination))
 		return 0;
+	if (by_dsr(p) && !is_host(&p->destination))
+		return p->tcp_flags & (TCP_SYN | TCP_RST) ? 0 : open_choice(p, NODE_ENDPOINT);
 	return remember_front(p, w);
 }
 

@@ -36,6 +36,7 @@ __verified_once int translate(struct __sk_buff *skb, struct packet *p, struct en
 	t->has_service = true;
 	t->service = w->front;
 	t->service_port = w->front_port;
+	t->opening = w->opening;
 	return rewrite(skb, p, false, &w->backend, w->port);
 }
 
@@ -44,6 +45,8 @@ __verified_once int hairpin(struct __sk_buff *skb, struct packet *p, struct endp
 {
 	struct service_work *w = service_work();
 	struct connection *c;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opening;
 
 	if (!p || !ep || !t || !w)
 		return -DROP_INVALID;
@@ -55,13 +58,23 @@ __verified_once int hairpin(struct __sk_buff *skb, struct packet *p, struct endp
 	w->key.local_port = p->destination_port;
 	w->key.remote = w->from;
 	w->key.remote_port = p->source_port;
+	c = find_entry(&w->key, now, &opening);
+	if (c && !w->fresh) {
+		touch_entry(c, p, IN, now, opening);
+		if (goes_on(p, c)) {
+			if (opening)
+				confirm(&w->key, c, now);
+			open_choice(p, ep->id);
+		}
+		return rewrite(skb, p, true, &w->from, p->source_port);
+	}
 	c = new_entry(CONNECTION_REVERSE, &t->service, t->service_port);
 	if (!c)
 		return -DROP_CT_INSERT;
 	c->initiator = INGRESS;
 	c->peer = ep->identity;
 	c->revision = ep->revision;
-	if (keep_entry(&w->key, c, p, bpf_ktime_get_coarse_ns()))
+	if (keep_entry(&w->key, c, p, now, true))
 		return -DROP_CT_INSERT;
 	return rewrite(skb, p, true, &w->from, p->source_port);
 }
@@ -78,16 +91,18 @@ __verified_once int hairpin_back(struct __sk_buff *skb, struct packet *p, struct
 {
 	struct service_work *w = service_work();
 	struct connection *c;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opening;
 	int err;
 
 	if (!p || !ep || !w)
 		return -DROP_INVALID;
 	w->from = p->source;
 	connection_key(&w->key, p, ep->id, OUT);
-	c = bpf_map_lookup_elem(&connections, &w->key);
+	c = find_entry(&w->key, now, &opening);
 	if (!c || !(c->flags & CONNECTION_REVERSE))
 		return -DROP_NO_BACKEND;
-	touch_entry(c, p, OUT, bpf_ktime_get_coarse_ns());
+	touch_entry(c, p, OUT, now, opening);
 	err = rewrite(skb, p, true, &c->translated, c->translated_port);
 	return err ? err : rewrite(skb, p, false, &w->from, p->destination_port);
 }

@@ -324,7 +324,8 @@ struct service_work {
 	struct address from;
 	__be16 port;
 	__be16 front_port;
-	bool fresh; /* this packet opened the connection */
+	bool fresh;   /* this packet opened the connection */
+	bool opening; /* the choice lies in `openings` */
 };
 
 struct socket_key {
