@@ -53,6 +53,14 @@ export const planSchema = z.object({
   restarts: z.readonly(
     z.array(z.object({ namespace: z.string(), name: z.string(), node: z.string(), controlled: z.boolean() })),
   ),
+  /** Who translates service addresses besides the agent, and what becomes of it. */
+  kubeProxy: z.object({
+    kind: z.enum(['daemonset', 'removed', 'static', 'embedded', 'none']),
+    text: z.string(),
+    change: z.enum(['none', 'remove', 'restore']),
+    /** It is gone, but its rules may still be on some nodes. */
+    unfinished: z.boolean(),
+  }),
   /** What must be put right first; with any of these the plan cannot be applied. */
   obstacles: z.readonly(z.array(failureSchema)),
   warnings: z.readonly(z.array(z.string())),
@@ -94,6 +102,11 @@ export const install = {
           previous: z.optional(valuesSchema),
         }),
       ),
+      /** Who translates service addresses besides the agent. */
+      kubeProxy: z.object({
+        kind: z.enum(['daemonset', 'removed', 'static', 'embedded', 'none']),
+        text: z.string(),
+      }),
       /** Values for kinds of clusters; the one that was recognised is marked. */
       profiles: z.readonly(
         z.array(
@@ -126,6 +139,8 @@ export const install = {
           batch: z.optional(z.number()),
           /** Restart pods that got their network from another plugin. */
           restart: z.optional(z.boolean()),
+          /** What becomes of kube-proxy's DaemonSet; it is left alone unless told. */
+          kubeProxy: z.optional(z.enum(['keep', 'remove', 'restore'])),
         }),
       ),
     }),

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # up, down, status.
 
-# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy[=iptables|nftables]] [--dual-stack]
+# up [--nodes N] [--cni fairlead|bridge|none] [--kube-proxy[=iptables|nftables]] [--kube-proxy-pods] [--dual-stack]
 up() {
-	local nodes=3 cni=fairlead proxy=0 dual=0 mode=iptables t0=$EPOCHREALTIME m n
+	local nodes=3 cni=fairlead proxy=0 pods=0 dual=0 mode=iptables t0=$EPOCHREALTIME m n
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--nodes=*) nodes=${1#*=} ;;
@@ -12,8 +12,9 @@ up() {
 		--cni) cni=${2:-}; shift ;;
 		--kube-proxy) proxy=1 ;;
 		--kube-proxy=*) proxy=1 mode=${1#*=} ;;
+		--kube-proxy-pods) proxy=1 pods=1 ;;
 		--dual-stack) dual=1 ;;
-		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none, --kube-proxy[=iptables|nftables] and --dual-stack." "Run: $SELF help" ;;
+		*) die "up does not know '$1'." "It takes --nodes N, --cni fairlead|bridge|none, --kube-proxy[=iptables|nftables], --kube-proxy-pods and --dual-stack." "Run: $SELF help" ;;
 		esac
 		shift
 	done
@@ -24,6 +25,7 @@ up() {
 
 	[ "$cni $dual" != "bridge 1" ] || die "The bridge CNI of the lab has IPv4 only." "Nothing would give pods addresses of IPv6." "Run: $SELF up --cni fairlead --dual-stack"
 
+	[ "$pods" = 0 ] || mode=$mode-pods
 	if up_already "$nodes" "$cni" "$proxy" "$mode" "$dual"; then return; fi
 	NODES=$nodes CNI=$cni PROXY=$proxy PROXY_MODE=$mode DUAL=$dual MODE=$(cgroup_mode)
 	note "up --nodes $NODES --cni $CNI$([ "$PROXY" = 0 ] || echo " --kube-proxy=$PROXY_MODE")$([ "$DUAL" = 0 ] || echo " --dual-stack")"
@@ -38,6 +40,7 @@ up() {
 	write_access
 	until_ok 120 api_ready || die "The API server did not become ready." "$(grep -E '^E|panic|fatal' "$RUN/cp/apiserver.log" 2>/dev/null | tail -n 1)" "See $RUN/cp/apiserver.log and $RUN/cp/etcd.log"
 	say "API server ready after $(since "$t0")"
+	[ "$PROXY" = 0 ] || [ "${PROXY_MODE%-pods}" = "$PROXY_MODE" ] || apply_kube_proxy
 	[ "$CNI" = none ] || apply_coredns
 	for n in $(seq "$NODES"); do
 		until_ok 120 on "node$n" curl -sf http://127.0.0.1:10248/healthz || die "The kubelet of node$n did not become healthy." "$(grep -E '^E' "$RUN/node$n/kubelet.log" 2>/dev/null | tail -n 1)" "See $RUN/node$n/kubelet.log and $RUN/node$n/containerd.log"
@@ -77,7 +80,7 @@ up_already() {
 	return 1
 }
 
-# proxy_state PROXY MODE: off, or its mode
+# proxy_state PROXY MODE: off, or its mode, with -pods where a DaemonSet runs it
 proxy_state() { if [ "$1" = 1 ]; then echo "$2"; else echo off; fi; }
 
 # prepare: the run directory with all that machines read when they start
@@ -98,6 +101,12 @@ apply_coredns() {
 	else
 		cat "$LAB/manifests/coredns.yaml"
 	fi | inner_kubectl apply -f - >/dev/null || die "CoreDNS could not be deployed." "kubectl refused its manifest (see above)." "Run: $SELF down, then up"
+}
+
+# apply_kube_proxy: as a DaemonSet, from the manifest
+apply_kube_proxy() {
+	sed "s|@MODE@|${PROXY_MODE%-pods}|; s|@PODS@|$POD.0.0/16|; s|@SERVER@|$NET.10|; s|@HYPERKUBE@|$HYPERKUBE|" "$LAB/manifests/kube-proxy.yaml" |
+		inner_kubectl apply -f - >/dev/null || die "kube-proxy could not be deployed." "kubectl refused its manifest (see above)." "Run: $SELF down, then up"
 }
 
 down() {

@@ -164,7 +164,7 @@ node() {
 	until_ok 60 ctr version || say "containerd does not answer"
 	until_ok 180 test -f "$RUN/api-ready" || say "no API server"
 	service kubelet "$HYPERKUBE/kubelet" --config /etc/kubelet.yaml --kubeconfig "$P/node$n.kubeconfig" --hostname-override "node$n" --node-ip "$own" --v=2
-	if [ "$PROXY" = 1 ]; then
+	if [ "$PROXY" = 1 ] && [ "${PROXY_MODE%-pods}" = "$PROXY_MODE" ]; then
 		service kube-proxy "$HYPERKUBE/kube-proxy" --kubeconfig "$P/proxy.kubeconfig" --hostname-override "node$n" --proxy-mode "$PROXY_MODE" --cluster-cidr "$POD.0.0/16" \
 			--oom-score-adj 0 --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
 	fi

@@ -449,6 +449,7 @@ export function createFixtureConnection(name: string): Connection {
               kubeProxyReplacement: 'No kube-proxy runs in this cluster.',
               k8sServiceHost: 'Without kube-proxy the agent must know the API server’s own address.',
             },
+            kubeProxy: { kind: 'none', text: 'No kube-proxy runs in this cluster.' },
             profiles: makeProfiles(),
           }),
         ),

@@ -67,6 +67,12 @@ export function makePlan(action: Plan['action'], values: Values, inventory: Inve
     })),
     batches: [inventory.nodes.slice(0, 1).map((node) => node.name), inventory.nodes.slice(1).map((node) => node.name)],
     restarts: [],
+    kubeProxy: {
+      kind: 'daemonset',
+      text: 'The DaemonSet kube-system/kube-proxy translates service addresses as well. It can stay, or be taken away once the agents do it.',
+      change: 'none',
+      unfinished: false,
+    },
     obstacles: withObstacle
       ? [
           {

@@ -4,12 +4,12 @@ import type { Values } from '../../../contract/index.ts';
 import type { NodeFacts } from '../install/facts.ts';
 import type { ImageArchive } from '../install/image.ts';
 import { nodeHasImage } from '../install/image.ts';
-import { renderProbePod } from '../install/manifests.ts';
-import { agentNamespace, agentSelector, probeSelector } from '../install/names.ts';
-import { waitFor } from '../install/wait.ts';
+import { probePodSpec } from '../install/manifests.ts';
+import { agentNamespace, agentSelector } from '../install/names.ts';
 import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { execute } from './execute.ts';
+import { runNodeJob } from './node-job.ts';
 
 /** How a node was asked. */
 export type Way = 'agent' | 'ssh' | 'pod';
@@ -28,11 +28,7 @@ export interface NodeCommands {
 
 interface Pod extends KubeObject {
   readonly spec?: { readonly nodeName?: string };
-  readonly status?: {
-    readonly phase?: string;
-    readonly conditions?: readonly { readonly type: string; readonly status: string }[];
-    readonly containerStatuses?: readonly { readonly state?: { readonly waiting?: { readonly reason?: string } } }[];
-  };
+  readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
 }
 
 /** Name of the ready agent pod of a node, if it has one. */
@@ -47,6 +43,29 @@ async function agentPod(connection: ClusterConnection, node: string): Promise<st
   )?.metadata.name;
 }
 
+/** Runs `fairlead-agent ARGUMENTS` in the agent of a node; its standard output. */
+export async function inAgent(
+  connection: ClusterConnection,
+  node: string,
+  args: readonly string[],
+  signal: AbortSignal,
+): Promise<Result<string>> {
+  const pod = await agentPod(connection, node);
+  if (!pod)
+    return failed({
+      code: 'node.no-agent',
+      what: `${node} cannot be asked.`,
+      why: 'No agent is ready there.',
+      fix: `Look at kubectl -n ${agentNamespace} get pods -l ${agentSelector} -o wide.`,
+    });
+  const target = { namespace: agentNamespace, pod, container: 'agent', command: ['/fairlead-agent', ...args] };
+  const ran = await execute(connection, target, { signal, seconds: 20 });
+  if (!ran.ok) return ran;
+  // A check that failed makes the command end with 1; its output is there all the same.
+  if (ran.value.stdout !== '') return ok(ran.value.stdout);
+  return failed(commandFailed(node, 'in its agent’s pod', ran.value.stderr));
+}
+
 /** Runs `fairlead-agent ARGUMENTS` on a node by the first way there is: its agent, SSH, a short-lived pod. */
 export async function onNode(
   commands: NodeCommands,
@@ -54,15 +73,9 @@ export async function onNode(
   args: readonly string[],
   signal: AbortSignal,
 ): Promise<Result<{ readonly way: Way; readonly stdout: string }>> {
-  const pod = await agentPod(commands.connection, machine.name);
-  if (pod) {
-    const target = { namespace: agentNamespace, pod, container: 'agent', command: ['/fairlead-agent', ...args] };
-    const ran = await execute(commands.connection, target, { signal, seconds: 20 });
-    if (!ran.ok) return ran;
-    // A check that failed makes the command end with 1; its output is there all the same.
-    if (ran.value.stdout !== '') return ok({ way: 'agent', stdout: ran.value.stdout });
-    return failed(commandFailed(machine.name, 'in its agent’s pod', ran.value.stderr));
-  }
+  const asked = await inAgent(commands.connection, machine.name, args, signal);
+  if (asked.ok) return ok({ way: 'agent', stdout: asked.value });
+  if (asked.failure.code !== 'node.no-agent') return asked;
   if (machine.ssh && commands.binary && existsSync(commands.binary)) return overSsh(commands, machine, args, signal);
   if (commands.image && nodeHasImage(machine.images, commands.image)) return inPod(commands, machine, args, signal);
   return failed({
@@ -126,43 +139,9 @@ async function inPod(
       why: `Only a pod could ask it, and none may be made: ${refused}`,
       fix: 'Unlock the cluster, or name a way over SSH.',
     });
-  const { type, object } = renderProbePod(values, image?.reference ?? '', machine.name, args);
-  const { name } = object.metadata;
-  using pods = connection.watch<Pod>(resources.pods, { namespace: agentNamespace, labelSelector: probeSelector });
-  const before = await connection.remove(type, name, agentNamespace);
-  if (before.ok)
-    await waitFor(
-      [pods],
-      signal,
-      20,
-      () => (find(pods, name) ? undefined : ok(true)),
-      () => commandFailed(machine.name, 'by a pod', 'An earlier pod does not go away.'),
-    );
-  const created = await connection.create<Pod>(type, object);
-  if (!created.ok) return created;
-  try {
-    const ended = await waitFor(
-      [pods],
-      signal,
-      60,
-      () => (['Succeeded', 'Failed'].includes(find(pods, name)?.status?.phase ?? '') ? ok(true) : undefined),
-      () =>
-        commandFailed(
-          machine.name,
-          'by a pod',
-          `The pod did not end within a minute: ${find(pods, name)?.status?.containerStatuses?.[0]?.state?.waiting?.reason ?? find(pods, name)?.status?.phase ?? 'not seen'}.`,
-        ),
-    );
-    if (!ended.ok) return ended;
-    const log = await connection.raw(`/api/v1/namespaces/${agentNamespace}/pods/${name}/log`);
-    if (!log.ok) return log;
-    const stdout = typeof log.value === 'string' ? log.value : JSON.stringify(log.value);
-    return stdout === '' ? failed(commandFailed(machine.name, 'by a pod', '')) : ok({ way: 'pod', stdout });
-  } finally {
-    await connection.remove(type, name, agentNamespace);
-  }
-}
-
-function find(pods: { readonly items: () => ReadonlyMap<string, Pod> }, name: string): Pod | undefined {
-  return [...pods.items().values()].find((pod) => pod.metadata.name === name);
+  const podSpec = probePodSpec(values, image?.reference ?? '', args);
+  const ran = await runNodeJob(connection, { purpose: 'preflight', node: machine.name, podSpec, seconds: 60 }, signal);
+  if (!ran.ok) return ran;
+  const { output } = ran.value;
+  return output === '' ? failed(commandFailed(machine.name, 'by a pod', '')) : ok({ way: 'pod', stdout: output });
 }

@@ -1,7 +1,7 @@
 import { ok } from '../../../contract/failure.ts';
 import { execute } from '../checks/execute.ts';
 import { makeTestbed, type Testbed } from '../connectivity/testbed.ts';
-import type { ClusterConnection } from '../kube/cluster-connection.ts';
+import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { Step } from './steps.ts';
 
 /** Two steps around a rollout, and what has to be cleared away however it ends. */
@@ -28,26 +28,31 @@ export function noticedText({ seconds, longestGapMilliseconds, broken, opened, f
 
 /**
  * Holds a connection between two pods, from one node to another, and opens new ones beside it while agents are
- * replaced. It never stands in the way: what it cannot do is said and skipped.
+ * replaced; to the pod itself, or to the address of a service. It never stands in the way: what it cannot do is said and skipped.
  */
 export function createDisruptionProbe(
   connection: ClusterConnection,
   image: string,
   nodes: readonly string[],
+  via: 'pod' | 'service' = 'pod',
 ): DisruptionProbe {
   const end = new AbortController();
   const stop = new AbortController();
   let testbed: Testbed | undefined;
   let running: ReturnType<typeof execute> | undefined;
+  const ids =
+    via === 'pod'
+      ? { start: 'probe', result: 'probe-result' }
+      : { start: 'service-probe', result: 'service-probe-result' };
   return {
     start: {
-      id: 'probe',
-      title: 'Connection probe',
+      id: ids.start,
+      title: via === 'pod' ? 'Connection probe' : 'Connection probe through a service',
       node: '',
       run: async ({ signal, log }) => {
         const [from, to] = [nodes[0], nodes.at(-1)];
         if (!from || !to) return ok({ message: 'there are no nodes', skipped: true });
-        testbed = makeTestbed(connection, image, 'upgrade');
+        testbed = makeTestbed(connection, image, via === 'pod' ? 'upgrade' : 'kube-proxy');
         const pods = await testbed.pods(
           [
             { name: 'client', node: from },
@@ -57,14 +62,24 @@ export function createDisruptionProbe(
           45,
         );
         if (!pods.ok) return ok({ message: `not possible: ${pods.failure.what} ${pods.failure.why}`, skipped: true });
-        const address = pods.value.get('server')?.address ?? '';
+        let address = `${pods.value.get('server')?.address ?? ''}:8080`;
+        if (via === 'service') {
+          const made = await testbed.create(resources.services, {
+            apiVersion: 'v1',
+            kind: 'Service',
+            metadata: { name: 'server' },
+            spec: { selector: { name: 'server' }, ports: [{ port: 80, targetPort: 8080 }] },
+          } as KubeObject);
+          if (!made.ok) return ok({ message: `not possible: ${made.failure.what} ${made.failure.why}`, skipped: true });
+          address = (made.value as { readonly spec?: { readonly clusterIP?: string } }).spec?.clusterIP ?? '';
+        }
         running = execute(
           connection,
           {
             namespace: testbed.namespace,
             pod: 'client',
             container: 'probe',
-            command: ['/fairlead-agent', 'probe', 'disrupt', `http://${address}:8080`],
+            command: ['/fairlead-agent', 'probe', 'disrupt', `http://${address}`],
           },
           { signal: stop.signal, seconds: 3600, until: end.signal },
         );
@@ -73,7 +88,7 @@ export function createDisruptionProbe(
       },
     },
     result: {
-      id: 'probe-result',
+      id: ids.result,
       title: 'What connections noticed',
       node: '',
       run: async ({ log }) => {

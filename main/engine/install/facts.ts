@@ -3,7 +3,9 @@ import type { Failure } from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type ForeignNetwork, foreignNetworks } from './foreign.ts';
+import { type ProxyFacts, proxyBackupName, proxyFacts } from './kube-proxy.ts';
 import { agentName, agentNamespace, cleanupName } from './names.ts';
+import { isNotFound } from './secrets.ts';
 import type { ValueFacts } from './values.ts';
 
 /** The verbs with which a plan may look at a cluster: none of them changes anything. */
@@ -28,6 +30,10 @@ export interface NodeFacts {
   readonly image: string;
   /** The machine as its cloud names it, e.g. aws:///eu-west-1a/i-0123; "" elsewhere. */
   readonly providerID: string;
+  /** How k3s or RKE2 was started there, as they write on the node; empty elsewhere. */
+  readonly arguments: readonly string[];
+  /** k3s' own flannel gives this node's pods their network. */
+  readonly flannel: boolean;
   /** Host alias of the SSH configuration. */
   readonly ssh: string | undefined;
 }
@@ -40,6 +46,8 @@ export interface ClusterFacts extends ValueFacts {
   readonly installed: KubeObject | undefined;
   /** The DaemonSet that cleans up: there while an uninstall runs, or after one that broke off. */
   readonly cleanup: KubeObject | undefined;
+  /** Who translates service addresses besides the agent. */
+  readonly proxy: ProxyFacts;
 }
 
 interface NodeObject extends KubeObject {
@@ -63,18 +71,21 @@ interface NodeObject extends KubeObject {
   };
 }
 
-interface DaemonSetObject extends KubeObject {
-  readonly spec?: {
-    readonly template?: { readonly metadata?: { readonly labels?: Readonly<Record<string, string>> } };
-  };
-  readonly status?: { readonly desiredNumberScheduled?: number };
-}
-
 interface EndpointsObject extends KubeObject {
   readonly subsets?: readonly {
     readonly addresses?: readonly { readonly ip: string }[];
     readonly ports?: readonly { readonly name?: string; readonly port: number }[];
   }[];
+}
+
+/** The command line that k3s and RKE2 write on their nodes. */
+function argumentsOf({ metadata: { annotations = {} } }: NodeObject): readonly string[] {
+  try {
+    const line: unknown = JSON.parse(annotations['k3s.io/node-args'] ?? annotations['rke2.io/node-args'] ?? '[]');
+    return Array.isArray(line) ? line.filter((word) => typeof word === 'string') : [];
+  } catch {
+    return [];
+  }
 }
 
 async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promise<NodeFacts> {
@@ -95,6 +106,8 @@ async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promis
     image: node.status?.nodeInfo?.osImage ?? '',
     providerID: node.spec?.providerID ?? '',
     images: node.status?.images?.flatMap((image) => image.names ?? []) ?? [],
+    arguments: argumentsOf(node),
+    flannel: node.metadata.annotations?.['flannel.alpha.coreos.com/backend-type'] !== undefined,
     ssh: await ssh?.aliasFor({ name: node.metadata.name, address }).catch(() => undefined),
   };
 }
@@ -104,19 +117,28 @@ export async function readFacts(
   connection: ReadOnlyConnection,
   ssh: SshConnector | undefined,
 ): Promise<Result<ClusterFacts>> {
-  const [nodes, daemonSets, endpoints] = await Promise.all([
+  const [nodes, daemonSets, endpoints, backup, staticPods] = await Promise.all([
     connection.list<NodeObject>(resources.nodes),
-    connection.list<DaemonSetObject>(resources.daemonSets),
+    connection.list<KubeObject>(resources.daemonSets),
     connection.get<EndpointsObject>(resources.endpoints, 'kubernetes', 'default'),
+    connection.get<KubeObject>(resources.configMaps, proxyBackupName, agentNamespace),
+    connection.list<KubeObject>(resources.pods, { namespace: agentNamespace, labelSelector: 'component=kube-proxy' }),
   ]);
   if (!nodes.ok) return nodes;
   if (!daemonSets.ok) return daemonSets;
+  if (!backup.ok && !isNotFound(backup.failure.code)) return backup;
   const machines = await Promise.all(nodes.value.map((node) => readNode(node, ssh)));
   machines.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
   const subset = endpoints.ok ? endpoints.value.subsets?.[0] : undefined;
   const own = (name: string) =>
     daemonSets.value.find((set) => set.metadata.name === name && set.metadata.namespace === agentNamespace);
   const host = subset?.addresses?.[0]?.ip;
+  const proxy = proxyFacts({
+    daemonSets: daemonSets.value,
+    backup: backup.ok ? backup.value : undefined,
+    staticPods: staticPods.ok ? staticPods.value : [],
+    machines,
+  });
   const port = (subset?.ports?.find((entry) => entry.name === 'https') ?? subset?.ports?.[0])?.port;
   return ok({
     machines,
@@ -124,11 +146,9 @@ export async function readFacts(
     podCIDRs6: machines.flatMap((machine) => machine.podCIDRs6),
     nodes: machines.length,
     apiEndpoint: host && port ? { host, port } : undefined,
-    kubeProxy: daemonSets.value.some(
-      (set) =>
-        (set.metadata.name === 'kube-proxy' || set.spec?.template?.metadata?.labels?.['k8s-app'] === 'kube-proxy') &&
-        (set.status?.desiredNumberScheduled ?? 1) > 0,
-    ),
+    apiServers: subset?.addresses?.length ?? 0,
+    kubeProxy: proxy.kind !== 'none' && proxy.kind !== 'removed',
+    proxy,
     foreign: foreignNetworks(daemonSets.value),
     installed: own(agentName),
     cleanup: own(cleanupName),

@@ -10,6 +10,7 @@ import { digestOf } from './diff.ts';
 import { createDisruptionProbe } from './disruption.ts';
 import { type ClusterFacts, installedImage, readFacts } from './facts.ts';
 import { type ImageArchive, readImageArchive } from './image.ts';
+import { removalStages, restoringStages } from './kube-proxy-steps.ts';
 import { agentNamespace } from './names.ts';
 import { allObjects, cleanupOf } from './plan.ts';
 import { profiles } from './profiles.ts';
@@ -89,8 +90,12 @@ async function firstState(connection: ClusterConnection, { plan, input, state }:
 /** The stages of a prepared plan, and how what they have opened is closed. */
 function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
   const objects = allObjects(input);
+  const linux = input.facts.machines.filter((machine) => machine.os === 'linux');
+  const { change } = plan.kubeProxy;
+  // Services are translated at every moment: kube-proxy comes back before anything else, and goes after everything else.
+  const first = change === 'restore' ? restoringStages(bench, input.facts.proxy, linux) : [];
   if (plan.action === 'uninstall')
-    return { stages: uninstallStages(bench, cleanupOf(input), objects), close: async () => undefined };
+    return { stages: [...first, ...uninstallStages(bench, cleanupOf(input), objects)], close: async () => undefined };
   const image = input.image as ImageArchive;
   const replaces = input.facts.installed !== undefined;
   const order = plan.batches.flat();
@@ -104,7 +109,16 @@ function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
     secretsNeeded: secrets.renew !== undefined,
   };
   const course = { batches: plan.batches, replaces, restart: plan.restarts, probe };
-  return { stages: installStages(bench, image, parts, course), close: async () => probe?.[Symbol.asyncDispose]() };
+  const through =
+    change === 'remove' ? createDisruptionProbe(bench.connection, image.reference, order, 'service') : undefined;
+  const last = change === 'remove' ? removalStages(bench, input.facts.proxy, linux, through) : [];
+  return {
+    stages: [...first, ...installStages(bench, image, parts, course), ...last],
+    close: async () => {
+      await probe?.[Symbol.asyncDispose]();
+      await through?.[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Plans, applies and watches installations of the agent. */
@@ -231,6 +245,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
         image: archive?.reference ?? '',
         suggested,
         reasons,
+        kubeProxy: { kind: facts.value.proxy.kind, text: facts.value.proxy.text },
         profiles: profiles.map((profile) => ({
           id: profile.id,
           title: profile.title,

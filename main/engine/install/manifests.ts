@@ -18,7 +18,6 @@ import {
   configName,
   holdLabel,
   labels,
-  probeSelector,
   serverSecret,
   valuesAnnotation,
 } from './names.ts';
@@ -232,24 +231,15 @@ export function renderCleanup(values: Values, image: string): Rendered {
   });
 }
 
-/** A pod that runs one command of the agent's on one node and ends; the kubelet ends it after two minutes at the latest. */
-export function renderProbePod(values: Values, image: string, node: string, args: readonly string[]): Rendered {
-  const [key = '', value = ''] = probeSelector.split('=');
-  const spec = podSpec(values, image, args, { readinessProbe: undefined });
-  const made = rendered(resources.pods, `fairlead-preflight-${node}`.slice(0, 63), {
-    spec: {
-      ...spec,
-      serviceAccountName: 'default',
-      automountServiceAccountToken: false,
-      nodeName: node,
-      restartPolicy: 'Never',
-      activeDeadlineSeconds: 120,
-      // The configuration and the certificates are of no use to a question, and may not be there yet.
-      volumes: volumes(values).map((volume) =>
-        volume.name === 'config' || volume.name === 'tls' ? { name: volume.name, emptyDir: {} } : volume,
-      ),
-    },
-  });
-  const { metadata } = made.object;
-  return { ...made, object: { ...made.object, metadata: { ...metadata, labels: { [key]: value } } } };
+/** The pod that runs one command of the agent's on one node and ends, as a Job has it. */
+export function probePodSpec(values: Values, image: string, args: readonly string[]): Body {
+  return {
+    ...podSpec(values, image, args, { readinessProbe: undefined }),
+    serviceAccountName: 'default',
+    automountServiceAccountToken: false,
+    // The configuration and the certificates are of no use to a question, and may not be there yet.
+    volumes: volumes(values).map((volume) =>
+      volume.name === 'config' || volume.name === 'tls' ? { name: volume.name, emptyDir: {} } : volume,
+    ),
+  };
 }

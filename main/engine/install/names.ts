@@ -27,8 +27,6 @@ export const valuesAnnotation = 'fairlead.dev/values';
 /** Annotation on secrets: cluster name that the certificates are for. */
 export const clusterNameAnnotation = 'fairlead.dev/cluster-name';
 export const fieldManager = 'fairlead';
-/** Label of pods that ask a node one question and end. */
-export const probeSelector = 'fairlead.dev/probe=preflight';
 /** Name of the ConfigMap that holds how far the last application of a plan has come. */
 export const stateName = 'fairlead-install';
 /** Label of nodes on which no agent is to be started yet. */

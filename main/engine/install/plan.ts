@@ -4,6 +4,7 @@ import { difference, digestOf, shown } from './diff.ts';
 import { type ClusterFacts, installedImage } from './facts.ts';
 import type { ImageArchive } from './image.ts';
 import { nodeHasImage } from './image.ts';
+import { type ProxyPlan, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderCleanup } from './manifests.ts';
 import { agentNamespace } from './names.ts';
 import { checkValues } from './values.ts';
@@ -33,6 +34,8 @@ export interface PlanInput {
   readonly restarts: Plan['restarts'];
   /** What stands in the way of just this action, e.g. that there is nothing to go back to. */
   readonly hindrances?: readonly Failure[];
+  /** What the operator wants done with kube-proxy. */
+  readonly kubeProxy?: ProxyWish | undefined;
 }
 
 /** Key of an object among all kinds. */
@@ -61,13 +64,25 @@ export function cleanupOf({ facts, image, values }: Pick<PlanInput, 'facts' | 'i
   return renderCleanup(values, installedImage(facts) ?? image?.reference ?? '');
 }
 
-function nodePlans(input: PlanInput): Plan['nodes'] {
+/** What becomes of kube-proxy with this plan. */
+export function proxyPlanOf({ facts, action, values, kubeProxy }: PlanInput): ProxyPlan {
+  return planProxy(facts.proxy, action, values, kubeProxy);
+}
+
+const proxyChanges: Readonly<Record<Plan['kubeProxy']['change'], readonly string[]>> = {
+  none: [],
+  remove: ['At the end kube-proxy’s pod goes, and its chains are removed.'],
+  restore: ['kube-proxy’s pod comes back first.'],
+};
+
+function nodePlans(input: PlanInput, proxy: ProxyPlan): Plan['nodes'] {
   const { facts, image, action, values } = input;
   return facts.machines.map((machine) => {
     if (action === 'uninstall')
       return {
         name: machine.name,
         changes: [
+          ...proxyChanges[proxy.change],
           'Everything that the agent changed is undone from its journal, newest first: programs, pins, links, routes, rules, files.',
           'The node has no pod network afterwards and becomes NotReady; running pods lose theirs.',
         ],
@@ -91,6 +106,7 @@ function nodePlans(input: PlanInput): Plan['nodes'] {
         : values.autoDirectNodeRoutes
           ? "Routes to the other nodes' pod CIDRs are added."
           : 'No routes are added: the network has to have them.',
+      ...proxyChanges[proxy.change],
     ];
     return { name: machine.name, changes, image: present ? 'present' : machine.ssh ? 'side-load' : 'unknown' };
   });
@@ -161,6 +177,7 @@ export function makePlan(input: PlanInput): Plan {
   const objects: Plan['objects'][number][] = [];
   const warnings: string[] = [];
   const obstacles: Failure[] = [...input.rights, ...(input.hindrances ?? [])];
+  const proxy = proxyPlanOf(input);
 
   if (action === 'uninstall') {
     for (const { type, object } of allObjects(input).toReversed()) {
@@ -205,7 +222,9 @@ export function makePlan(input: PlanInput): Plan {
     );
   } else {
     const keys = input.image?.agentKeys;
-    const checked = checkValues(values, keys ? { ...facts, agentKeys: keys } : facts);
+    // kube-proxy that comes back is there before anything else is changed; one that goes is nobody to rely on.
+    const seen = { ...facts, kubeProxy: proxy.change === 'none' ? facts.kubeProxy : proxy.change === 'restore' };
+    const checked = checkValues(values, keys ? { ...seen, agentKeys: keys } : seen);
     if (facts.cleanup && !facts.installed)
       obstacles.push({
         code: 'install.uninstall-unfinished',
@@ -235,7 +254,11 @@ export function makePlan(input: PlanInput): Plan {
       warnings.push(`Not ready at the moment: ${notReady.map((machine) => machine.name).join(', ')}.`);
   }
 
-  const nodes = nodePlans(input);
+  if (proxy.change === 'restore') objects.unshift(...proxy.objects);
+  else objects.push(...proxy.objects);
+  obstacles.push(...proxy.obstacles);
+  warnings.push(...proxy.warnings);
+  const nodes = nodePlans(input, proxy);
   const { batches, restarts } = input;
   const uncontrolled = restarts.filter((pod) => !pod.controlled);
   if (uncontrolled.length > 0 && action !== 'uninstall')
@@ -243,6 +266,11 @@ export function makePlan(input: PlanInput): Plan {
       `Nobody would make these pods again, so they are left to you: ${uncontrolled.map((pod) => `${pod.namespace}/${pod.name}`).join(', ')}.`,
     );
   const image = input.image?.digest ?? input.image?.reference ?? '';
-  const digest = digestOf({ action, values, objects, nodes, obstacles, image, batches, restarts });
-  return { digest, action, objects, nodes, batches, restarts, obstacles, warnings };
+  const { kind, text, unfinished } = facts.proxy;
+  const kubeProxy = { kind, text, unfinished, change: proxy.change };
+  // A node's changes follow from the rest. Whether it holds the image does not make another plan: a kubelet tells of one
+  // that was brought only after a while.
+  const names = nodes.map((node) => node.name);
+  const digest = digestOf({ action, values, objects, names, obstacles, image, batches, restarts, kubeProxy });
+  return { digest, action, objects, nodes, batches, restarts, kubeProxy, obstacles, warnings };
 }

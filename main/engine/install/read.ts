@@ -8,11 +8,13 @@ import {
   type Values,
   valuesSchema,
 } from '../../../contract/index.ts';
+import { jobs } from '../checks/node-job.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
 import { askRights, installedImage, missingRights, type ReadOnlyConnection, type Right, readFacts } from './facts.ts';
 import type { ImageArchive } from './image.ts';
+import { type ProxyFacts, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
 import { agentNamespace, configName, valuesAnnotation } from './names.ts';
 import { allObjects, cleanupOf, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
@@ -90,7 +92,7 @@ async function readLive(
 }
 
 /** Rights that applying needs. An uninstall also makes the DaemonSet that cleans up. */
-function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly Right[] {
+function rightsFor(action: PlanAction, objects: readonly Rendered[], proxy: readonly Right[] = []): readonly Right[] {
   const kinds = new Map<string, { readonly type: ResourceType; readonly namespace: string }>();
   for (const { type } of objects) kinds.set(type.plural, { type, namespace: type.namespaced ? agentNamespace : '' });
   const verbs = action === 'uninstall' ? ['delete'] : ['create', 'patch'];
@@ -100,12 +102,26 @@ function rightsFor(action: PlanAction, objects: readonly Rendered[]): readonly R
   if (action !== 'uninstall')
     return [
       ...rights,
+      ...proxy,
       // The nodes' marks, and replacing agents one by one.
       { verb: 'patch', type: resources.nodes, namespace: '' },
       { verb: 'delete', type: resources.pods, namespace: agentNamespace },
     ];
   const workload = { type: resources.daemonSets, namespace: agentNamespace };
-  return [...rights, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
+  return [...rights, ...proxy, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
+}
+
+/** Rights that taking kube-proxy away, or bringing it back, needs. */
+function proxyRights(change: Plan['kubeProxy']['change'], { namespace }: ProxyFacts): readonly Right[] {
+  if (change === 'none') return [];
+  const changing: Right = { verb: 'update', type: resources.daemonSets, namespace };
+  const backup = { type: resources.configMaps, namespace: agentNamespace };
+  if (change === 'restore') return [changing, { ...changing, verb: 'create' }, { ...backup, verb: 'delete' }];
+  return [
+    changing,
+    { ...backup, verb: 'create' },
+    ...['create', 'delete', 'list', 'watch'].map((verb) => ({ verb, type: jobs, namespace: agentNamespace })),
+  ];
 }
 
 /** Rights that an action needs whatever its values are. */
@@ -125,7 +141,7 @@ export async function preparePlan(
   carried: ImageArchive | undefined,
   action: PlanAction,
   given: Values,
-  wish: RolloutWish & { readonly restart?: boolean | undefined } = {},
+  wish: RolloutWish & { readonly restart?: boolean | undefined; readonly kubeProxy?: ProxyWish | undefined } = {},
 ): Promise<Result<PreparedPlan>> {
   const reader: ReadOnlyConnection = connection;
   const facts = await readFacts(reader, ssh);
@@ -149,7 +165,11 @@ export async function preparePlan(
     action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image, values })] : all,
   );
   if (!live.ok) return live;
-  const rights = await missingRights(askRights(connection), rightsFor(action, all));
+  const { change } = planProxy(facts.value.proxy, action, values, wish.kubeProxy);
+  const rights = await missingRights(
+    askRights(connection),
+    rightsFor(action, all, proxyRights(change, facts.value.proxy)),
+  );
   const input: PlanInput = {
     ...parts,
     action,
@@ -162,6 +182,7 @@ export async function preparePlan(
     batches: planRollout(facts.value.machines, wish),
     restarts: wish.restart ? await foreignPods(reader) : [],
     hindrances: hindrances(action, state.value, before !== undefined),
+    kubeProxy: wish.kubeProxy,
   };
   return ok({ plan: makePlan(input), input, secrets: secrets.value, state: state.value });
 }

@@ -27,6 +27,8 @@ const machine = (name: string, more: Partial<NodeFacts> = {}): NodeFacts => ({
   image: '',
   providerID: '',
   images: [],
+  arguments: [],
+  flannel: false,
   ssh: undefined,
   ...more,
 });

@@ -8,6 +8,8 @@ export interface ValueFacts {
   /** Where nodes reach the API server without a service address. */
   readonly apiEndpoint: { readonly host: string; readonly port: number } | undefined;
   readonly kubeProxy: boolean;
+  /** How many API servers the cluster names; undefined when nobody has looked. */
+  readonly apiServers?: number;
   readonly nodes: number;
   /** IPv6 pod CIDRs of the nodes; undefined when nobody has looked. */
   readonly podCIDRs6?: readonly string[];
@@ -95,7 +97,7 @@ export function checkValues(
     );
   if (values.kubeProxyReplacement && facts.kubeProxy)
     warnings.push(
-      'kube-proxy runs as well. Services work, but its rules stay on every node; remove its DaemonSet afterwards to be rid of them.',
+      'kube-proxy runs as well. Services work, but its rules stay on every node; the plan says whether it can be removed.',
     );
   if (values.k8sServiceHost !== '' && (values.k8sServicePort < 1 || values.k8sServicePort > 65535))
     obstacles.push(
@@ -160,11 +162,13 @@ export function suggestValues(
 ): { readonly values: Values; readonly reasons: Readonly<Record<string, string>> } {
   const reasons: Record<string, string> = {};
   const suggested = { ...current };
-  if (current.k8sServiceHost === '' && facts.apiEndpoint && !facts.kubeProxy) {
+  // With several API servers, kube-proxy's address of all of them is better than one of theirs.
+  if (current.k8sServiceHost === '' && facts.apiEndpoint && (!facts.kubeProxy || facts.apiServers === 1)) {
     suggested.k8sServiceHost = facts.apiEndpoint.host;
     suggested.k8sServicePort = facts.apiEndpoint.port;
-    reasons.k8sServiceHost =
-      'The address of the API server that the cluster names itself; no kube-proxy runs, so service addresses do not work before the agent does.';
+    reasons.k8sServiceHost = facts.kubeProxy
+      ? 'The address of the one API server: with it agents start without anybody else translating services, so that kube-proxy may go.'
+      : 'The address of the API server that the cluster names itself; no kube-proxy runs, so service addresses do not work before the agent does.';
     reasons.k8sServicePort = reasons.k8sServiceHost;
   }
   if (current.ipv4NativeRoutingCIDR === '') {

@@ -136,16 +136,19 @@ function clusterChecks(facts: ClusterFacts, rights: () => Promise<readonly Failu
             fix: 'Remove it first; two pod networks on one node break both.',
           };
     }),
-    known('kube-proxy', 'kube-proxy', '', 'Kubernetes', () =>
-      facts.kubeProxy
+    known('kube-proxy', 'kube-proxy', '', 'Kubernetes', () => ({
+      status: facts.kubeProxy ? 'warning' : 'passed',
+      found: facts.proxy.text,
+      expected: 'either, as kubeProxyReplacement says',
+      ...(facts.kubeProxy
         ? {
-            status: 'warning',
-            found: 'runs',
-            expected: 'either, as kubeProxyReplacement says',
-            fix: 'None needed. With kubeProxyReplacement its DaemonSet can be removed afterwards; then run kube-proxy --cleanup on every node, or reboot it.',
+            fix:
+              facts.proxy.kind === 'daemonset'
+                ? 'None needed. The plan can remove it, with its rules, once the agents translate services.'
+                : 'None needed; both translate services then.',
           }
-        : { status: 'passed', found: 'does not run', expected: 'either, as kubeProxyReplacement says' },
-    ),
+        : {}),
+    })),
     known('api-server', 'Real address of the API server', '', 'Kubernetes', () =>
       facts.apiEndpoint
         ? {

@@ -160,6 +160,7 @@ describe('preflight', () => {
     machines: [machine],
     foreign: [],
     kubeProxy: true,
+    proxy: { kind: 'daemonset', text: 'kube-proxy runs' },
     apiEndpoint: undefined,
   } as unknown as ClusterFacts;
 

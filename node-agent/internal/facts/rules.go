@@ -27,7 +27,8 @@ type Rule struct {
 
 // ServiceChains counts chains of kube-proxy.
 type ServiceChains struct {
-	// NFTables and Legacy are how many KUBE-SVC, KUBE-SEP and KUBE-NODEPORTS chains (or kube-proxy's own tables) there are.
+	// NFTables and Legacy are how many chains there are that only kube-proxy makes: KUBE-SVC, KUBE-SEP, KUBE-NODEPORTS and
+	// the like, or any in its own tables. KUBE-MARK-MASQ and KUBE-POSTROUTING are a kubelet's as well.
 	NFTables int `json:"nftables"`
 	Legacy   int `json:"legacy"`
 }
@@ -76,7 +77,8 @@ func owner(table, chain string) string {
 }
 
 func isServiceChain(chain string) bool {
-	for _, prefix := range []string{"KUBE-SVC-", "KUBE-SEP-", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-"} {
+	for _, prefix := range []string{"KUBE-SVC-", "KUBE-SEP-", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-", "KUBE-SVL-",
+		"KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"} {
 		if strings.HasPrefix(chain, prefix) {
 			return true
 		}

@@ -32,6 +32,7 @@ export interface RolloutWish {
   readonly canary?: string;
   readonly batch?: number;
   readonly restart?: boolean;
+  readonly kubeProxy?: 'keep' | 'remove' | 'restore';
 }
 
 interface InstallPlanProps {
@@ -92,6 +93,7 @@ export function InstallPlan(props: InstallPlanProps) {
       <div className={styles.boxBody}>
         <h3 style={{ marginBottom: 6 }}>On {plural(plan.nodes.length, 'node')}</h3>
         {plan.action === 'uninstall' ? null : <Order {...props} />}
+        <KubeProxy {...props} />
         {plan.nodes.map((node) => (
           <div
             key={node.name}
@@ -159,6 +161,52 @@ export function InstallPlan(props: InstallPlanProps) {
         </div>
       </div>
     </div>
+  );
+}
+
+/** Who else translates services, and the operator's word about it: kube-proxy stays unless it is told to go. */
+function KubeProxy({ plan, rollout, planning, onRollout }: InstallPlanProps) {
+  const { kind, text, change, unfinished } = plan.kubeProxy;
+  if (kind === 'none') return null;
+  const removable = kind === 'daemonset' || (kind === 'removed' && unfinished);
+  const wish = (kubeProxy: RolloutWish['kubeProxy']) => onRollout({ ...rollout, ...(kubeProxy ? { kubeProxy } : {}) });
+  return (
+    <section aria-label="kube-proxy" style={{ display: 'grid', gap: 8, margin: '4px 0 12px' }}>
+      <h3>kube-proxy</h3>
+      <p className="muted" style={{ maxWidth: '75ch' }}>
+        {text}
+      </p>
+      {plan.action === 'uninstall' || plan.action === 'rollback' ? (
+        change === 'restore' ? (
+          <p>It is brought back before anything else is changed.</p>
+        ) : null
+      ) : (
+        <div style={{ display: 'flex', flexWrap: 'wrap', gap: 14 }}>
+          {removable ? (
+            <Switch
+              label={
+                kind === 'removed'
+                  ? 'Go on removing kube-proxy'
+                  : 'Remove kube-proxy once the agents translate services'
+              }
+              description="Its DaemonSet is kept in the cluster and can be brought back at any time."
+              checked={rollout.kubeProxy === 'remove'}
+              disabled={planning}
+              onChange={(event) => wish(event.currentTarget.checked ? 'remove' : 'keep')}
+            />
+          ) : null}
+          {kind === 'removed' ? (
+            <Switch
+              label="Bring kube-proxy back"
+              description="Before anything else is changed."
+              checked={change === 'restore'}
+              disabled={planning}
+              onChange={(event) => wish(event.currentTarget.checked ? 'restore' : 'keep')}
+            />
+          ) : null}
+        </div>
+      )}
+    </section>
   );
 }
 

@@ -5,7 +5,7 @@ import type { Values } from '../../../contract/values.ts';
 import { useBlocked, useClusters } from '../../app/clusters.tsx';
 import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
-import { Facts, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
+import { Banner, Facts, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
 import styles from './clusters.module.css';
 import { InstallLast } from './install-last.tsx';
 import { InstallPlan, type RolloutWish } from './install-plan.tsx';
@@ -77,6 +77,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
   const home = () => {
     setStep({ at: 'overview' });
     setEdited(undefined);
+    setRollout({});
     status.retry();
   };
   const showProgress = step.at === 'progress' || (running && step.at === 'overview');
@@ -163,6 +164,24 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                   onResume={(before) => void makePlan(known.installed ? 'upgrade' : 'install', before)}
                   onRollBack={() => void makePlan('rollback')}
                 />
+              ) : null}
+              {known.kubeProxy.kind === 'removed' && known.installed ? (
+                <Banner
+                  tone="info"
+                  actions={
+                    <ReasonedButton
+                      variant="default"
+                      size="compact-sm"
+                      blocked={blocked}
+                      loading={plan.pending}
+                      onClick={() => void makePlan('upgrade', known.values ?? values, { kubeProxy: 'restore' })}
+                    >
+                      Bring kube-proxy back…
+                    </ReasonedButton>
+                  }
+                >
+                  {known.kubeProxy.text}
+                </Banner>
               ) : null}
               <div className={styles.footer} style={{ justifyContent: 'flex-start' }}>
                 {known.installed ? (
