@@ -158,7 +158,7 @@ static __always_inline int judge_connection(struct packet *p, struct endpoint *e
 		q.port = bpf_htons(key->local_port && key->remote_port ? bpf_ntohs(key->local_port) & 0xff
 				   : key->protocol == IPPROTO_ICMP     ? ICMP_ECHO
 								       : ICMP6_ECHO_REQUEST);
-	return judge(&q, v);
+	return judge(&q, &key->remote, v);
 }
 
 /*

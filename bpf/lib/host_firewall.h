@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "work.h"
 #include "deliver.h"
 
 /* NULL where no policy can govern the node. */
@@ -60,32 +61,39 @@ static __always_inline int host_egress(struct __sk_buff *skb, struct packet *p, 
 
 /*
  * The last word of from_netdev about what it leaves to the node's stack: `leave` is returned for what may
- * pass. The packet is parsed anew, for a service may have translated it.
+ * pass. The packet is parsed anew, for a service may have translated it, in the place of what was worked out
+ * before.
  */
 static __noinline int to_node(struct __sk_buff *skb, int leave)
 {
-	struct report r = {.direction = INGRESS, .reply = REPLY_UNKNOWN};
-	struct tracking t = {.side = IN};
-	struct packet p = {};
 	struct endpoint *host = host_endpoint();
+	struct tracking *t;
+	struct packet *p;
+	struct work *w;
 	int err;
 
 	if (!host)
 		return leave;
-	err = parse(skb, &p);
+	w = begin_work(INGRESS);
+	if (!w)
+		return TC_ACT_SHOT;
+	p = &w->packet;
+	t = &w->in;
+	t->peer_known = false;
+	err = parse(skb, p);
 	if (err == PASS_TO_KERNEL)
 		return leave;
 	/* What is left to the tunnel device is judged when it comes out of it. */
-	if (config.tunnel && p.protocol == IPPROTO_UDP && p.destination_port == config.tunnel_port)
+	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return leave;
-	find_peer(&p.destination, &t.peer);
-	if (t.peer.identity != IDENTITY_HOST)
+	find_peer(&p->destination, &t->peer);
+	if (t->peer.identity != IDENTITY_HOST)
 		return leave;
 	/* What cannot be told apart cannot be allowed; where nothing is enforced it is the stack's business.
 	 */
 	if (!err)
-		err = host_ingress(skb, &p, &r, &t);
+		err = host_ingress(skb, p, &w->report, t);
 	else if (!(host->flags & ENDPOINT_POLICY_INGRESS) || (host->flags & ENDPOINT_AUDIT))
 		return leave;
-	return err ? drop(skb, &p, &r, err) : leave;
+	return err ? drop(skb, p, &w->report, err) : leave;
 }

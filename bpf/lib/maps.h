@@ -56,6 +56,16 @@ struct {
 	__type(value, struct policy_value);
 } policy SEC(".maps");
 
+/* Ranges that ipBlocks of Kubernetes network policies name, with the number under which `policy` has their
+ * lines; 0 is none. Writer: agent. Readers: packet programs, where nothing else lets a connection pass. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipcache_key);
+	__type(value, __u32);
+} blocks SEC(".maps");
+
 /* Connections. Writers: packet programs; the agent deletes what expired. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -198,6 +208,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct connection_key);
 } track_scratch SEC(".maps");
+
+/* The address that find_block() looks for, for the same reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ipcache_key);
+} block_scratch SEC(".maps");
 
 /* Room for a connection that is being made, too large for the stack. Packet programs run with bottom halves
  * off. */

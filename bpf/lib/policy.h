@@ -7,6 +7,11 @@
  * Where both allow, the line for any identity makes the proxy of the peer's own line unnecessary if it names
  * a protocol. A line for any port does not: it may say no more than that nobody asked for default deny. The
  * proxy knows better, and lets everything pass where that is so.
+ *
+ * An ipBlock of a Kubernetes network policy means addresses, whoever has them, and identities do not tell two
+ * pods of the same labels apart. So what neither line lets pass, or not without a proxy, is asked once more
+ * by the number of the longest ipBlock around the peer's address. Such lines allow, and nothing else: those
+ * policies know neither denials nor proxies.
  */
 #pragma once
 
@@ -36,13 +41,34 @@ static __always_inline __u8 match_type(__u8 prefixlen, bool any_peer)
 	return prefixlen > POLICY_PREFIX_PROTOCOL ? 2 : prefixlen > POLICY_PREFIX_PEER ? 5 : 1;
 }
 
-__verified_once int judge(struct question *q, struct verdict *v)
+static __always_inline struct policy_value *find_block(struct policy_key *key, const struct address *address)
+{
+	__u32 *number, zero = 0;
+	struct ipcache_key *block = bpf_map_lookup_elem(&block_scratch, &zero);
+	struct policy_value *line;
+
+	if (!block)
+		return NULL;
+	block->prefixlen = 128;
+	block->address = *address;
+	number = bpf_map_lookup_elem(&blocks, block);
+	step_lookup(MAP_BLOCKS, block, number);
+	if (!number || !*number)
+		return NULL;
+	key->identity = *number;
+	line = bpf_map_lookup_elem(&policy, key);
+	step_lookup(MAP_POLICY, key, line);
+	return line;
+}
+
+/* `remote` is the peer's address. */
+__verified_once int judge(struct question *q, const struct address *remote, struct verdict *v)
 {
 	struct policy_key key = {.prefixlen = POLICY_PREFIX_FULL};
-	struct policy_value *peer, *any, *line;
+	struct policy_value *peer, *any, *line, *block;
 	bool enforced;
 
-	if (!q || !v)
+	if (!q || !remote || !v)
 		return DROP_POLICY;
 	key.endpoint = q->endpoint;
 	key.identity = q->identity;
@@ -68,6 +94,11 @@ __verified_once int judge(struct question *q, struct verdict *v)
 		line = any;
 	else
 		line = peer ? peer : any;
+	if (line ? !line->deny && line->proxy_port : enforced) {
+		block = find_block(&key, remote);
+		if (block)
+			line = block;
+	}
 	if (line) {
 		v->rule = line->rule;
 		v->match = match_type(line->prefixlen, line == any);

@@ -52,6 +52,7 @@
 #define MAP_NAT 8
 #define MAP_TUNNELS 9
 #define MAP_OPENINGS 10
+#define MAP_BLOCKS 11
 
 struct step {
 	__u8 kind;

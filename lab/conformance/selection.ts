@@ -55,13 +55,7 @@ export function exclusionsFor(facilities: Facilities): Exclusion[] {
  * Tests that fail because this network decides otherwise on purpose, with what it does instead. They run all the same, and
  * count as failed.
  */
-export const decisions: readonly Exclusion[] = [
-  {
-    pattern: /NetworkPolicy .*(CIDR block|IPBlock)/,
-    reason:
-      'by decision: a peer given by addresses never means pods, which have identities (as with Cilium, and as Kubernetes advises: ipBlock is for addresses outside of the cluster)',
-  },
-];
+export const decisions: readonly Exclusion[] = [];
 
 /** One line of the suite's list of tests: "FILE:LINE: full name". */
 export function namesOf(listing: string): string[] {

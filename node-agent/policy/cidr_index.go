@@ -48,7 +48,7 @@ func (x cidrIndex) inside(prefix netip.Prefix, f func(NumericIdentity)) {
 
 func eachCIDR(labels Labels, f func(netip.Prefix)) {
 	for _, l := range labels {
-		if l.Source != SourceCIDR {
+		if l.Source != SourceCIDR && l.Source != SourceBlock {
 			continue
 		}
 		if prefix, err := netip.ParsePrefix(l.Key); err == nil {
@@ -67,7 +67,7 @@ func (ls Labels) tokens(f func(string)) {
 		if scoped && l.Source == SourceK8s {
 			f(scopedToken(namespace, simple))
 		}
-		if l.Source != SourceCIDR {
+		if l.Source != SourceCIDR && l.Source != SourceBlock {
 			continue
 		}
 		prefix, err := netip.ParsePrefix(l.Key)

@@ -19,6 +19,8 @@ type Pod struct {
 	HostNetwork bool `json:"hostNetwork"`
 	// Ports are the named container ports; names in lower case.
 	Ports NamedPorts `json:"ports"`
+	// Addresses of the pod, the primary one first; ipBlocks of Kubernetes NetworkPolicies look at them.
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 // Identity gives the labels of the pod as governed pod, and as peer that is not on the same node.
@@ -86,6 +88,8 @@ func Connect(policies []Policy, pods []Pod, q Query) (Connection, error) {
 type end struct {
 	pod    *Pod
 	labels Labels
+	// addresses are empty where they are not known, or not one but many.
+	addresses []netip.Addr
 }
 
 func (e end) governed() bool { return e.pod != nil && !e.pod.HostNetwork }
@@ -103,7 +107,26 @@ func question(subject, peer end, direction Direction, protocol uint8, port uint1
 	if peer.pod != nil && subject.pod != nil {
 		q.Peer = peer.pod.seenFrom(*subject.pod)
 	}
+	q.PeerAddress = peer.addressFor(subject)
 	return q
+}
+
+// addressFor gives the address by which e is met: of the first family that both ends have. Invalid: it is not known.
+func (e end) addressFor(other end) netip.Addr {
+	for _, own := range e.addresses {
+		if len(other.addresses) == 0 || slices.ContainsFunc(other.addresses, func(a netip.Addr) bool { return a.Is4() == own.Is4() }) {
+			return own
+		}
+	}
+	return netip.Addr{}
+}
+
+func (p *Pod) end() end {
+	out := end{pod: p, labels: p.Identity()}
+	for _, a := range p.Addresses {
+		out.addresses = append(out.addresses, a.Unmap())
+	}
+	return out
 }
 
 func resolveParty(policies []Policy, pods []Pod, p Party) (end, error) {
@@ -112,8 +135,7 @@ func resolveParty(policies []Policy, pods []Pod, p Party) (end, error) {
 		if *p.Pod < 0 || *p.Pod >= len(pods) {
 			return end{}, fmt.Errorf("there is no pod %d, only %d pods", *p.Pod, len(pods))
 		}
-		pod := &pods[*p.Pod]
-		return end{pod: pod, labels: pod.Identity()}, nil
+		return pods[*p.Pod].end(), nil
 	case p.Entity != "":
 		for _, identity := range ReservedIdentities() {
 			if identity.ID.String() == p.Entity {
@@ -126,22 +148,18 @@ func resolveParty(policies []Policy, pods []Pod, p Party) (end, error) {
 		if err != nil {
 			return end{}, fmt.Errorf("neither pod nor entity nor address: %w", err)
 		}
-		return end{labels: labelsForAddress(policies, address.Unmap())}, nil
+		return end{labels: labelsForAddress(policies, address.Unmap()), addresses: []netip.Addr{address.Unmap()}}, nil
 	}
 }
 
 // labelsForAddress gives the identity that an agent enforcing these policies would give to an address of the world: that of
 // the longest range that any of the policies names.
 func labelsForAddress(policies []Policy, address netip.Addr) Labels {
-	var best netip.Prefix
+	var ranges []netip.Prefix
 	for _, p := range policies {
-		for _, prefix := range p.Prefixes() {
-			if prefix.Contains(address) && (!best.IsValid() || prefix.Bits() > best.Bits()) {
-				best = prefix
-			}
-		}
+		ranges = append(ranges, p.Prefixes()...)
 	}
-	if best.IsValid() {
+	if best, found := longestAround(ranges, address); found {
 		return LabelsForCIDR(best)
 	}
 	return NewLabels(Label{Source: SourceReserved, Key: WorldIdentity(address).String()})
@@ -214,10 +232,11 @@ func Explain(present []Policy, candidate Policy, pods []Pod, limit int) Explanat
 		}
 	}
 	after = append(after, candidate)
-	out := Explanation{Groups: groupPods(pods), Selected: Selected(candidate, pods), Changes: []PairChange{}}
+	blocks := blocksOf(after, editions)
+	out := Explanation{Groups: groupPods(pods, blocks), Selected: Selected(candidate, pods), Changes: []PairChange{}}
 	var peers []groupEnd
 	for i, g := range out.Groups {
-		peers = append(peers, groupEnd{end{pod: &pods[g.Pods[0]], labels: g.Labels}, PairChange{Peer: new(i)}})
+		peers = append(peers, groupEnd{pods[g.Pods[0]].end(), PairChange{Peer: new(i)}})
 	}
 	for _, id := range []NumericIdentity{IdentityHost, IdentityRemoteNode, IdentityKubeAPIServer, IdentityWorld} {
 		for _, identity := range ReservedIdentities() {
@@ -230,7 +249,7 @@ func Explain(present []Policy, candidate Policy, pods []Pod, limit int) Explanat
 		peers = append(peers, groupEnd{end{labels: LabelsForCIDR(prefix)}, PairChange{CIDR: prefix.String()}})
 	}
 	for i, g := range out.Groups {
-		subject := end{pod: &pods[g.Pods[0]], labels: g.Labels}
+		subject := pods[g.Pods[0]].end()
 		if !subject.governed() {
 			continue
 		}
@@ -274,7 +293,30 @@ func selecting(policies []Policy, labels Labels) []Policy {
 	return slices.DeleteFunc(slices.Clone(policies), func(p Policy) bool { return !p.Selects(labels) })
 }
 
-func groupPods(pods []Pod) []Group {
+// blocksOf lists the ranges that ipBlocks of policies name: they tell pods of the same labels apart.
+func blocksOf(policies ...[]Policy) []netip.Prefix {
+	var out []netip.Prefix
+	for _, list := range policies {
+		for _, p := range list {
+			if p.Valid() {
+				out = append(out, p.Blocks()...)
+			}
+		}
+	}
+	return sortPrefixes(out)
+}
+
+// longestAround gives the longest of the ranges around an address; false where there is none.
+func longestAround(ranges []netip.Prefix, address netip.Addr) (best netip.Prefix, found bool) {
+	for _, r := range ranges {
+		if r.Contains(address) && (!found || r.Bits() > best.Bits()) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+func groupPods(pods []Pod, blocks []netip.Prefix) []Group {
 	out := []Group{}
 	index := map[string]int{}
 	for i, pod := range pods {
@@ -282,6 +324,11 @@ func groupPods(pods []Pod) []Group {
 		key := profileKey(labels, pod.Ports)
 		if pod.HostNetwork {
 			key += "\x00" + pod.Node
+		}
+		for _, a := range pod.Addresses {
+			if block, ok := longestAround(blocks, a.Unmap()); ok {
+				key += "\x00" + block.String()
+			}
 		}
 		at, ok := index[key]
 		if !ok {

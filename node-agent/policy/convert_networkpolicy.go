@@ -72,7 +72,9 @@ func (c *converter) networkPolicyPeer(path string, source *spec.NetworkPolicyPee
 				"A peer is a range of addresses or pods, not both.", "Make one element of each: elements are alternatives.")
 			return peer{}, false
 		}
-		return c.cidrPeer(path+".ipBlock", source.IPBlock.CIDR, source.IPBlock.Except)
+		p, ok := c.cidrPeer(path+".ipBlock", source.IPBlock.CIDR, source.IPBlock.Except)
+		p.kind = peerBlock
+		return p, ok
 	}
 	if source.PodSelector == nil && source.NamespaceSelector == nil {
 		c.fail("empty-peer", path, "has none of podSelector, namespaceSelector and ipBlock",

@@ -21,10 +21,14 @@
 // and across the two identities the kernel's rule "either denies" does it. LookupKernel is that procedure in Go, and
 // Engine.Verdict is an independent evaluation of the rules; tests hold them together.
 //
+// What neither line lets pass, or not unseen, is looked up a third time, with the number of the longest ipBlock around the
+// peer's address: the ipBlocks of Kubernetes NetworkPolicies mean addresses, whoever has them. See Policy.Blocks.
+//
 // # Order in which an agent has to work
 //
 // A new address range in a policy needs an identity of its own before the policy can name it: take Policy.Prefixes, allocate
 // a local identity for each new prefix, AddIdentity(id, LabelsForCIDR(prefix)), write the changes to the kernel, publish the
 // prefix in the ipcache, and only then Upsert the policy. On the way out the reverse: Upsert or Delete, write, withdraw the
-// prefixes that Engine.Prefixes no longer lists, RemoveIdentity.
+// prefixes that Engine.Prefixes no longer lists, RemoveIdentity. The same goes for Policy.Blocks and LabelsForBlock, whose
+// numbers are published in a table of their own.
 package policy

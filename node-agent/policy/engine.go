@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ type Engine struct {
 	ruleIDs    map[ruleKey]*ruleNumber
 	rules      map[RuleID]*ruleNumber
 	prefixes   map[netip.Prefix]int
+	blocks     map[netip.Prefix]int
 	sequence   uint32
 	work       Work
 	// references are the groups and services that policies may name.
@@ -92,6 +94,7 @@ func NewEngine() *Engine {
 		ruleIDs:    make(map[ruleKey]*ruleNumber),
 		rules:      make(map[RuleID]*ruleNumber),
 		prefixes:   make(map[netip.Prefix]int),
+		blocks:     make(map[netip.Prefix]int),
 		references: NewReferences(nil, nil),
 		referring:  make(map[RefKey]struct{}),
 		index:      make(tokenIndex),
@@ -179,9 +182,7 @@ func (e *Engine) Upsert(p Policy) ([]Change, error) {
 	for i := range p.rules {
 		live.rules = append(live.rules, e.wireRule(tx, p.Ref, &p.rules[i]))
 	}
-	for _, prefix := range p.Prefixes() {
-		e.prefixes[prefix]++
-	}
+	e.holdRanges(p)
 	if old != nil {
 		e.unwirePolicy(tx, old)
 	}
@@ -319,7 +320,7 @@ func (e *Engine) unwirePolicy(tx *transaction, old *livePolicy) {
 			e.unwireElement(le)
 		}
 	}
-	e.releasePrefixes(old.policy)
+	e.releaseRanges(old.policy)
 }
 
 // AddIdentity makes a peer known, or changes its labels.
@@ -407,11 +408,14 @@ func (e *Engine) RemoveIdentity(id NumericIdentity) []Change {
 func (e *Engine) Prefixes() []netip.Prefix {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	out := make([]netip.Prefix, 0, len(e.prefixes))
-	for p := range e.prefixes {
-		out = append(out, p)
-	}
-	return sortPrefixes(out)
+	return sortPrefixes(slices.Collect(maps.Keys(e.prefixes)))
+}
+
+// Blocks lists, sorted, the ranges that ipBlocks of policies in force name: what needs a number of its own.
+func (e *Engine) Blocks() []netip.Prefix {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return sortPrefixes(slices.Collect(maps.Keys(e.blocks)))
 }
 
 // Policies lists the policies in force, sorted by reference.

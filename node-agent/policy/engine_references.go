@@ -61,7 +61,7 @@ func (e *Engine) referencePrefixes(expand func(reference) []peer) []netip.Prefix
 			for _, element := range r.rule.elements {
 				for _, ref := range element.references {
 					for _, p := range expand(ref) {
-						if p.kind == peerCIDR {
+						if p.isRange() {
 							out = append(out, p.prefixes()...)
 						}
 					}
@@ -124,13 +124,11 @@ func (e *Engine) refresh(concerned func(reference) bool) []Change {
 			continue
 		}
 		next := live.policy.Resolve(e.references)
-		for _, prefix := range next.Prefixes() {
-			e.prefixes[prefix]++
-		}
+		e.holdRanges(next)
 		for i := range next.rules {
 			e.rewire(tx, next.Ref, live.rules[i], &next.rules[i])
 		}
-		e.releasePrefixes(live.policy)
+		e.releaseRanges(live.policy)
 		live.policy = next
 	}
 	return tx.commit()
@@ -174,12 +172,26 @@ func (e *Engine) unwireElement(le *liveElement) {
 	e.releaseRule(le.ref)
 }
 
-func (e *Engine) releasePrefixes(p Policy) {
+// holdRanges counts the ranges that a policy names, releaseRanges takes them back.
+func (e *Engine) holdRanges(p Policy) {
 	for _, prefix := range p.Prefixes() {
-		if e.prefixes[prefix]--; e.prefixes[prefix] == 0 {
-			delete(e.prefixes, prefix)
+		e.prefixes[prefix]++
+	}
+	for _, prefix := range p.Blocks() {
+		e.blocks[prefix]++
+	}
+}
+
+func (e *Engine) releaseRanges(p Policy) {
+	release := func(counts map[netip.Prefix]int, prefixes []netip.Prefix) {
+		for _, prefix := range prefixes {
+			if counts[prefix]--; counts[prefix] == 0 {
+				delete(counts, prefix)
+			}
 		}
 	}
+	release(e.prefixes, p.Prefixes())
+	release(e.blocks, p.Blocks())
 }
 
 // ruleIndex finds rules by a label that every endpoint they govern carries.

@@ -272,8 +272,9 @@ func (w *world) kubernetesRule() spec.NetworkPolicy {
 	peers := func() (out []spec.NetworkPolicyPeer) {
 		for range w.IntN(3) {
 			var p spec.NetworkPolicyPeer
-			if w.often(20) {
-				p.IPBlock = &spec.IPBlock{CIDR: "10.0.0.0/8", Except: []string{"10.1.0.0/16"}}
+			if w.often(35) {
+				p.IPBlock = new(pick(w, spec.IPBlock{CIDR: "10.0.0.0/8", Except: []string{"10.1.0.0/16"}}, spec.IPBlock{CIDR: "10.1.0.0/16"},
+					spec.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"10.0.0.0/8"}}, spec.IPBlock{CIDR: "::/0"}))
 			} else {
 				p.PodSelector = new(w.selector(false))
 				if w.often(40) {

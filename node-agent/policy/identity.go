@@ -35,6 +35,11 @@ const (
 	IdentityNodeMin NumericIdentity = 2 << 24
 	// IdentityNodeMax is the last one of that scope.
 	IdentityNodeMax NumericIdentity = 3<<24 - 1
+	// IdentityBlockMin is the first number of the ranges that an ipBlock names. They stand in lines only, and no packet has
+	// one: the kernel finds them by the peer's address.
+	IdentityBlockMin NumericIdentity = 3 << 24
+	// IdentityBlockMax is the last one of that scope.
+	IdentityBlockMax NumericIdentity = 4<<24 - 1
 )
 
 // AnyPeer in Key.Peer matches every identity.
@@ -67,6 +72,9 @@ func (id NumericIdentity) IsReserved() bool { return id < IdentityUserMin }
 
 // IsLocal tells whether id means something on this node only (CIDR identities).
 func (id NumericIdentity) IsLocal() bool { return id >= IdentityLocalMin && id <= IdentityLocalMax }
+
+// IsBlock tells whether id is the number of a range that an ipBlock names.
+func (id NumericIdentity) IsBlock() bool { return id >= IdentityBlockMin && id <= IdentityBlockMax }
 
 // WorldIdentity is that of an address outside of the cluster that no policy names: IPv6 has one of its own, so that 0.0.0.0/0
 // and ::/0 mean two things.
@@ -112,6 +120,12 @@ func LabelsForCIDR(prefix netip.Prefix) Labels {
 		Label{Source: SourceCIDR, Key: prefix.Masked().String()},
 		Label{Source: SourceReserved, Key: "world"},
 	)
+}
+
+// LabelsForBlock gives the label of a range as an ipBlock of a Kubernetes NetworkPolicy means it: all addresses, those of
+// pods and nodes too. Nothing else selects it. The prefix is masked first.
+func LabelsForBlock(prefix netip.Prefix) Labels {
+	return NewLabels(Label{Source: SourceBlock, Key: prefix.Masked().String()})
 }
 
 // LabelForName gives the label of addresses that a name of a toFQDNs rule was resolved to; text is NameRule.Text.

@@ -45,7 +45,7 @@ func (k *kernelLines) put(e Entry) {
 }
 
 // judge is bpf/lib/policy.h, with the kernel's own longest prefix match.
-func (k *kernelLines) judge(enforced bool, q Key) (bool, RuleID) {
+func (k *kernelLines) judge(enforced bool, block NumericIdentity, q Key) (bool, RuleID) {
 	find := func(peer NumericIdentity) (deny, proxy bool, prefix uint8, rule RuleID, found bool) {
 		q.Peer = peer
 		value := make([]byte, 8)
@@ -60,18 +60,23 @@ func (k *kernelLines) judge(enforced bool, q Key) (bool, RuleID) {
 	}
 	peerDeny, peerProxy, _, peerRule, peer := find(q.Peer)
 	anyDeny, anyProxy, anyPrefix, anyRule, anybody := find(AnyPeer)
+	allowed, proxy, line := !enforced, false, RuleID(0)
 	switch {
 	case peer && peerDeny:
 		return false, peerRule
 	case anybody && anyDeny:
 		return false, anyRule
 	case peer && !(peerProxy && anybody && !anyProxy && anyPrefix > 72):
-		return true, peerRule
+		allowed, proxy, line = true, peerProxy, peerRule
 	case anybody:
-		return true, anyRule
-	default:
-		return !enforced, 0
+		allowed, proxy, line = true, anyProxy, anyRule
 	}
+	if block != AnyPeer && (!allowed || proxy) {
+		if _, _, _, rule, found := find(block); found {
+			return true, rule
+		}
+	}
+	return allowed, line
 }
 
 // TestRealKernelAgreesWithRules writes the lines of random policies into a real longest-prefix map and asks the kernel.
@@ -84,6 +89,7 @@ func TestRealKernelAgreesWithRules(t *testing.T) {
 	for seed := range uint64(40) {
 		w := newWorld(t, 3_000_000+seed)
 		e := NewEngine()
+		addBlocks(e)
 		identities := w.identities()
 		for _, identity := range identities {
 			e.AddIdentity(identity.ID, identity.Labels)
@@ -109,11 +115,15 @@ func TestRealKernelAgreesWithRules(t *testing.T) {
 		}
 		for _, direction := range []Direction{Ingress, Egress} {
 			for _, peer := range peersOf(identities) {
-				for _, packet := range testPackets {
+				labels, _ := e.Identity(peer)
+				addresses := addressesOf(labels)
+				for i, packet := range testPackets {
 					questions++
-					want := e.Verdict(1, direction, peer, packet.protocol, packet.port)
-					_, simulated := LookupKernel(entries, enforced, direction, peer, packet.protocol, packet.port)
-					got, rule := lines.judge(enforced[direction], Key{Direction: direction, Peer: peer, Protocol: packet.protocol, Port: packet.port})
+					address := addresses[(int(peer)+i)%len(addresses)]
+					block := blockAround(e, address)
+					want := e.Verdict(1, direction, peer, address, packet.protocol, packet.port)
+					_, simulated := LookupKernel(entries, enforced, direction, peer, block, packet.protocol, packet.port)
+					got, rule := lines.judge(enforced[direction], block, Key{Direction: direction, Peer: peer, Protocol: packet.protocol, Port: packet.port})
 					if got != want.Allowed || rule != simulated.Rule {
 						t.Fatalf("seed %d: %s %s %s/%d: the kernel says allowed=%v by %d, rules say %+v, LookupKernel says %+v", seed, direction,
 							peer, ProtocolName(packet.protocol), packet.port, got, rule, want, simulated)

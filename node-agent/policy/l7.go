@@ -346,8 +346,8 @@ type AttributedName struct {
 }
 
 // L7 gives the rules for connections of an endpoint with a peer on a port, out of the same elements that the kernel's lines
-// are made of.
-func (e *Engine) L7(subject SubjectID, direction Direction, peer NumericIdentity, protocol uint8, port uint16) AnswerL7 {
+// are made of. block is as in LookupKernel.
+func (e *Engine) L7(subject SubjectID, direction Direction, peer, block NumericIdentity, protocol uint8, port uint16) AnswerL7 {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	p := e.subjects[subject]
@@ -402,10 +402,31 @@ func (e *Engine) L7(subject SubjectID, direction Direction, peer NumericIdentity
 			}
 		}
 	}
+	if !out.Open && block != AnyPeer {
+		p.openBlock(&out, direction, block, protocol, port)
+	}
 	if !out.Open && !matched {
 		out.Open, out.Denied = unasked, !unasked
 	}
 	return out
+}
+
+// openBlock lets pass what an ipBlock around the peer's address allows: such rules know no application layer.
+func (p *profile) openBlock(out *AnswerL7, direction Direction, block NumericIdentity, protocol uint8, port uint16) {
+	set := p.directions[direction].peers[block]
+	if set == nil {
+		return
+	}
+	names := p.ports
+	if direction == Egress {
+		names = nil
+	}
+	for _, element := range slices.SortedFunc(slices.Values(set.elements), func(a, b *liveElement) int { return compareRules(a.ref, b.ref) }) {
+		if element.matchesPort(protocol, port, names) {
+			out.open(element.id)
+			return
+		}
+	}
 }
 
 func (a *AnswerL7) open(rule RuleID) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -76,18 +77,18 @@ func TestL7Union(t *testing.T) {
 				}
 			}
 			entries, enforced := e.Entries(1)
-			_, line := LookupKernel(entries, enforced, Ingress, 300, ProtocolTCP, 80)
+			_, line := LookupKernel(entries, enforced, Ingress, 300, AnyPeer, ProtocolTCP, 80)
 			if (line.Proxy == ProxyHTTP) != test.proxied {
 				t.Errorf("the kernel's line is %+v", line)
 			}
-			if d := e.Verdict(1, Ingress, 300, ProtocolTCP, 80); (d.L7 != nil) != test.condition || d.Allowed == test.denied {
+			if d := e.Verdict(1, Ingress, 300, netip.Addr{}, ProtocolTCP, 80); (d.L7 != nil) != test.condition || d.Allowed == test.denied {
 				t.Errorf("the verdict is %+v", d)
 			}
-			answer := e.L7(1, Ingress, 300, ProtocolTCP, 80)
+			answer := e.L7(1, Ingress, 300, AnyPeer, ProtocolTCP, 80)
 			if answer.Open != test.open || answer.Denied != test.denied || len(answer.HTTP) != test.rules {
 				t.Errorf("the proxy hears %+v", answer)
 			}
-			if other := e.L7(1, Ingress, 300, ProtocolTCP, 81); other.Open == other.Denied {
+			if other := e.L7(1, Ingress, 300, AnyPeer, ProtocolTCP, 81); other.Open == other.Denied {
 				t.Errorf("on another port the proxy hears %+v", other)
 			}
 		})
@@ -108,13 +109,13 @@ func TestLearnedNamesSelectAddresses(t *testing.T) {
 	const id = IdentityLocalMin + 7
 	plain := NewLabels(Label{Source: SourceCIDR, Key: "192.0.2.1/32"}, Label{Source: SourceReserved, Key: "world"})
 	e.AddIdentity(id, plain)
-	if e.Verdict(1, Egress, id, ProtocolTCP, 443).Allowed {
+	if e.Verdict(1, Egress, id, netip.Addr{}, ProtocolTCP, 443).Allowed {
 		t.Error("an address that no name gave is allowed")
 	}
 	if changes := e.AddIdentity(id, NewLabels(append(plain, LabelForName("*.example.org"))...)); len(changes) != 1 || len(changes[0].Adds) != 1 {
 		t.Errorf("learning the name changes %+v", changes)
 	}
-	if !e.Verdict(1, Egress, id, ProtocolTCP, 443).Allowed || e.Verdict(1, Egress, id, ProtocolTCP, 80).Allowed {
+	if !e.Verdict(1, Egress, id, netip.Addr{}, ProtocolTCP, 443).Allowed || e.Verdict(1, Egress, id, netip.Addr{}, ProtocolTCP, 80).Allowed {
 		t.Error("the learned address is not allowed as the rule says")
 	}
 	e.Delete(p.Ref)

@@ -16,9 +16,11 @@ const (
 	SourceCIDR     = "cidr"
 	// SourceFQDN labels addresses that a DNS name was resolved to; the key is the policy's name or pattern.
 	SourceFQDN = "fqdn"
+	// SourceBlock labels the number of a range that an ipBlock names; see LabelsForBlock.
+	SourceBlock = "block"
 	// SourceNode is of the labels of nodes, on the identities of nodes.
 	SourceNode = "node"
-	// SourceAny in a selector matches labels of every source but reserved, cidr and fqdn; no label carries it. (That a pod's
+	// SourceAny in a selector matches labels of every source but reserved, cidr, fqdn and block; no label carries it. (That a pod's
 	// label `host` is never confused with the entity reserved:host depends on this exception.)
 	SourceAny = "any"
 )
@@ -172,6 +174,9 @@ func (ls Labels) HasReserved(name string) bool {
 	}
 	return false
 }
+
+// isBlock tells whether these are the labels of LabelsForBlock.
+func (ls Labels) isBlock() bool { return len(ls) == 1 && ls[0].Source == SourceBlock }
 
 // Labels that change per pod instance, or that the system writes, would give every pod its own identity. The list is the
 // default label filter of Cilium; patterns are anchored at the start of the key. An inclusion only outweighs exclusions

@@ -173,7 +173,7 @@ func (p peer) text() string {
 			return labels
 		}
 		return p.selector.podText()
-	case peerCIDR:
+	case peerCIDR, peerBlock:
 		out := p.prefix.String()
 		if len(p.except) > 0 {
 			var holes []string

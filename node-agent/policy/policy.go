@@ -165,8 +165,24 @@ func (p Policy) Prefixes() []netip.Prefix {
 	for _, r := range p.rules {
 		for _, e := range r.elements {
 			for _, peer := range e.peers {
-				if peer.kind == peerCIDR {
+				if peer.isRange() {
 					out = append(out, peer.prefixes()...)
+				}
+			}
+		}
+	}
+	return sortPrefixes(out)
+}
+
+// Blocks lists, sorted and without duplicates, the ranges that ipBlocks of the policy name, with their exceptions and, other
+// than Prefixes, with the range of all addresses. Each needs a number, by which the kernel finds its lines.
+func (p Policy) Blocks() []netip.Prefix {
+	var out []netip.Prefix
+	for _, r := range p.rules {
+		for _, e := range r.elements {
+			for _, peer := range e.peers {
+				if peer.kind == peerBlock {
+					out = append(append(out, peer.prefix), peer.except...)
 				}
 			}
 		}

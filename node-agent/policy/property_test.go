@@ -2,6 +2,7 @@ package policy
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 )
@@ -66,6 +67,54 @@ var testPackets = []struct {
 	{ProtocolSCTP, 80}, {ProtocolICMP, 0}, {ProtocolICMP, 8}, {ProtocolICMPv6, 128}, {ProtocolGRE, 0},
 }
 
+// testBlocks are the ranges of the generator's ipBlocks; their numbers are in this order.
+var testBlocks = prefixesOf("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "::/0")
+
+func prefixesOf(texts ...string) (out []netip.Prefix) {
+	for _, text := range texts {
+		out = append(out, netip.MustParsePrefix(text))
+	}
+	return out
+}
+
+// addBlocks makes the ranges of ipBlocks known, as an agent does before the policies that name them.
+func addBlocks(e *Engine) {
+	for i, prefix := range testBlocks {
+		e.AddIdentity(IdentityBlockMin+NumericIdentity(i), LabelsForBlock(prefix))
+	}
+}
+
+// blockAround does what the kernel does with an address; only ranges that policies in force name are there.
+func blockAround(e *Engine, address netip.Addr) NumericIdentity {
+	best, found := longestAround(e.Blocks(), address)
+	if !found {
+		return AnyPeer
+	}
+	return IdentityBlockMin + NumericIdentity(slices.Index(testBlocks, best))
+}
+
+// addressesOf gives addresses that a peer with these labels may have; the invalid one stands for "not asked by address".
+func addressesOf(labels Labels) []netip.Addr {
+	out := []netip.Addr{{}}
+	switch {
+	case hasCIDR(labels):
+		eachCIDR(labels, func(p netip.Prefix) {
+			if longest, ok := longestAround(prefixesOf(testPrefixes...), p.Addr()); !ok || longest.Bits() <= p.Bits() {
+				out = append(out, p.Addr())
+			}
+		})
+	case labels.HasReserved("world"), labels.HasReserved("world-ipv4"):
+		out = append(out, netip.MustParseAddr("203.0.113.1"))
+	case labels.HasReserved("world-ipv6"):
+		out = append(out, netip.MustParseAddr("2001:4860::1"))
+	default:
+		for _, text := range []string{"10.1.2.3", "10.2.2.3", "172.16.0.1", "fd00::7"} {
+			out = append(out, netip.MustParseAddr(text))
+		}
+	}
+	return out
+}
+
 // agree checks, for every endpoint, peer and packet, that the kernel's lookup on the engine's lines and the evaluation of
 // the rules say the same, that the kernel's rule is one of those that decide, and that a deny is never overruled.
 func agree(t *testing.T, e *Engine, peers []NumericIdentity) (denied, allowed int) {
@@ -74,17 +123,19 @@ func agree(t *testing.T, e *Engine, peers []NumericIdentity) (denied, allowed in
 		entries, enforced := e.Entries(subject)
 		for _, direction := range []Direction{Ingress, Egress} {
 			for _, peer := range peers {
-				for _, packet := range testPackets {
-					want := e.Verdict(subject, direction, peer, packet.protocol, packet.port)
-					got, line := LookupKernel(entries, enforced, direction, peer, packet.protocol, packet.port)
+				labels, _ := e.Identity(peer)
+				addresses := addressesOf(labels)
+				for i, packet := range testPackets {
+					address := addresses[(int(peer)+i)%len(addresses)]
+					want := e.Verdict(subject, direction, peer, address, packet.protocol, packet.port)
+					got, line := LookupKernel(entries, enforced, direction, peer, blockAround(e, address), packet.protocol, packet.port)
 					if want.Allowed {
 						allowed++
 					} else {
 						denied++
 					}
 					where := func() {
-						labels, _ := e.Identity(peer)
-						t.Errorf("subject %d (%s) %s peer %s (%s) %s/%d", subject, e.subjects[subject].labels, direction, peer, labels,
+						t.Errorf("subject %d (%s) %s peer %s (%s) at %s %s/%d", subject, e.subjects[subject].labels, direction, peer, labels, address,
 							ProtocolName(packet.protocol), packet.port)
 					}
 					if got != want.Allowed {
@@ -131,6 +182,7 @@ func TestKernelLinesAgreeWithRules(t *testing.T) {
 	for seed := range uint64(rounds) {
 		w := newWorld(t, seed)
 		e := NewEngine()
+		addBlocks(e)
 		identities := w.identities()
 		for _, identity := range identities {
 			e.AddIdentity(identity.ID, identity.Labels)
@@ -168,6 +220,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 	for seed := range uint64(rounds) {
 		w := newWorld(t, 1_000_000+seed)
 		e, m := NewEngine(), newMirror()
+		addBlocks(e)
 		identities := w.identities()
 		policies := map[RefKey]Policy{}
 		present := map[NumericIdentity]Labels{}
@@ -243,6 +296,9 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 
 		// The same world, told in another order (maps are walked at random).
 		fresh := NewEngine()
+		if w.often(50) {
+			addBlocks(fresh)
+		}
 		for id, s := range subjects {
 			if w.often(50) {
 				fresh.AddSubject(id, s.labels, s.ports)
@@ -259,6 +315,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		for _, s := range services {
 			fresh.SetService(s)
 		}
+		addBlocks(fresh)
 		for id, labels := range present {
 			fresh.AddIdentity(id, labels)
 			fresh.SetIdentityPorts(id, ports[id])
@@ -275,6 +332,9 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		}
 		if got, want := e.Prefixes(), fresh.Prefixes(); !slices.Equal(got, want) {
 			t.Errorf("prefixes grown %v, from scratch %v", got, want)
+		}
+		if got, want := e.Blocks(), fresh.Blocks(); !slices.Equal(got, want) {
+			t.Errorf("blocks grown %v, from scratch %v", got, want)
 		}
 		if got, want := len(e.selectors.byKey), len(fresh.selectors.byKey); got != want {
 			t.Errorf("%d selectors are cached, %d are in use", got, want)

@@ -44,6 +44,8 @@ const (
 	peerLabels peerKind = iota
 	// peerCIDR: a CIDR identity inside of prefix and outside of except.
 	peerCIDR
+	// peerBlock: peerCIDR outside of the cluster, and whoever has an address in prefix and outside of except in it.
+	peerBlock
 	// peerReserved: the identity carries one of the reserved labels.
 	peerReserved
 	// peerCluster: anything of the cluster, pods and nodes.
@@ -72,9 +74,9 @@ func (p peer) key() string {
 	switch p.kind {
 	case peerLabels:
 		return "l" + p.selector.key
-	case peerCIDR:
+	case peerCIDR, peerBlock:
 		var b strings.Builder
-		b.WriteString("c" + p.prefix.String())
+		b.WriteString(map[peerKind]string{peerCIDR: "c", peerBlock: "b"}[p.kind] + p.prefix.String())
 		for _, e := range p.except {
 			b.WriteString("!" + e.String())
 		}
@@ -101,10 +103,13 @@ var clusterEntities = []string{"host", "remote-node", "init", "ingress", "health
 
 // matches decides on labels alone, so that selector cache and reference evaluator share the semantics but not the state.
 func (p peer) matches(labels Labels) bool {
+	if labels.isBlock() {
+		return p.kind == peerBlock && p.matchesCIDR(labels)
+	}
 	switch p.kind {
 	case peerLabels:
 		return p.selector.matches(labels)
-	case peerCIDR:
+	case peerCIDR, peerBlock:
 		return p.matchesCIDR(labels)
 	case peerReserved:
 		return slices.ContainsFunc(p.reserved, labels.HasReserved)
@@ -132,7 +137,7 @@ func (p peer) matchesCIDR(labels Labels) bool {
 	found := false
 	for _, l := range labels {
 		switch l.Source {
-		case SourceCIDR:
+		case SourceCIDR, SourceBlock:
 			prefix, err := netip.ParsePrefix(l.Key)
 			if err != nil || !contains(p.prefix, prefix) {
 				continue
@@ -159,7 +164,16 @@ func (p peer) matchesCIDR(labels Labels) bool {
 	return found
 }
 
-// prefixes lists the ranges of a peerCIDR that need an identity.
+// coversAddress tells whether an ipBlock means whoever has the address.
+func (p peer) coversAddress(address netip.Addr) bool {
+	return p.kind == peerBlock && p.prefix.Contains(address) &&
+		!slices.ContainsFunc(p.except, func(e netip.Prefix) bool { return e.Contains(address) })
+}
+
+// isRange tells whether the peer is given by addresses.
+func (p peer) isRange() bool { return p.kind == peerCIDR || p.kind == peerBlock }
+
+// prefixes lists the ranges of a peerCIDR or peerBlock that need an identity.
 func (p peer) prefixes() []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(p.except)+1)
 	for _, prefix := range append([]netip.Prefix{p.prefix}, p.except...) {
@@ -184,7 +198,7 @@ func (p peer) indexTokens() []string {
 	switch p.kind {
 	case peerLabels:
 		return p.selector.indexTokens()
-	case peerCIDR:
+	case peerCIDR, peerBlock:
 		tokens := []string{p.prefix.String() + "="}
 		if p.prefix.Bits() == 0 {
 			tokens = append(tokens, "world=", "world-ipv4=", "world-ipv6=")
@@ -285,6 +299,11 @@ func (e element) matchesPeer(labels Labels, known bool) bool {
 		return true
 	}
 	return known && slices.ContainsFunc(e.peers, func(p peer) bool { return p.matches(labels) })
+}
+
+// matchesAddress tells whether one of the element's ipBlocks means whoever has the address.
+func (e element) matchesAddress(address netip.Addr) bool {
+	return address.IsValid() && slices.ContainsFunc(e.peers, func(p peer) bool { return p.coversAddress(address) })
 }
 
 func (e element) matchesPort(protocol uint8, port uint16, names NamedPorts) bool {

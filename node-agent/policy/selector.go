@@ -76,7 +76,7 @@ func (r requirement) appliesTo(l Label) bool {
 		return false
 	}
 	if r.source == SourceAny {
-		return l.Source != SourceReserved && l.Source != SourceCIDR && l.Source != SourceFQDN
+		return l.Source != SourceReserved && l.Source != SourceCIDR && l.Source != SourceFQDN && l.Source != SourceBlock
 	}
 	return l.Source == r.source
 }
@@ -222,7 +222,7 @@ func (e *Engine) findMembers(s *cachedSelector) {
 			if tokens, narrowed = e.index.narrowest(p.selector); !narrowed {
 				tokens = nil
 			}
-		case peerCIDR:
+		case peerCIDR, peerBlock:
 			e.ranges.inside(p.prefix, try)
 		}
 		if tokens == nil {

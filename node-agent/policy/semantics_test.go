@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -187,10 +188,10 @@ spec:
 			for peer, id := range peers {
 				for packet, p := range packets {
 					want := allowed[peer+"/"+packet]
-					if got := e.Verdict(1, c.direction, id, p.protocol, p.port); got.Allowed != want {
+					if got := e.Verdict(1, c.direction, id, netip.Addr{}, p.protocol, p.port); got.Allowed != want {
 						t.Errorf("%s %s: rules say %+v", peer, packet, got)
 					}
-					if got, line := LookupKernel(entries, enforced, c.direction, id, p.protocol, p.port); got != want {
+					if got, line := LookupKernel(entries, enforced, c.direction, id, AnyPeer, p.protocol, p.port); got != want {
 						t.Errorf("%s %s: kernel says allowed=%v by %+v", peer, packet, got, line)
 					}
 				}

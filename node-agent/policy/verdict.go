@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Reason says why traffic passes or not.
 type Reason string
@@ -49,6 +52,8 @@ type Question struct {
 	Peer      Labels
 	PeerKnown bool
 	PeerPorts NamedPorts
+	// PeerAddress is what ipBlocks of Kubernetes NetworkPolicies look at; where it is not valid they mean ranges outside only.
+	PeerAddress netip.Addr
 	// Protocol is an IP protocol number, Port the destination port (of ICMP the type).
 	Protocol uint8
 	Port     uint16
@@ -114,6 +119,8 @@ type decidingMatch struct {
 	// peer: the match names the peer; specificity: 0 any protocol, 1 + bits of the port otherwise.
 	peer        bool
 	specificity int
+	// byAddress: the peer's address is in an ipBlock, whatever its identity.
+	byAddress bool
 	// l7 is nil for a match without condition.
 	l7 []*rulesL7
 }
@@ -136,11 +143,33 @@ func (a decidingMatch) before(b decidingMatch) bool {
 func (a decidingMatch) wide() bool { return !a.peer && a.specificity == 0 }
 
 func (e *element) decides(q Question) (decidingMatch, bool) {
+	if e.direction != q.Direction {
+		return decidingMatch{}, false
+	}
 	names := q.SubjectPorts
 	if q.Direction == Egress {
 		names = q.PeerPorts
 	}
-	if e.direction != q.Direction || !e.matchesPeer(q.Peer, q.PeerKnown) || !e.matchesPort(q.Protocol, q.Port, names) {
+	if e.matchesPeer(q.Peer, q.PeerKnown) {
+		if m, ok := e.decidesPort(q, names); ok {
+			return m, true
+		}
+	}
+	if !e.matchesAddress(q.PeerAddress) {
+		return decidingMatch{}, false
+	}
+	// A range of addresses gives no names to ports.
+	if q.Direction == Egress {
+		names = nil
+	}
+	m, ok := e.decidesPort(q, names)
+	m.byAddress = true
+	return m, ok
+}
+
+// decidesPort is decides for a peer that is meant.
+func (e *element) decidesPort(q Question, names NamedPorts) (decidingMatch, bool) {
+	if !e.matchesPort(q.Protocol, q.Port, names) {
 		return decidingMatch{}, false
 	}
 	m := decidingMatch{peer: !e.anyPeer}
@@ -173,17 +202,26 @@ func (e *element) decides(q Question) (decidingMatch, bool) {
 
 func decision(allowed bool, reason Reason, matches []decidingMatch) Decision {
 	d := Decision{Allowed: allowed, Reason: reason, Rules: []RuleRef{}, Policies: []Ref{}}
-	var best decidingMatch
-	for i, m := range matches {
+	var best, inBlock *decidingMatch
+	for i := range matches {
+		m := &matches[i]
 		d.Rules = append(d.Rules, m.ref)
-		if i == 0 || m.before(best) {
-			best = m
+		of := &best
+		if m.byAddress {
+			of = &inBlock
 		}
+		if *of == nil || m.before(**of) {
+			*of = m
+		}
+	}
+	// The kernel asks by address where nothing else allows, or only as far as a proxy lets it pass.
+	if inBlock != nil && (best == nil || best.l7 != nil) {
+		best = inBlock
 	}
 	if len(matches) > 0 && !slices.ContainsFunc(matches, func(m decidingMatch) bool { return m.l7 == nil }) {
 		d.L7 = conditionOf(matches)
 	}
-	if len(matches) > 0 {
+	if best != nil {
 		key := Key{}
 		if best.peer {
 			key.Peer = IdentityWorld
@@ -212,15 +250,16 @@ func conditionOf(matches []decidingMatch) *ConditionL7 {
 }
 
 // Verdict decides on traffic between an endpoint of this node and a peer from the rules themselves, not from the kernel's
-// lines. port is the destination port after service translation; of ICMP the type. An unknown subject has no policy.
-func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIdentity, protocol uint8, port uint16) Decision {
+// lines. address is the peer's, for ipBlocks; port is the destination port after service translation; of ICMP the type. An
+// unknown subject has no policy.
+func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIdentity, address netip.Addr, protocol uint8, port uint16) Decision {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	p := e.subjects[subject]
 	if p == nil {
 		return decision(true, ReasonNoPolicy, nil)
 	}
-	q := Question{Subject: p.labels, SubjectPorts: p.ports, Direction: direction, Protocol: protocol, Port: port}
+	q := Question{Subject: p.labels, SubjectPorts: p.ports, Direction: direction, PeerAddress: address, Protocol: protocol, Port: port}
 	if state := e.identities[peer]; state != nil {
 		q.Peer, q.PeerKnown, q.PeerPorts = state.labels, true, state.ports
 	}
@@ -234,8 +273,9 @@ func (e *Engine) Verdict(subject SubjectID, direction Direction, peer NumericIde
 // LookupKernel does what the BPF program (bpf/lib/policy.h) does with an endpoint's lines: the longest match with the peer's
 // identity, the longest match with AnyPeer, and of the two a deny wins. entry is the deciding line, the zero Entry where none
 // matched; of two lines that allow, the one that names the peer decides, unless only the other one needs no proxy and names a
-// protocol.
-func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer NumericIdentity, protocol uint8, port uint16) (allowed bool, entry Entry) {
+// protocol. block is the number of the longest ipBlock around the peer's address, 0 where there is none: its lines, which only
+// allow, are asked where these two do not let the traffic pass, or not unseen.
+func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer, block NumericIdentity, protocol uint8, port uint16) (allowed bool, entry Entry) {
 	exact, exactOK := longestPrefix(entries, direction, peer, protocol, port)
 	wild, wildOK := longestPrefix(entries, direction, AnyPeer, protocol, port)
 	switch {
@@ -244,12 +284,18 @@ func LookupKernel(entries []Entry, enforced [2]bool, direction Direction, peer N
 	case wildOK && wild.Deny:
 		return false, wild
 	case exactOK && (exact.Proxy == ProxyNone || !wildOK || wild.Proxy != ProxyNone || wild.Protocol == ProtocolAny):
-		return true, exact
+		allowed, entry = true, exact
 	case wildOK:
-		return true, wild
+		allowed, entry = true, wild
 	default:
-		return !enforced[direction], Entry{}
+		allowed = !enforced[direction]
 	}
+	if block != AnyPeer && (!allowed || entry.Proxy != ProxyNone) {
+		if inBlock, ok := longestPrefix(entries, direction, block, protocol, port); ok {
+			return true, inBlock
+		}
+	}
+	return allowed, entry
 }
 
 func (a Key) specificity() int {

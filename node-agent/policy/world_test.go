@@ -21,8 +21,8 @@ func TestFamiliesOfTheWorld(t *testing.T) {
 		entries, enforced := e.Entries(1)
 		for i, address := range []string{"192.0.2.1", "2001:db8::1"} {
 			id := WorldIdentity(netip.MustParseAddr(address))
-			got, _ := LookupKernel(entries, enforced, Egress, id, ProtocolTCP, 443)
-			if verdict := e.Verdict(1, Egress, id, ProtocolTCP, 443); got != want[i] || verdict.Allowed != want[i] {
+			got, _ := LookupKernel(entries, enforced, Egress, id, AnyPeer, ProtocolTCP, 443)
+			if verdict := e.Verdict(1, Egress, id, netip.Addr{}, ProtocolTCP, 443); got != want[i] || verdict.Allowed != want[i] {
 				t.Errorf("%s: %s allowed by lines %v, by rules %v, want %v", peers, address, got, verdict.Allowed, want[i])
 			}
 			zero := 0
@@ -60,7 +60,7 @@ func TestLabelsAreNoEntities(t *testing.T) {
 		if _, enforced := e.Entries(1); !enforced[Ingress] {
 			t.Errorf("%s: not enforced", entity)
 		}
-		if v := e.Verdict(1, Ingress, 300, ProtocolTCP, 80); v.Allowed != want {
+		if v := e.Verdict(1, Ingress, 300, netip.Addr{}, ProtocolTCP, 80); v.Allowed != want {
 			t.Errorf("a pod with the label %s is let in as the entity: %+v", entity, v)
 		}
 	}

@@ -24,7 +24,11 @@ interface PodObject extends KubeObject {
       }[];
     }[];
   };
-  readonly status?: { readonly phase?: string };
+  readonly status?: {
+    readonly phase?: string;
+    readonly podIP?: string;
+    readonly podIPs?: readonly { readonly ip: string }[];
+  };
 }
 
 interface PolicyObject extends KubeObject {
@@ -47,6 +51,10 @@ function portsOf(pod: PodObject): PolicyPod['ports'] {
       ports[key] = [...(ports[key] ?? []), { protocol: protocolNumbers[protocol ?? 'TCP'] ?? 6, port: containerPort }];
     }
   return ports;
+}
+
+function addressesOf({ status }: PodObject): readonly string[] {
+  return status?.podIPs?.map(({ ip }) => ip) ?? (status?.podIP ? [status.podIP] : []);
 }
 
 /** Everything that is live about policies of one cluster, shared by list and validation. */
@@ -105,6 +113,7 @@ export class ClusterPolicies implements Disposable {
         node: pod.spec?.nodeName ?? '',
         hostNetwork: pod.spec?.hostNetwork ?? false,
         ports: portsOf(pod) ?? {},
+        addresses: addressesOf(pod),
       }));
     return this.#policyPods;
   }

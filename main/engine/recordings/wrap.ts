@@ -72,6 +72,7 @@ function validateIn(replay: Replay, text: string) {
         namespaceLabels: labels.get(pod.namespace) ?? {},
         node: pod.node,
         hostNetwork: pod.hostNetwork,
+        addresses: pod.address === '' ? [] : [pod.address],
       }));
       return ok(validatePolicy(text, engine, { pods, namespaces: new Set(labels.keys()) }));
     },

@@ -64,7 +64,7 @@ func (a *agent) startDNS(ctx context.Context, s *serving, wanted uint16) (uint16
 			if who.endpoint == 0 {
 				return policy.AnswerL7{Denied: true}
 			}
-			return s.parts.Policies.L7(who.endpoint, policy.Egress, policy.NumericIdentity(who.peer), protocolOf(q), q.Server.Port())
+			return s.parts.Policies.L7(who.endpoint, policy.Egress, policy.NumericIdentity(who.peer), who.address, protocolOf(q), q.Server.Port())
 		},
 		Dial: func(ctx context.Context, network string, client netip.Addr, server netip.AddrPort) (net.Conn, error) {
 			return datapath.DialProxy(ctx, datapath.Egress, network, client, server)

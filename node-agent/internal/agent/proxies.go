@@ -145,6 +145,8 @@ type parties struct {
 	endpoint       datapath.EndpointID
 	self, peer     uint32
 	client, server uint32
+	// address is the peer's.
+	address netip.Addr
 }
 
 func (a *agent) parties(s *serving, c *l7.Connection) parties {
@@ -152,7 +154,7 @@ func (a *agent) parties(s *serving, c *l7.Connection) parties {
 	if c.Direction == policy.Egress {
 		pod, other = other, pod
 	}
-	var out parties
+	out := parties{address: other}
 	if e, ok := s.parts.Cache.Find(pod); ok {
 		out.endpoint, out.self = datapath.EndpointID(e.Owner.EndpointID), e.Identity
 	}
@@ -174,7 +176,7 @@ func (a *agent) httpProxy(s *serving, d datapath.Direction) *l7.Proxy {
 			if who.endpoint == 0 {
 				return policy.AnswerL7{Denied: true}
 			}
-			return s.parts.Policies.L7(who.endpoint, c.Direction, policy.NumericIdentity(who.peer), protocolTCP, c.Server.Port())
+			return s.parts.Policies.L7(who.endpoint, c.Direction, policy.NumericIdentity(who.peer), who.address, protocolTCP, c.Server.Port())
 		},
 		Dial: func(ctx context.Context, c *l7.Connection) (net.Conn, error) {
 			return datapath.DialProxy(ctx, d, "tcp", c.Client.Addr(), c.Server)

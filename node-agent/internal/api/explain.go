@@ -253,7 +253,7 @@ func (x *explainer) content(answer datapath.Explanation) error {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	c := answer.Proxied
-	rules := x.parts.Policies.L7(c.Endpoint, policy.Direction(c.Direction), policy.NumericIdentity(c.Peer), c.Protocol, c.Port)
+	rules := x.parts.Policies.L7(c.Endpoint, policy.Direction(c.Direction), policy.NumericIdentity(c.Peer), c.Address, c.Protocol, c.Port)
 	number, allowed := l7.Decide(rules, q)
 	step := &fairleadv1.ExplainStep{Node: x.Agent.NodeName, Hook: "proxy", Kind: "l7", Key: x.request.GetL7(), Rule: x.rule(uint32(number))}
 	if !allowed {

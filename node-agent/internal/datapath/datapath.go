@@ -291,6 +291,11 @@ type Datapath interface {
 	// Policy lists an endpoint's lines.
 	Policy(id EndpointID) ([]PolicyEntry, error)
 
+	// UpsertBlocks publishes ranges of ipBlocks; their lines must have been applied before.
+	UpsertBlocks(ctx context.Context, blocks ...Block) error
+	DeleteBlocks(ctx context.Context, prefixes ...netip.Prefix) error
+	Blocks() ([]Block, error)
+
 	UpsertIP(ctx context.Context, entries ...IPEntry) error
 	DeleteIP(ctx context.Context, prefixes ...netip.Prefix) error
 	IPs() ([]IPEntry, error)

@@ -97,9 +97,52 @@ func (d dice) element(direction string, deny bool) object {
 	return e
 }
 
+// ipBlocks mean whoever has the address: pods of this node and of others, other nodes, and what is outside.
+func (d dice) ipBlock() object {
+	return object{"ipBlock": oneOf(d, object{"cidr": "10.77.0.0/16"}, object{"cidr": "10.77.0.0/16", "except": []string{"10.77.2.0/24"}},
+		object{"cidr": "10.77.1.12/32"}, object{"cidr": "0.0.0.0/0", "except": []string{"10.0.0.0/8", "198.51.100.128/25"}}, object{"cidr": "192.0.2.0/24"},
+		object{"cidr": "fd00::/8"}, object{"cidr": "::/0", "except": []string{"2001:db8:1::/48", "fd00:10:77:2::/64"}}, object{"cidr": "198.51.100.0/24"})}
+}
+
+func (d dice) networkPolicy(number int) policy.Policy {
+	elements := func(member string) []object {
+		out := []object{}
+		for range d.IntN(3) {
+			peers := []object{d.ipBlock()}
+			if d.often(30) {
+				peers = append(peers, object{"podSelector": object{"matchLabels": object{"app": oneOf(d, "a", "b")}}})
+			}
+			e := object{member: peers}
+			if d.often(50) {
+				e["ports"] = []object{oneOf(d, object{"port": 80}, object{"port": 79, "endPort": 1000}, object{"protocol": "UDP"}, object{"port": "web"}, object{"protocol": "SCTP", "port": 443})}
+			}
+			out = append(out, e)
+		}
+		return out
+	}
+	document, err := json.Marshal(object{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+		"metadata": object{"name": fmt.Sprintf("n%d", number), "namespace": oneOf(d, "red", "blue")}, "spec": object{
+			"podSelector": oneOf(d, object{}, object{"matchLabels": object{"app": oneOf(d, "a", "b")}}), "ingress": elements("from"), "egress": elements("to"),
+			"policyTypes": oneOf(d, []string{"Ingress"}, []string{"Egress"}, []string{"Ingress", "Egress"})}})
+	if err != nil {
+		panic(err)
+	}
+	p, problems := policy.Parse(policy.KindAuto, document)
+	if !p.Valid() {
+		panic(fmt.Sprint(problems))
+	}
+	return p
+}
+
 func (d dice) policy(number int) policy.Policy {
+	if d.often(35) {
+		return d.networkPolicy(number)
+	}
 	for {
 		spec := object{"endpointSelector": d.selector()}
+		if d.often(25) {
+			spec = object{"nodeSelector": oneOf(d, object{}, object{"matchLabels": object{"zone": oneOf(d, "x", "y")}})}
+		}
 		for range 1 + d.IntN(3) {
 			section := oneOf(d, "ingress", "egress", "ingress", "egress", "ingressDeny", "egressDeny")
 			direction := map[bool]string{true: "ingress", false: "egress"}[section == "ingress" || section == "ingressDeny"]
@@ -145,6 +188,10 @@ func (r *rig) publish(e *policy.Engine, parties []party) {
 			}
 		}
 		r.must(r.ApplyPolicy(ctx, adds, removes))
+		if p.endpoint == HostEndpoint {
+			r.must(r.UpsertHost(ctx, Host{PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress]}))
+			continue
+		}
 		r.endpoint(p.endpoint, p.address.String(), p.mac, func(x *Endpoint) {
 			if p.address6.IsValid() {
 				x.Addresses = append(x.Addresses, p.address6)
@@ -194,7 +241,8 @@ func (r *rig) denied(program string, data []byte, dropped *uint64) bool {
 }
 
 // TestProgramsAgreeWithTheEngine makes random policies and label sets, and asks the programs themselves, packet by packet,
-// about what the engine says of the rules: out of pods, into pods from the wire, from the node and from each other.
+// about what the engine says of the rules: out of pods, into pods from the wire, from the node and from each other, and into
+// and out of the node itself.
 func TestProgramsAgreeWithTheEngine(t *testing.T) {
 	rounds := 30
 	if testing.Short() {
@@ -202,7 +250,8 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 	}
 	ctx := context.Background()
 	denied, allowed := 0, 0
-	r := newRig(t, RoutingNative, func(c *Config) { c.KubeProxyReplacement = false })
+	r := newRig(t, RoutingNative, func(c *Config) { c.KubeProxyReplacement = false }, withHostFirewall)
+	r.must(r.objects.maps["devices"].Put(r.ifindex, deviceLayout{Address: toWire(r.config.NodeAddress), Address6: toWire(r.config.NodeAddress6)}))
 	source, dropped := uint16(1), uint64(0)
 	for seed := range uint64(rounds) {
 		d := dice{rand.New(rand.NewPCG(seed, 77))}
@@ -210,6 +259,11 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 		r.must(err)
 		for _, entry := range former {
 			r.must(r.DeleteIP(ctx, entry.Prefix))
+		}
+		blocks, err := r.Blocks()
+		r.must(err)
+		for _, block := range blocks {
+			r.must(r.DeleteBlocks(ctx, block.Prefix))
 		}
 		e := policy.NewEngine()
 		e.SetCIDRGroup(policy.CIDRGroup{Name: "partners", Prefixes: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/25"), netip.MustParsePrefix("198.51.100.0/25")}})
@@ -223,7 +277,8 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 			{address: netip.MustParseAddr("2001:db8::7")}, {address: netip.MustParseAddr("2001:db8:1::7")}, {address: netip.MustParseAddr("2001:4860::8888")},
 			{address: netip.MustParseAddr("fd00:10:77:2::5"), id: 1004, labels: d.podLabels(), ports: web},
 			{address: netip.MustParseAddr("192.0.2.2"), id: policy.IdentityRemoteNode},
-			{address: netip.MustParseAddr("10.77.1.1"), id: policy.IdentityHost},
+			{address: r.config.NodeAddress, address6: r.config.NodeAddress6, id: policy.IdentityHost, endpoint: HostEndpoint, mac: macA,
+				labels: policy.NodeLabels(map[string]string{"zone": oneOf(d, "x", "y"), "app": "a"}, nil, "host")},
 		}
 		policies := []policy.Policy{}
 		for i := range 1 + d.IntN(4) {
@@ -242,9 +297,22 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 				}
 			}
 		}
+		number = policy.IdentityBlockMin
+		blockNumbers := map[netip.Prefix]policy.NumericIdentity{}
+		for _, p := range policies {
+			for _, prefix := range p.Blocks() {
+				if _, known := blockNumbers[prefix]; !known {
+					blockNumbers[prefix] = number
+					e.AddIdentity(number, policy.LabelsForBlock(prefix))
+					r.must(r.UpsertBlocks(ctx, Block{Prefix: prefix, Number: uint32(number)}))
+					number++
+				}
+			}
+		}
 		for i := range parties {
 			p := &parties[i]
 			switch {
+			case p.id == policy.IdentityHost:
 			case p.labels != nil:
 				e.AddIdentity(p.id, p.labels)
 				e.SetIdentityPorts(p.id, p.ports)
@@ -270,7 +338,8 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 			}
 		}
 		r.publish(e, parties)
-		for _, subject := range parties[:2] {
+		host := parties[len(parties)-1]
+		for _, subject := range []party{parties[0], parties[1], host} {
 			for _, peer := range parties {
 				for _, packet := range []struct {
 					protocol uint8
@@ -286,25 +355,25 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 					for _, direction := range []policy.Direction{policy.Egress, policy.Ingress} {
 						source++
 						ask := func(subject, peer party, direction policy.Direction) policy.Decision {
-							return e.Verdict(policy.SubjectID(subject.endpoint), direction, peer.id, packet.protocol, packet.port)
+							return e.Verdict(policy.SubjectID(subject.endpoint), direction, peer.id, peer.address, packet.protocol, packet.port)
 						}
-						want := ask(subject, peer, direction)
 						self := subject
 						if peer.address.Is6() {
 							self.address = subject.address6
 						}
+						want := ask(self, peer, direction)
 						from, to, program := self, peer, "from_pod"
 						if direction == policy.Ingress {
 							from, to, program = peer, self, "from_netdev"
-							if peer.id == policy.IdentityHost {
-								program = "to_pod"
-							}
 						}
 						if peer.endpoint != 0 {
-							// Between pods of the node one program asks both sides.
+							// Between pods of the node, and between a pod and the node, one program asks both sides.
 							program = "from_pod"
-							other := ask(peer, subject, 1-direction)
+							other := ask(peer, self, 1-direction)
 							want.Allowed = want.Allowed && other.Allowed
+						}
+						if from.endpoint == HostEndpoint {
+							program = map[bool]string{true: "to_pod", false: "to_netdev"}[to.endpoint != 0]
 						}
 						got := !r.denied(program, packetOf(from, to, packet.protocol, packet.port, source), &dropped)
 						if got != want.Allowed {

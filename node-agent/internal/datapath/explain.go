@@ -80,8 +80,10 @@ type Proxied struct {
 	Endpoint  EndpointID
 	Direction Direction
 	Peer      uint32
-	Protocol  uint8
-	Port      uint16
+	// Address is the peer's.
+	Address  netip.Addr
+	Protocol uint8
+	Port     uint16
 }
 
 // Explain implements Datapath.

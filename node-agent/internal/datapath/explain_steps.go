@@ -135,6 +135,16 @@ var lookups = map[uint8]func(*rawStep) ExplainStep{
 		s.Map = "openings"
 		return s
 	},
+	11: func(r *rawStep) ExplainStep {
+		address := fromWire(read[ipcacheKeyLayout](r.Key[:]).Address)
+		s := ExplainStep{Kind: "policy", Map: "blocks", Key: address.String(), Text: fmt.Sprintf("no ipBlock contains %s", address)}
+		if number := binary.NativeEndian.Uint32(r.Value[:4]); number != 0 {
+			s.Identity = number
+			s.Value = fmt.Sprintf("identity %d", s.Identity)
+			s.Text = fmt.Sprintf("%s is in an ipBlock, whose lines have identity %d", address, s.Identity)
+		}
+		return s
+	},
 }
 
 // keyNumbers is a key of 32-bit numbers.

@@ -78,6 +78,11 @@ func TestExplain(t *testing.T) {
 		e.PolicyIngress = true
 		must(t, c.nodes[1].datapath.UpsertEndpoint(ctx, e))
 		must(t, c.nodes[1].datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{line(far, a.endpoint.Identity, datapath.Ingress, unix.IPPROTO_TCP, 7000, false, 42)}, nil))
+		// An ipBlock around a's address, without regard to its identity.
+		must(t, c.nodes[1].datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{{
+			PolicyKey:   datapath.PolicyKey{Endpoint: far.endpoint.ID, Identity: 3 << 24, Direction: datapath.Ingress, Protocol: unix.IPPROTO_TCP, Port: 7002, PortPrefix: 16},
+			PolicyValue: datapath.PolicyValue{Rule: 43}}}, nil))
+		must(t, c.nodes[1].datapath.UpsertBlocks(ctx, datapath.Block{Prefix: netip.PrefixFrom(a.address, 32), Number: 3 << 24}))
 		must(t, n.datapath.UpsertService(ctx, someService("echo", "10.96.0.20:80", unix.IPPROTO_TCP, netip.AddrPortFrom(far.address, 7000))))
 		must(t, n.datapath.UpsertService(ctx, someService("empty", "10.96.0.21:80", unix.IPPROTO_TCP)))
 		for _, test := range []struct {
@@ -93,6 +98,7 @@ func TestExplain(t *testing.T) {
 			{"a pod of the same node", b.address.String() + ":7000", false, datapath.OutcomeDelivered, b, 0, []string{"endpoint", "connection", "policy", "redirect"}, 0},
 			{"a pod of another node", far.address.String() + ":7000", false, datapath.OutcomeDelivered, far, 0, []string{"identity", "connection", "policy"}, 42},
 			{"a port that policy does not allow there", far.address.String() + ":7001", false, datapath.OutcomeDropped, nil, 133, []string{"policy", "verdict"}, 0},
+			{"a port that an ipBlock allows", far.address.String() + ":7002", false, datapath.OutcomeDelivered, far, 0, []string{"policy"}, 43},
 			{"a service, by socket", "10.96.0.20:80", false, datapath.OutcomeDelivered, far, 0, []string{"service", "backend", "rewrite"}, 42},
 			{"a service, per packet", "10.96.0.20:80", true, datapath.OutcomeDelivered, far, 0, []string{"service", "backend", "rewrite"}, 42},
 			{"a service without backends, by socket", "10.96.0.21:80", false, datapath.OutcomeRefused, nil, 158, []string{"service", "verdict"}, 0},

@@ -256,9 +256,9 @@ func (w *walk) follow(verdict int, frame []byte, at int) error {
 func (w *walk) proxied(r rawStep) error {
 	w.out.Outcome, w.out.ProxyPort = OutcomeProxy, fromPort(r.Port[0])
 	v := w.judged
-	w.out.Proxied = Proxied{Endpoint: v.Endpoint, Direction: v.Direction, Peer: v.SourceIdentity, Protocol: v.Protocol, Port: v.DestPort}
+	w.out.Proxied = Proxied{Endpoint: v.Endpoint, Direction: v.Direction, Peer: v.SourceIdentity, Address: v.Source, Protocol: v.Protocol, Port: v.DestPort}
 	if v.Direction == Egress {
-		w.out.Proxied.Peer = v.DestIdentity
+		w.out.Proxied.Peer, w.out.Proxied.Address = v.DestIdentity, v.Destination
 	}
 	for _, s := range slices.Backward(w.out.Steps) {
 		if s.Kind == "policy" && s.Rule != 0 {

@@ -21,6 +21,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"endpoints":   {unsafe.Sizeof(wireAddress{}), unsafe.Sizeof(endpointLayout{})},
 		"interfaces":  {4, unsafe.Sizeof(endpointLayout{})},
 		"ipcache":     {unsafe.Sizeof(ipcacheKeyLayout{}), unsafe.Sizeof(ipcacheValueLayout{})},
+		"blocks":      {unsafe.Sizeof(ipcacheKeyLayout{}), 4},
 		"policy":      {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
 		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
 		"openings":    {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},

@@ -45,6 +45,7 @@ type Manager struct {
 	// dirty subjects are those whose last write failed.
 	dirty    map[policy.SubjectID]struct{}
 	prefixes map[netip.Prefix]policy.NumericIdentity
+	blocks   blockTable
 	// rangeNumbers and nodeNumbers give out node-local identities; checkpoint is where they are remembered.
 	rangeNumbers, nodeNumbers *numbers
 	checkpoint                string
@@ -80,7 +81,7 @@ func New(dp datapath.Datapath, cache *ipcache.Cache, mode Mode, log *slog.Logger
 	m := &Manager{engine: policy.NewEngine(), dp: dp, cache: cache, mode: mode, log: log,
 		dirty: map[policy.SubjectID]struct{}{}, prefixes: map[netip.Prefix]policy.NumericIdentity{},
 		rangeNumbers: newNumbers(policy.IdentityLocalMin, policy.IdentityLocalMax), nodeNumbers: newNumbers(policy.IdentityNodeMin, policy.IdentityNodeMax),
-		settings: map[string]bool{}, nodes: newNodeTable(), objects: map[policy.RefKey]*object{},
+		blocks: newBlockTable(), settings: map[string]bool{}, nodes: newNodeTable(), objects: map[policy.RefKey]*object{},
 		ports: map[policy.NumericIdentity]policy.NamedPorts{}, names: map[netip.Prefix][]string{}}
 	m.infos.Store(newInfoCache())
 	m.answers.Store(&answers{})
@@ -101,7 +102,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	for _, id := range m.engine.Subjects() {
 		errs = append(errs, m.reconcile(ctx, id))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.publishBlocks(ctx))...)
 }
 
 // entries is what the kernel should have for a subject.
@@ -244,6 +245,7 @@ func (m *Manager) Retry(ctx context.Context) (int, error) {
 	// Whatever of before the restart nobody asked for by now, nobody will.
 	m.rangeNumbers.forget()
 	m.nodeNumbers.forget()
+	m.blocks.numbers.forget()
 	errs := []error{m.save()}
 	for id := range m.dirty {
 		if _, known := slices.BinarySearch(m.engine.Subjects(), id); !known {
@@ -251,6 +253,9 @@ func (m *Manager) Retry(ctx context.Context) (int, error) {
 			continue
 		}
 		errs = append(errs, m.reconcile(ctx, id))
+	}
+	if m.blocks.dirty {
+		errs = append(errs, m.publishBlocks(ctx))
 	}
 	return len(m.dirty), errors.Join(errs...)
 }
@@ -344,11 +349,14 @@ func (m *Manager) Upsert(ctx context.Context, p policy.Policy) error {
 	for _, prefix := range m.engine.Resolve(p).Prefixes() {
 		errs = append(errs, m.addPrefix(ctx, prefix))
 	}
+	for _, prefix := range p.Blocks() {
+		errs = append(errs, m.addBlock(ctx, prefix))
+	}
 	changes, err := m.engine.Upsert(p)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	return errors.Join(append(errs, m.apply(ctx, changes), m.prunePrefixes(ctx))...)
+	return errors.Join(append(errs, m.apply(ctx, changes), m.prunePrefixes(ctx), m.pruneBlocks(ctx))...)
 }
 
 // Delete withdraws a policy.
@@ -358,7 +366,7 @@ func (m *Manager) Delete(ctx context.Context, ref policy.Ref) error {
 	defer m.forget()
 	m.revision.Add(1)
 	delete(m.objects, ref.Key())
-	return errors.Join(m.apply(ctx, m.engine.Delete(ref)), m.prunePrefixes(ctx))
+	return errors.Join(m.apply(ctx, m.engine.Delete(ref)), m.prunePrefixes(ctx), m.pruneBlocks(ctx))
 }
 
 // Enforced tells whether default deny is on for an endpoint, per direction.

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"net/netip"
 	"sync"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -45,6 +46,7 @@ type question struct {
 	endpoint  datapath.EndpointID
 	direction policy.Direction
 	peer      policy.NumericIdentity
+	block     policy.NumericIdentity
 	protocol  uint8
 	port      uint16
 }
@@ -60,17 +62,18 @@ func (m *Manager) answersChanged() {
 	}
 }
 
-// L7 gives the rules that apply now to a connection of an endpoint with a peer.
-func (m *Manager) L7(endpoint datapath.EndpointID, direction policy.Direction, peer policy.NumericIdentity, protocol uint8, port uint16) policy.AnswerL7 {
+// L7 gives the rules that apply now to a connection of an endpoint with a peer, which has that identity and address.
+func (m *Manager) L7(endpoint datapath.EndpointID, direction policy.Direction, peer policy.NumericIdentity, address netip.Addr, protocol uint8, port uint16) policy.AnswerL7 {
 	if m.mode == ModeNever {
 		return policy.AnswerL7{Open: true}
 	}
 	known := m.answers.Load()
-	q := question{endpoint, direction, peer, protocol, port}
+	block := m.blockAround(address)
+	q := question{endpoint, direction, peer, block, protocol, port}
 	if answer, ok := known.all.Load(q); ok {
 		return answer.(policy.AnswerL7)
 	}
-	answer := m.engine.L7(policy.SubjectID(endpoint), direction, peer, protocol, port)
+	answer := m.engine.L7(policy.SubjectID(endpoint), direction, peer, block, protocol, port)
 	known.all.Store(q, answer)
 	return answer
 }

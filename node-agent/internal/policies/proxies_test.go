@@ -2,6 +2,7 @@ package policies
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -37,14 +38,14 @@ func TestLinesLeadToTheProxy(t *testing.T) {
 	if !found || told == 0 {
 		t.Errorf("lines %+v, told %d times", lines, told)
 	}
-	answer := r.L7(1, policy.Ingress, policy.IdentityWorld, policy.ProtocolTCP, 80)
+	answer := r.L7(1, policy.Ingress, policy.IdentityWorld, netip.Addr{}, policy.ProtocolTCP, 80)
 	if len(answer.HTTP) != 1 || answer.Open || answer.Denied {
 		t.Errorf("the proxy hears %+v", answer)
 	}
 	if err := r.Delete(ctx, policy.Ref{Kind: policy.KindCiliumNetworkPolicy, Namespace: "a", Name: "get"}); err != nil {
 		t.Fatal(err)
 	}
-	if answer := r.L7(1, policy.Ingress, policy.IdentityWorld, policy.ProtocolTCP, 80); !answer.Open {
+	if answer := r.L7(1, policy.Ingress, policy.IdentityWorld, netip.Addr{}, policy.ProtocolTCP, 80); !answer.Open {
 		t.Errorf("after the policy is gone the proxy hears %+v", answer)
 	}
 }

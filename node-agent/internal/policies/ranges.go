@@ -100,9 +100,9 @@ func (m *Manager) Restore(checkpoint string, entries []datapath.IPEntry) error {
 		m.nodeNumbers.restore(prefix, id)
 	}
 	if err != nil {
-		return fmt.Errorf("reading the identities of before the restart: %w", err)
+		err = fmt.Errorf("reading the identities of before the restart: %w", err)
 	}
-	return nil
+	return errors.Join(err, m.restoreBlocks())
 }
 
 // save writes the checkpoint where something changed since the last one.

@@ -44,7 +44,7 @@ func (r *rig) allowed(t *testing.T, id datapath.EndpointID, direction policy.Dir
 		entries = append(entries, policy.Entry{Key: policy.Key{Direction: policy.Direction(l.Direction), Peer: policy.NumericIdentity(l.Identity),
 			Protocol: l.Protocol, Port: l.Port, PortPrefix: l.PortPrefix}, Deny: l.Deny})
 	}
-	yes, _ := policy.LookupKernel(entries, r.enforced[id], direction, peer, policy.ProtocolTCP, port)
+	yes, _ := policy.LookupKernel(entries, r.enforced[id], direction, peer, policy.AnyPeer, policy.ProtocolTCP, port)
 	return yes
 }
 

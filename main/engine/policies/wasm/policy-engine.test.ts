@@ -126,6 +126,35 @@ describe('policy engine in WebAssembly', () => {
     ).toMatchObject({ valid: true, requires: ['hostFirewall.enabled'], selector: 'all nodes' });
   });
 
+  it('takes an ipBlock for addresses, those of pods too, and tells pods of the same labels apart by them', () => {
+    const block = {
+      apiVersion: 'networking.k8s.io/v1',
+      kind: 'NetworkPolicy',
+      metadata: { name: 'block', namespace: 'galaxy' },
+      spec: {
+        podSelector: { matchLabels: { class: 'deathstar' } },
+        ingress: [{ from: [{ ipBlock: { cidr: '10.0.0.0/16', except: ['10.0.3.0/24'] } }] }],
+      },
+    };
+    const ship = { namespace: 'galaxy', labels: { class: 'xwing' } };
+    const there = [
+      { namespace: 'galaxy', name: 'deathstar', labels: { class: 'deathstar' }, addresses: ['10.0.1.1'] },
+      { ...ship, name: 'in', addresses: ['10.0.2.1'] },
+      { ...ship, name: 'excepted', addresses: ['10.0.3.1'] },
+      { ...ship, name: 'elsewhere', addresses: ['10.1.0.1'] },
+    ];
+    const { verdicts } = engine.verdicts({
+      policies: [block],
+      pods: there,
+      queries: [1, 2, 3].map((pod) => ({ from: { pod }, to: { pod: 0 }, protocol: 6, port: 80 })),
+    });
+    expect(verdicts.map((verdict) => verdict.allowed)).toEqual([true, false, false]);
+    const { groups, changes } = engine.explain({ policies: [], candidate: block, pods: there });
+    expect(groups.map((group) => group.pods)).toEqual([[0], [1], [2], [3]]);
+    const closed = new Set(changes.map((change) => change.peer));
+    expect([1, 2, 3].map((group) => closed.has(group))).toEqual([false, true, true]);
+  });
+
   it('decides on connections, naming the rule', () => {
     const { verdicts } = engine.verdicts({
       policies: [deathstarPolicy],

@@ -64,6 +64,8 @@ export interface PolicyPod {
   readonly hostNetwork?: boolean;
   /** Named container ports; names in lower case. */
   readonly ports?: Readonly<Record<string, readonly NamedPort[]>>;
+  /** The primary one first. ipBlock looks at them; without them it means nobody of the cluster. */
+  readonly addresses?: readonly string[];
 }
 
 /** A CiliumCIDRGroup as policies see it. */

@@ -20,6 +20,7 @@ type Fake struct {
 	endpoints map[datapath.EndpointID]datapath.Endpoint
 	policy    map[datapath.PolicyKey]datapath.PolicyValue
 	ips       map[netip.Prefix]datapath.IPEntry
+	blocks    map[netip.Prefix]datapath.Block
 	services  map[datapath.ServiceID]datapath.Service
 	published map[datapath.ServiceID]struct{}
 	nodes     map[string]datapath.Node
@@ -229,6 +230,33 @@ func (f *Fake) Policy(id datapath.EndpointID) ([]datapath.PolicyEntry, error) {
 			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.PortPrefix, b.PortPrefix))
 	})
 	return out, f.failures["Policy"]
+}
+
+// UpsertBlocks implements datapath.Datapath.
+func (f *Fake) UpsertBlocks(ctx context.Context, blocks ...datapath.Block) error {
+	return f.change(ctx, "UpsertBlocks", func() error {
+		for _, b := range blocks {
+			put(&f.blocks, b.Prefix, b)
+		}
+		return nil
+	})
+}
+
+// DeleteBlocks implements datapath.Datapath.
+func (f *Fake) DeleteBlocks(ctx context.Context, prefixes ...netip.Prefix) error {
+	return f.change(ctx, "DeleteBlocks", func() error {
+		for _, p := range prefixes {
+			delete(f.blocks, p)
+		}
+		return nil
+	})
+}
+
+// Blocks implements datapath.Datapath.
+func (f *Fake) Blocks() ([]datapath.Block, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sorted(f.blocks, func(b datapath.Block) string { return b.Prefix.String() }), f.failures["Blocks"]
 }
 
 // UpsertIP implements datapath.Datapath.

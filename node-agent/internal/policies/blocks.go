@@ -1,0 +1,133 @@
+package policies
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/policy"
+)
+
+// blockTable has the ranges that ipBlocks name, with the numbers under which the kernel finds their lines.
+type blockTable struct {
+	numbers *numbers
+	// all is replaced as a whole by every change, since the proxies read it without the manager's lock.
+	all *atomic.Pointer[map[netip.Prefix]policy.NumericIdentity]
+	// dirty tells that the kernel refused something.
+	dirty bool
+}
+
+func newBlockTable() blockTable {
+	out := blockTable{numbers: newNumbers(policy.IdentityBlockMin, policy.IdentityBlockMax), all: &atomic.Pointer[map[netip.Prefix]policy.NumericIdentity]{}}
+	out.all.Store(&map[netip.Prefix]policy.NumericIdentity{})
+	return out
+}
+
+func (t blockTable) change(apply func(map[netip.Prefix]policy.NumericIdentity)) {
+	next := make(map[netip.Prefix]policy.NumericIdentity)
+	for prefix, number := range *t.all.Load() {
+		next[prefix] = number
+	}
+	apply(next)
+	t.all.Store(&next)
+}
+
+// blockAround gives the number of the longest ipBlock around an address, as the kernel finds it; 0 where there is none.
+func (m *Manager) blockAround(address netip.Addr) policy.NumericIdentity {
+	all := *m.blocks.all.Load()
+	address = address.Unmap()
+	for bits := address.BitLen(); bits >= 0 && len(all) > 0; bits-- {
+		if prefix, err := address.Prefix(bits); err == nil {
+			if number, ok := all[prefix]; ok {
+				return number
+			}
+		}
+	}
+	return policy.AnyPeer
+}
+
+// restoreBlocks takes over the numbers of before a restart.
+func (m *Manager) restoreBlocks() error {
+	blocks, err := m.dp.Blocks()
+	if err != nil {
+		return fmt.Errorf("reading the ipBlocks of before the restart: %w", err)
+	}
+	for _, b := range blocks {
+		m.blocks.numbers.restore(b.Prefix, policy.NumericIdentity(b.Number))
+	}
+	return nil
+}
+
+// addBlock gives a range its number: first the lines that it inherits of the ranges around it, then its place in the kernel.
+func (m *Manager) addBlock(ctx context.Context, prefix netip.Prefix) error {
+	if _, ok := (*m.blocks.all.Load())[prefix]; ok {
+		return nil
+	}
+	number, err := m.blocks.numbers.take(prefix)
+	if err != nil {
+		return err
+	}
+	err = m.apply(ctx, m.engine.AddIdentity(number, policy.LabelsForBlock(prefix)))
+	m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) { all[prefix] = number })
+	if !m.live {
+		return err
+	}
+	published := m.dp.UpsertBlocks(ctx, datapath.Block{Prefix: prefix, Number: uint32(number)})
+	m.blocks.dirty = m.blocks.dirty || published != nil
+	return errors.Join(err, published)
+}
+
+// pruneBlocks withdraws the ranges that no ipBlock in force names any more.
+func (m *Manager) pruneBlocks(ctx context.Context) error {
+	wanted := m.engine.Blocks()
+	var errs []error
+	for prefix, number := range *m.blocks.all.Load() {
+		if _, ok := slices.BinarySearchFunc(wanted, prefix, netip.Prefix.Compare); ok {
+			continue
+		}
+		m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) { delete(all, prefix) })
+		m.blocks.numbers.release(number)
+		if m.live {
+			err := m.dp.DeleteBlocks(ctx, prefix)
+			m.blocks.dirty = m.blocks.dirty || err != nil
+			errs = append(errs, err)
+		}
+		errs = append(errs, m.apply(ctx, m.engine.RemoveIdentity(number)))
+	}
+	return errors.Join(errs...)
+}
+
+// publishBlocks makes the kernel's ranges equal to the known ones.
+func (m *Manager) publishBlocks(ctx context.Context) error {
+	m.blocks.dirty = true
+	present, err := m.dp.Blocks()
+	if err != nil {
+		return fmt.Errorf("comparing ipBlocks: %w", err)
+	}
+	var adds []datapath.Block
+	var deletes []netip.Prefix
+	there := make(map[netip.Prefix]uint32, len(present))
+	for _, b := range present {
+		there[b.Prefix] = b.Number
+		if _, ok := (*m.blocks.all.Load())[b.Prefix]; !ok {
+			deletes = append(deletes, b.Prefix)
+		}
+	}
+	for prefix, number := range *m.blocks.all.Load() {
+		if have, ok := there[prefix]; !ok || have != uint32(number) {
+			adds = append(adds, datapath.Block{Prefix: prefix, Number: uint32(number)})
+		}
+	}
+	if len(adds) > 0 {
+		err = m.dp.UpsertBlocks(ctx, adds...)
+	}
+	if len(deletes) > 0 {
+		err = errors.Join(err, m.dp.DeleteBlocks(ctx, deletes...))
+	}
+	m.blocks.dirty = err != nil
+	return err
+}
