@@ -12,15 +12,19 @@ export interface RunningConsole {
   readonly origin: string;
   /** Everything it has printed. */
   readonly output: () => string;
+  /** Ends it and removes its state directory. */
   readonly close: () => Promise<void>;
+  /** Ends it as a crash does: nothing is tidied up, its state directory stays. */
+  readonly kill: () => Promise<void>;
+  readonly state: string;
 }
 
 /** Starts the console with exactly these arguments beside port and state directory; resolves when it has printed its address. */
 export async function startConsole(
   args: readonly string[],
   environment: Readonly<Record<string, string>> = {},
+  state = mkdtempSync(join(tmpdir(), 'fairlead-state-')),
 ): Promise<RunningConsole> {
-  const state = mkdtempSync(join(tmpdir(), 'fairlead-state-'));
   const child = spawn(
     process.execPath,
     ['scripts/start.mjs', '--no-open', '--port', '0', '--state-dir', state, ...args],
@@ -45,10 +49,16 @@ export async function startConsole(
     address,
     origin: new URL(address).origin,
     output: () => output,
+    state,
     close: async () => {
       await ended(child);
       rmSync(state, { recursive: true, force: true });
     },
+    kill: () =>
+      new Promise((resolve) => {
+        child.once('exit', () => resolve());
+        child.kill('SIGKILL');
+      }),
   };
 }
 

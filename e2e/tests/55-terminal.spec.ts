@@ -1,23 +1,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, type Page, test } from '@playwright/test';
+import { expect, test } from '@playwright/test';
 import { lab } from '../../lab/client.ts';
 import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
-
-/** Text of the terminal in front, through the view's own button. */
-async function outputOf(page: Page): Promise<string> {
-  const [download] = await Promise.all([
-    page.waitForEvent('download'),
-    page.getByRole('button', { name: 'Save the output as text' }).click(),
-  ]);
-  return readFileSync(await download.path(), 'utf8');
-}
-
-async function types(page: Page, line: string): Promise<void> {
-  await page.locator('.xterm-screen').last().click();
-  await page.keyboard.type(line);
-  await page.keyboard.press('Enter');
-}
+import { outputOf, types } from '../support/terminal.ts';
 
 /** Shells in pods and on nodes, in the browser. */
 test.describe('terminals', () => {

@@ -18,6 +18,7 @@ import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
 import { createSupport } from './support/index.ts';
 import { createTerminals } from './terminals/index.ts';
+import { openOwner } from './terminals/owner.ts';
 import { createTopology } from './topology/index.ts';
 import { createVerify } from './verify/index.ts';
 
@@ -85,11 +86,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       denyLoginPrograms: options.denyLoginPrograms ?? false,
       showLogin: (name, url, signal) => questions.browser({ about: name, title: `Log in to ${name}`, url }, signal),
       ssh,
+      connected: (connection) => void terminals.connected(connection),
       ...(options.context === undefined ? {} : { context: options.context }),
       ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),
     }),
   );
   const { connections } = clusters;
+  const terminals = opening.use(createTerminals({ connections, audit, log, owner: openOwner(stateDirectory) }));
   const agents = createAgents({ connections, log });
   opening.defer(() => agents.close());
   const recordings = opening.use(
@@ -127,7 +130,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     policies: opening.use(createPolicies({ connections, agents, audit, log })),
     questions: questions.implementation,
     support: createSupport({ connections, agents, log, stateDirectory }),
-    terminals: opening.use(createTerminals({ connections, log })),
+    terminals,
     topology: opening.use(createTopology({ connections, agents, log })),
     verify: createVerify({ connections, agents, log, image, binary: join(dirname(image), 'fairlead-agent') }),
   };
@@ -142,6 +145,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     lab,
     asksToOpen: questions.asksToOpen,
     async close() {
+      await terminals.close();
       opened.dispose();
     },
   };

@@ -102,7 +102,7 @@ const policyRoute = createRoute({
 const terminalRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/terminal',
-  validateSearch: (raw: Raw) => pick(raw, ['pod', 'node', 'container']),
+  validateSearch: (raw: Raw) => pick(raw, ['pod', 'node', 'container', 'debug']),
   component: lazyRouteComponent(() => import('../views/terminal/terminal-view.tsx'), 'TerminalView'),
 });
 

@@ -18,12 +18,12 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
   const prompt = (session: Session) =>
     void say(
       session,
-      session.target.kind === 'pod' ? '\x1b[36m~ $\x1b[0m ' : `\x1b[32mroot@${session.target.node}\x1b[0m:~# `,
+      'pod' in session.target ? '\x1b[36m~ $\x1b[0m ' : `\x1b[32mroot@${session.target.node}\x1b[0m:~# `,
     );
   const begin = (session: Session) => {
     const { target } = session;
     void session.handlers.batch([
-      { kind: 'opened', title: target.kind === 'pod' ? `${target.namespace}/${target.pod}` : target.node },
+      { kind: 'opened', title: 'pod' in target ? `${target.namespace}/${target.pod}` : target.node },
     ]);
     void say(session, 'A made-up shell. It knows: help, flood, colours, exit.\r\n');
     prompt(session);
@@ -39,7 +39,7 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
       case '':
         return prompt(session);
       case 'exit':
-        void session.handlers.batch([{ kind: 'exited', code: 0, reason: 'The shell ended.' }]);
+        void session.handlers.batch([{ kind: 'exited', code: 0, reason: 'The shell ended.', lost: false }]);
         session.handlers.end();
         sessions.delete(name);
         return;
@@ -123,6 +123,14 @@ export function createFixtureTerminals(preset: string): Client['terminals'] {
         });
       return ok({});
     },
+    debugImages: async () =>
+      ok({
+        images: [
+          { name: 'fairlead.lab/netshoot:1', present: true },
+          { name: 'nicolaka/netshoot:v0.14', present: false },
+          { name: 'busybox:1.37', present: false },
+        ],
+      }),
     sshHosts: async () => ok({ hosts: ['node1', 'node2', 'node3'].map((name) => ({ alias: name, node: name })) }),
   };
 }

@@ -11,6 +11,8 @@ interface ConfirmProps {
   readonly danger?: boolean;
   /** Must be typed before the action is possible. */
   readonly typed?: string | undefined;
+  /** Why it cannot be confirmed as it stands. */
+  readonly blocked?: string | undefined;
   readonly pending?: boolean;
   readonly failure?: Failure | undefined;
   readonly onConfirm: () => void;
@@ -19,7 +21,7 @@ interface ConfirmProps {
 
 /** Asks before something happens. Cancel has the focus, so that Enter never destroys anything by habit. */
 export function Confirm(props: ConfirmProps) {
-  const { opened, title, children, confirm, danger, typed, pending, failure, onConfirm, onClose } = props;
+  const { opened, title, children, confirm, danger, typed, blocked, pending, failure, onConfirm, onClose } = props;
   const [text, setText] = useState('');
   const cancel = useRef<HTMLButtonElement>(null);
   useEffect(() => {
@@ -50,7 +52,7 @@ export function Confirm(props: ConfirmProps) {
           <ReasonedButton
             {...(danger ? { color: 'var(--bad)' } : {})}
             loading={pending ?? false}
-            blocked={typed && text !== typed ? `Type ${typed} first.` : undefined}
+            blocked={blocked ?? (typed && text !== typed ? `Type ${typed} first.` : undefined)}
             onClick={onConfirm}
           >
             {confirm}

@@ -17,6 +17,8 @@ export interface ClusterOptions {
   readonly allowed: CredentialOptions['allowed'];
   readonly isProtected: () => boolean;
   readonly changed: () => void;
+  /** Called whenever the cluster has come online. */
+  readonly connected: (connection: OwnedConnection) => void;
   /** SSH as this cluster's own configuration has it. */
   readonly ssh: () => SshConnector;
   readonly colour: () => string | undefined;
@@ -276,7 +278,9 @@ export class ManagedCluster {
         this.#latency = measured.value.milliseconds;
         this.#version = measured.value.version;
       }
+      const away = this.#state !== 'online' && this.#state !== 'degraded';
       this.#set(this.#degradations.size > 0 ? 'degraded' : 'online');
+      if (away) this.#options.connected(connection);
       again(this.#timing.health);
       return undefined;
     }

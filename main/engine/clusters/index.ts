@@ -3,7 +3,7 @@ import { type Failure, failed, ok, type Result } from '../../../contract/failure
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
 import type { AgentStatuses } from '../agents/index.ts';
 import type { AuditLog, Connections } from '../capability.ts';
-import { resources } from '../kube/cluster-connection.ts';
+import { type ClusterConnection, resources } from '../kube/cluster-connection.ts';
 import { programsDenied } from '../kube/credentials.ts';
 import { describeExec } from '../kube/exec-plugin.ts';
 import { type Kubeconfig, parseKubeconfig } from '../kube/kubeconfig.ts';
@@ -39,6 +39,8 @@ export interface ClustersOptions {
   /** SSH to the machines of clusters that are not the lab; undefined path: the user's own configuration. */
   readonly ssh: (configPath: string | undefined) => SshConnector;
   readonly sshConfig?: string;
+  /** Called with each connection that has come up. */
+  readonly connected?: (connection: ClusterConnection) => void;
   /** Shows a login page to the person at the console; nobody is asked without it. */
   readonly showLogin?: ClusterOptions['showLogin'];
 }
@@ -114,6 +116,7 @@ export function createClusters(options: ClustersOptions): Clusters {
             colour: () => store.colour(context.id),
             showLogin: options.showLogin ?? (() => ({ signal: AbortSignal.abort(), [Symbol.dispose]() {} })),
             changed,
+            connected: (connection) => options.connected?.(connection),
           }),
         );
         continue;

@@ -79,6 +79,14 @@ export interface ClusterConnection {
     object: KubeObject,
     options?: { readonly dryRun?: boolean },
   ) => Promise<Result<T>>;
+  /** Strategic merge of a part into a subresource of an object, e.g. a pod's ephemeralcontainers. */
+  readonly patch: <T extends KubeObject>(
+    type: ResourceType,
+    name: string,
+    namespace: string,
+    subresource: string,
+    part: object,
+  ) => Promise<Result<T>>;
   readonly remove: (
     type: ResourceType,
     name: string,

@@ -211,6 +211,19 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
         `Updating ${subject(type, namespace, name)}`,
       );
     },
+    patch<T extends KubeObject>(
+      type: ResourceType,
+      name: string,
+      namespace: string,
+      subresource: string,
+      part: object,
+    ) {
+      const path = `${pathOf(type, namespace, name)}/${subresource}${query({ fieldManager: 'fairlead', fieldValidation: 'Strict' })}`;
+      return json<T>(
+        { method: 'PATCH', path, body: JSON.stringify(part), type: 'application/strategic-merge-patch+json' },
+        `Changing ${subresource} of ${subject(type, namespace, name)}`,
+      );
+    },
     async remove(type, name, namespace, remove = {}) {
       const path = `${pathOf(type, namespace, name)}${query({ propagationPolicy: remove.propagation })}`;
       const result = await json<unknown>({ method: 'DELETE', path }, `Deleting ${subject(type, namespace, name)}`);

@@ -288,6 +288,8 @@ export function wrapImplementation(
         isRecording(input.target.cluster) ? noTerminal : await terminals.open(input, sink, context),
       sshHosts: async (input, context) =>
         isRecording(input.cluster) ? ok({ hosts: [] }) : await terminals.sshHosts(input, context),
+      debugImages: async (input, context) =>
+        isRecording(input.cluster) ? ok({ images: [] }) : await terminals.debugImages(input, context),
     },
   };
 }

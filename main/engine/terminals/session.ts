@@ -1,8 +1,9 @@
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
 import type { Connections } from '../capability.ts';
-import { type KubeObject, resources } from '../kube/cluster-connection.ts';
+import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { HostKeyQuestion } from '../ssh/ssh-connector.ts';
+import { addDebugContainer, makeNodePod, type PrepareOptions, type Support } from './debug.ts';
 
 /** A running shell, however it is reached. */
 export interface Shell {
@@ -10,8 +11,17 @@ export interface Shell {
   readonly output: readonly NodeJS.ReadableStream[];
   readonly write: (data: string) => Promise<void>;
   readonly resize: (columns: number, rows: number) => void;
-  readonly ended: Promise<{ readonly code: number | null; readonly reason: string }>;
+  /** `lost`: the connection broke, and the shell may still be there. */
+  readonly ended: Promise<{
+    readonly code: number | null;
+    readonly reason: string;
+    readonly lost: boolean;
+    /** Why there never was a shell. */
+    readonly failure?: Failure;
+  }>;
   readonly close: () => void;
+  /** What was made in the cluster for it. */
+  readonly support?: Support;
 }
 
 export interface OpenOptions {
@@ -20,6 +30,16 @@ export interface OpenOptions {
   readonly columns: number;
   readonly rows: number;
   readonly signal: AbortSignal;
+  /** Nobody is there to be asked: a question is answered with no. */
+  readonly unattended: boolean;
+  readonly progress: (text: string) => void;
+  readonly owner: string;
+  /** Left over from a session whose connection was lost. */
+  readonly support: Support | undefined;
+  /** Told of a pod before it is made: it is this console's, and nobody else's to remove. */
+  readonly claim: (pod: string) => void;
+  /** Told of what has been made in the cluster, as soon as it is. */
+  readonly made: (support: Support) => void;
   readonly askHostKey: (question: HostKeyQuestion) => Promise<boolean>;
 }
 
@@ -31,6 +51,10 @@ export function openShell(options: OpenOptions): Promise<Result<Shell>> {
       return openPod(options, target);
     case 'node':
       return openNode(options, target);
+    case 'debug':
+      return openSupported(options, (prepare) => addDebugContainer(prepare, target));
+    case 'node-pod':
+      return openSupported(options, (prepare) => makeNodePod(prepare, target));
   }
 }
 
@@ -62,7 +86,7 @@ function execFailure(target: Extract<TerminalTarget, { kind: 'pod' }>, failure: 
     code: 'terminal.no-shell',
     what: `${target.namespace}/${target.pod} has no “${command}”.`,
     why: `The image of container ${target.container || '(first)'} does not hold this program: images made of a single binary have no shell.`,
-    fix: 'Run a program that the image has, or attach a debug container: kubectl debug -it --image=… --target=….',
+    fix: 'Run a program that the image has, or open a debug container beside it, which brings an image of its own.',
     details: failure.why,
   };
 }
@@ -76,21 +100,40 @@ async function openPod(
   if (!connection.ok) return connection;
   const command = target.command.length > 0 ? target.command : ['sh'];
   const container = target.container || (await firstContainer(connection.value, namespace, pod));
-  const opened = await connection.value.exec({ namespace, pod, container, command, tty: true });
-  if (!opened.ok) return failed(execFailure(target, opened.failure));
+  const explain = (failure: Failure) => execFailure(target, failure);
+  const opened = await execShell(connection.value, { namespace, pod, container, command }, columns, rows, explain);
+  return opened.ok
+    ? ok({ ...opened.value, title: `${namespace}/${pod}${container ? ` · ${container}` : ''}` })
+    : opened;
+}
+
+/** A shell by exec; its failures are told by `explain`. */
+async function execShell(
+  connection: ClusterConnection,
+  place: Support['place'],
+  columns: number,
+  rows: number,
+  explain: (failure: Failure) => Failure,
+): Promise<Result<Omit<Shell, 'title'>>> {
+  const opened = await connection.exec({ ...place, tty: true });
+  if (!opened.ok) return failed(explain(opened.failure));
   const session = opened.value;
   session.resize(columns, rows);
   const ended = session.exit.then((result) => {
     if (result.ok) {
       const { value: code } = result;
       const missing = code === 126 || code === 127;
-      return { code, reason: missing ? `${command[0]} could not be run (${code}).` : `ended with ${code}` };
+      return {
+        code,
+        reason: missing ? `${place.command[0]} could not be run (${code}).` : `ended with ${code}`,
+        lost: false,
+      };
     }
-    const failure = execFailure(target, result.failure);
-    return { code: null, reason: `${failure.what} ${failure.why} ${failure.fix}` };
+    const failure = explain(result.failure);
+    const lost = failure.code === 'exec.broke';
+    return { code: null, reason: failure.why, lost, ...(lost ? {} : { failure }) };
   });
   return ok({
-    title: `${namespace}/${pod}${container ? ` · ${container}` : ''}`,
     output: [session.stdout, session.stderr],
     write: writer(session.stdin),
     resize: session.resize,
@@ -99,18 +142,35 @@ async function openPod(
   });
 }
 
+/** A shell in something that is made for it; what a lost connection has left is used again. */
+async function openSupported(
+  options: OpenOptions,
+  make: (prepare: PrepareOptions) => Promise<Result<Support>>,
+): Promise<Result<Shell>> {
+  const { connections, target, columns, rows, signal, progress, owner, claim } = options;
+  const connection = await connections.get(target.cluster);
+  if (!connection.ok) return connection;
+  const open = async (support: Support): Promise<Result<Shell>> => {
+    const shell = await execShell(connection.value, support.place, columns, rows, (failure) => failure);
+    return shell.ok ? ok({ ...shell.value, title: support.title, support }) : shell;
+  };
+  if (options.support) {
+    const again = await open(options.support);
+    if (again.ok) return again;
+    progress('What was made for this shell is gone; making it anew.');
+  }
+  const made = await make({ connection: connection.value, signal, progress, owner, claim });
+  if (!made.ok) return made;
+  options.made(made.value);
+  return await open(made.value);
+}
+
 interface PodObject extends KubeObject {
   readonly spec?: { readonly containers?: readonly { readonly name: string }[] };
 }
 
 async function firstContainer(
-  connection: {
-    readonly get: <T extends KubeObject>(
-      type: typeof resources.pods,
-      name: string,
-      namespace?: string,
-    ) => Promise<Result<T>>;
-  },
+  connection: Pick<ClusterConnection, 'get'>,
   namespace: string,
   pod: string,
 ): Promise<string> {
@@ -123,7 +183,7 @@ interface NodeObject extends KubeObject {
 }
 
 async function openNode(
-  { connections, columns, rows, signal, askHostKey }: OpenOptions,
+  { connections, columns, rows, signal, unattended, askHostKey }: OpenOptions,
   target: Extract<TerminalTarget, { kind: 'node' }>,
 ): Promise<Result<Shell>> {
   const { cluster, node } = target;
@@ -139,9 +199,13 @@ async function openNode(
       code: 'terminal.no-ssh',
       what: `There is no way to ${node} by SSH.`,
       why: `Your SSH configuration has no Host ${node} and none whose HostName is ${address || 'its address'}.`,
-      fix: 'Add a Host entry for the node (with ProxyJump if it is behind a bastion).',
+      fix: 'Add a Host entry for the node (with ProxyJump if it is behind a bastion), or open the node by a debug pod.',
     });
-  const connected = await ssh.connect(alias, { askHostKey, signal });
+  const connected = await ssh.connect(alias, {
+    askHostKey: unattended ? async () => false : askHostKey,
+    ...(unattended ? { askSecrets: async () => undefined } : {}),
+    signal,
+  });
   if (!connected.ok) return connected;
   const session = connected.value;
   const shell = await session.shell(columns, rows);
@@ -157,7 +221,8 @@ async function openNode(
     resize,
     ended: exit.then(({ code, signal: name }) => ({
       code,
-      reason: name ? `ended by signal ${name}` : code === null ? 'the connection ended' : `ended with ${code}`,
+      reason: name ? `ended by signal ${name}` : code === null ? 'The SSH connection was lost.' : `ended with ${code}`,
+      lost: code === null && name === null,
     })),
     close() {
       close();

@@ -4,8 +4,9 @@ import { failed, ok } from '../../../contract/failure.ts';
 import type { TerminalEvent } from '../../../contract/index.ts';
 import { resources } from '../kube/cluster-connection.ts';
 import { silent } from '../log.ts';
-import { FakeCluster, fakeConnections, fakeSsh } from '../testing/fake-cluster.ts';
+import { FakeCluster, fakeAudit, fakeConnections, fakeSsh } from '../testing/fake-cluster.ts';
 import { createTerminals } from './index.ts';
+import type { Owner } from './owner.ts';
 
 let cluster: FakeCluster;
 let stdin: PassThrough;
@@ -51,6 +52,12 @@ beforeEach(() => {
 
 const target = { kind: 'pod', cluster: 'fake', namespace: 'a', pod: 'web', container: '', command: [] } as const;
 
+const owner: Owner = { name: 'me.1', isGone: (name) => name === 'me.0' };
+
+function make(options: Parameters<typeof fakeConnections>[1] = {}, audit = fakeAudit()) {
+  return createTerminals({ connections: fakeConnections(cluster, options), audit, log: silent, owner });
+}
+
 function open(
   terminals: ReturnType<typeof createTerminals>,
   options: { connection?: string; wait?: () => Promise<void> } = {},
@@ -81,7 +88,7 @@ function open(
 const window = { signal: new AbortController().signal, connection: 'window' };
 
 test('a shell in the first container: output, input, size, end', async () => {
-  using terminals = createTerminals({ connections: fakeConnections(cluster), log: silent });
+  using terminals = make();
   const { events, ended, until } = open(terminals);
   await until(1);
   expect(command).toEqual(['main', 'sh']);
@@ -95,7 +102,7 @@ test('a shell in the first container: output, input, size, end', async () => {
   expect(sizes.at(-1)).toBe('100x30');
   finish(3);
   expect(await ended).toBeUndefined();
-  expect(events.at(-1)).toEqual({ kind: 'exited', code: 3, reason: 'ended with 3' });
+  expect(events.at(-1)).toEqual({ kind: 'exited', code: 3, reason: 'ended with 3', lost: false });
   expect(await terminals.input({ session: 's', data: 'x' }, window)).toMatchObject({
     ok: false,
     failure: { code: 'terminal.unknown' },
@@ -103,14 +110,14 @@ test('a shell in the first container: output, input, size, end', async () => {
 });
 
 test('a protected cluster gives no shells', async () => {
-  using terminals = createTerminals({ connections: fakeConnections(cluster, { protected: true }), log: silent });
+  using terminals = make({ protected: true });
   const { ended, events } = open(terminals);
   expect(await ended).toMatchObject({ code: 'cluster.protected' });
   expect(events).toEqual([]);
 });
 
 test('a terminal belongs to its window', async () => {
-  using terminals = createTerminals({ connections: fakeConnections(cluster), log: silent });
+  using terminals = make();
   const { stop, ended, until } = open(terminals);
   await until(1);
   const other = { ...window, connection: 'other' };
@@ -121,7 +128,7 @@ test('a terminal belongs to its window', async () => {
 });
 
 test('output waits for a slow view', async () => {
-  using terminals = createTerminals({ connections: fakeConnections(cluster), log: silent });
+  using terminals = make();
   let release: () => void = () => undefined;
   let blocked = false;
   const { ended, events, until } = open(terminals, {
@@ -153,7 +160,7 @@ test('an image without a shell is told in plain words', async () => {
       why: 'exec: "sh": executable file not found in $PATH: unknown',
       fix: '',
     });
-  using terminals = createTerminals({ connections: fakeConnections(cluster), log: silent });
+  using terminals = make();
   expect(await open(terminals).ended).toMatchObject({ code: 'terminal.no-shell', what: 'a/web has no “sh”.' });
 });
 
@@ -162,7 +169,7 @@ test('a node without a way by SSH is told what to add', async () => {
     metadata: { name: 'node1' },
     status: { addresses: [{ type: 'InternalIP', address: '10.0.0.9' }] },
   });
-  using terminals = createTerminals({ connections: fakeConnections(cluster, { ssh: fakeSsh([]) }), log: silent });
+  using terminals = make({ ssh: fakeSsh([]) });
   const ended = await terminals.open(
     { session: 'n', target: { kind: 'node', cluster: 'fake', node: 'node1' }, columns: 80, rows: 24 },
     { push: async () => undefined },

@@ -5,7 +5,7 @@ import type { SshConnector } from '../ssh/ssh-connector.ts';
 
 /** One request that the fake was asked to serve. */
 export interface FakeRequest {
-  readonly verb: 'get' | 'list' | 'apply' | 'create' | 'replace' | 'remove' | 'raw';
+  readonly verb: 'get' | 'list' | 'apply' | 'create' | 'replace' | 'patch' | 'remove' | 'raw';
   readonly kind: string;
   readonly name: string;
   readonly dryRun: boolean;
@@ -167,6 +167,23 @@ export class FakeCluster implements ClusterConnection {
     return ok(this.#store(type, object, options.dryRun) as T);
   }
 
+  /** What a patch of a subresource does here; told by the test that needs it. */
+  onPatch: (object: KubeObject, subresource: string, part: object) => Result<KubeObject> = (object) => ok(object);
+
+  async patch<T extends KubeObject>(
+    type: ResourceType,
+    name: string,
+    namespace: string,
+    subresource: string,
+    part: object,
+  ): Promise<Result<T>> {
+    this.#note('patch', type.kind, name);
+    const there = this.#of(type).get(FakeCluster.key(name, type.namespaced ? namespace : undefined));
+    if (!there) return failed(notFound(type.kind, name));
+    const patched = this.onPatch(there, subresource, part);
+    return patched.ok ? ok(this.#store(type, patched.value) as T) : patched;
+  }
+
   async remove(type: ResourceType, name: string, namespace?: string): Promise<Result<void>> {
     this.#note('remove', type.kind, name);
     const key = FakeCluster.key(name, type.namespaced ? namespace : undefined);
@@ -221,7 +238,9 @@ export class FakeCluster implements ClusterConnection {
   writes(): readonly FakeRequest[] {
     return this.requests.filter(
       ({ verb, kind, dryRun }) =>
-        !dryRun && ['apply', 'create', 'replace', 'remove'].includes(verb) && kind !== 'SelfSubjectAccessReview',
+        !dryRun &&
+        ['apply', 'create', 'replace', 'patch', 'remove'].includes(verb) &&
+        kind !== 'SelfSubjectAccessReview',
     );
   }
 }

@@ -3,11 +3,12 @@ import { IconBox, IconSearch, IconServer } from '@tabler/icons-react';
 import { useMemo, useRef, useState } from 'react';
 import type { Cluster, ClusterNode, Pod } from '../../../contract/clusters.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
-import { useClusters } from '../../app/clusters.tsx';
+import { useBlocked, useClusters, writeBlocked } from '../../app/clusters.tsx';
 import { useShortcuts } from '../../app/shortcuts.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { ReasonedButton, SkeletonRows, Toolbar } from '../../ui/pieces.tsx';
 import { ReadyBadge } from '../../ui/status.tsx';
+import { useAsking } from './debug-dialogs.tsx';
 
 interface Choice {
   readonly key: string;
@@ -17,6 +18,8 @@ interface Choice {
   readonly name: string;
   /** Why no shell can be opened there. */
   readonly blocked: string | undefined;
+  /** What would have to be made in the cluster for a shell of another kind. */
+  readonly other: { readonly label: string; readonly blocked: string | undefined; readonly ask: () => void };
 }
 
 /** Shells that are tried in a container, the better one first. */
@@ -31,6 +34,10 @@ interface PickerProps {
 /** Where a shell can be opened: every container and every node. */
 export function Picker({ cluster, onPick, onCancel }: PickerProps) {
   const { inventory } = useClusters();
+  const exec = useBlocked('terminals.open');
+  const debug = useBlocked('terminals.debug');
+  const nodePod = useBlocked('terminals.nodePod');
+  const blockedHere = writeBlocked(cluster);
   const [find, setFind] = useState('');
   const [kind, setKind] = useState('all');
   const input = useRef<HTMLInputElement>(null);
@@ -45,7 +52,12 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         pod: undefined,
         node,
         name: node.name,
-        blocked: node.ssh ? undefined : 'No host of the SSH configuration fits this node.',
+        blocked: blockedHere ?? (node.ssh ? undefined : 'No host of the SSH configuration fits this node.'),
+        other: {
+          label: 'By pod…',
+          blocked: nodePod,
+          ask: () => useAsking.getState().ask({ kind: 'node-pod', node: node.name }),
+        },
       }),
     );
     const pods = value.pods.flatMap((pod) =>
@@ -63,12 +75,17 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
           pod,
           node: undefined,
           name: `${pod.namespace}/${pod.name}`,
-          blocked: pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`,
+          blocked: exec ?? (pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`),
+          other: {
+            label: 'Debug…',
+            blocked: debug ?? (pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`),
+            ask: () => useAsking.getState().ask({ kind: 'debug', namespace: pod.namespace, pod: pod.name, container }),
+          },
         }),
       ),
     );
     return [...nodes, ...pods];
-  }, [inventory.value, cluster.id]);
+  }, [inventory.value, cluster.id, exec, debug, nodePod, blockedHere]);
   const rows = useMemo(() => {
     const words = find.toLowerCase().split(/\s+/).filter(Boolean);
     return choices.filter(
@@ -133,12 +150,25 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
       {
         id: 'open',
         title: '',
-        width: '86px',
+        width: '140px',
         end: true,
         render: (choice) => (
-          <ReasonedButton size="compact-xs" variant="default" blocked={choice.blocked}>
-            Open
-          </ReasonedButton>
+          <span style={{ display: 'inline-flex', gap: 6 }}>
+            <ReasonedButton
+              size="compact-xs"
+              variant="subtle"
+              blocked={choice.other.blocked}
+              onClick={(event) => {
+                event.stopPropagation();
+                choice.other.ask();
+              }}
+            >
+              {choice.other.label}
+            </ReasonedButton>
+            <ReasonedButton size="compact-xs" variant="default" blocked={choice.blocked}>
+              Open
+            </ReasonedButton>
+          </span>
         ),
       },
     ],

@@ -9,6 +9,12 @@ export interface ScreenHandlers {
   readonly resize: (columns: number, rows: number) => void;
 }
 
+export interface SearchOptions {
+  readonly backwards: boolean;
+  readonly caseSensitive: boolean;
+  readonly pattern: boolean;
+}
+
 /** One terminal's screen. It has an element of its own that is moved into and out of the page. */
 export interface Screen {
   /** Settles when the data has been parsed, so that a flood waits for the screen. */
@@ -18,7 +24,12 @@ export interface Screen {
   readonly show: (parent: HTMLElement) => () => void;
   readonly size: () => { readonly columns: number; readonly rows: number };
   readonly focus: () => void;
-  readonly search: (text: string, backwards: boolean) => boolean;
+  /** Goes to the next place where a text stands; "bad" for a pattern that cannot be read. */
+  readonly search: (text: string, options: SearchOptions) => 'found' | 'none' | 'bad';
+  /** Takes the marks of a search away. */
+  readonly endSearch: () => void;
+  /** Told, while searching, which match of how many is shown; -1: too many to count. */
+  readonly onMatches: (listener: (index: number, count: number) => void) => () => void;
   readonly selection: () => string;
   readonly text: () => string;
   readonly clear: () => void;
@@ -52,6 +63,14 @@ const colours: ITheme = {
   brightMagenta: '#e5bdf3',
   brightCyan: '#8ae3e3',
   brightWhite: '#ffffff',
+};
+
+/** How matches of a search are marked. */
+const marks = {
+  matchBackground: '#2f5560',
+  matchOverviewRuler: '#4cc3c3',
+  activeMatchBackground: '#8a6a1f',
+  activeMatchColorOverviewRuler: '#f0bc4e',
 };
 
 /** Makes a screen that is not in the page yet. */
@@ -137,8 +156,25 @@ export function openScreen(handlers: ScreenHandlers): Screen {
     },
     size: () => ({ columns: terminal.cols, rows: terminal.rows }),
     focus: () => terminal.focus(),
-    search: (text, backwards) =>
-      backwards ? search.findPrevious(text) : search.findNext(text, { incremental: false }),
+    search(text, { backwards, caseSensitive, pattern }) {
+      if (pattern) {
+        try {
+          new RegExp(text);
+        } catch {
+          return 'bad';
+        }
+      }
+      const options = { caseSensitive, regex: pattern, decorations: marks };
+      const found = backwards ? search.findPrevious(text, options) : search.findNext(text, options);
+      return found ? 'found' : 'none';
+    },
+    endSearch: () => search.clearDecorations(),
+    onMatches(listener) {
+      const registration = search.onDidChangeResults(({ resultIndex, resultCount }) =>
+        listener(resultIndex, resultCount),
+      );
+      return () => registration.dispose();
+    },
     selection: () => terminal.getSelection(),
     text() {
       const buffer = terminal.buffer.active;

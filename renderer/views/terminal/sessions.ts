@@ -6,14 +6,18 @@ import { openScreen, type Screen } from './screen.ts';
 
 /** Where a session is in its life. */
 export type SessionState =
-  | { readonly kind: 'opening' }
+  | { readonly kind: 'opening'; readonly text: string }
   | { readonly kind: 'open' }
   | { readonly kind: 'host-key'; readonly host: string; readonly algorithm: string; readonly fingerprint: string }
+  /** The connection was lost; the next attempt is at `at`. */
+  | { readonly kind: 'waiting'; readonly at: number; readonly attempt: number; readonly reason: string }
   | {
       readonly kind: 'closed';
       readonly code: number | null;
       readonly reason: string;
       readonly failure: Failure | undefined;
+      /** The connection was lost rather than the shell ended. */
+      readonly lost: boolean;
     };
 
 export interface Session {
@@ -39,10 +43,22 @@ export const useSessions = create<Sessions>()((set) => ({
   choose: (id) => set({ active: id }),
 }));
 
-const cancels = new Map<string, Cancel>();
-/** Name at the engine of a tab's present connection. */
-const connections = new Map<string, string>();
+/** A tab's connections: the present one, and what leads to the next. */
+interface Line {
+  cancel: Cancel;
+  /** Name of the present connection at the engine; undefined when there is none. */
+  name: string | undefined;
+  /** The one before it, which may have left something that is used again. */
+  last: string | undefined;
+  /** Attempts in a row that nobody has asked for. */
+  attempts: number;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+const lines = new Map<string, Line>();
 let counter = 0;
+
+/** Seconds before each attempt to connect again by itself; after the last one a person has to ask. */
+const retrySeconds = [1, 2, 4, 8, 15, 15, 15, 30, 30] as const;
 
 function change(id: string, to: Partial<Session>): void {
   useSessions.setState(({ list }) => ({
@@ -52,20 +68,73 @@ function change(id: string, to: Partial<Session>): void {
 
 /** What a tab is called: the target; the cluster's name stands beside it. */
 export function targetName(target: TerminalTarget): string {
-  return target.kind === 'pod' ? `${target.namespace}/${target.pod}` : target.node;
+  switch (target.kind) {
+    case 'pod':
+    case 'debug':
+      return `${target.namespace}/${target.pod}`;
+    case 'node':
+    case 'node-pod':
+      return target.node;
+  }
 }
 
+/** By what the target is reached, in a word or two. */
+export function targetWay(target: TerminalTarget): string {
+  switch (target.kind) {
+    case 'pod':
+      return target.container || 'pod';
+    case 'debug':
+      return 'debug container';
+    case 'node':
+      return 'ssh';
+    case 'node-pod':
+      return 'debug pod';
+  }
+}
+
+/** Shells on nodes by SSH come back by themselves; others may have been ended by what ended the connection. */
+const comesBack = (target: TerminalTarget) => target.kind === 'node';
+
+/** What will not be mended by trying again. */
+const hopeless =
+  /^(ssh\.(authentication|host-key|login|key-|no-keys|config|proxy)|terminal\.|cluster\.(protected|unknown))/;
+
+const clock = () => new Date().toLocaleTimeString('en-GB');
+
 /** Connects a tab, for the first time or again. */
-function connect(client: Client, id: string, target: TerminalTarget, screen: Screen): void {
-  cancels.get(id)?.();
+function connect(client: Client, id: string, target: TerminalTarget, screen: Screen, unattended: boolean): void {
+  const line = lines.get(id);
+  if (!line) return;
+  clearTimeout(line.timer);
+  line.cancel();
   counter += 1;
   const name = `${id}-${counter}`;
-  connections.set(id, name);
+  const { last } = line;
+  line.name = name;
+  line.last = name;
   const { columns, rows } = screen.size();
-  change(id, { state: { kind: 'opening' } });
+  change(id, { state: { kind: 'opening', text: '' } });
   let exited = false;
-  const cancel = client.terminals.open(
-    { session: name, target, columns, rows },
+  let opened = false;
+  const again = last !== undefined;
+  const lost = (reason: string, failure: Failure | undefined) => {
+    const seconds = retrySeconds[line.attempts];
+    // What never was there does not come back by itself.
+    if (comesBack(target) && (opened || unattended) && seconds !== undefined && !hopeless.test(failure?.code ?? '')) {
+      line.attempts += 1;
+      change(id, { state: { kind: 'waiting', at: Date.now() + seconds * 1000, attempt: line.attempts, reason } });
+      line.timer = setTimeout(() => connect(client, id, target, screen, true), seconds * 1000);
+    } else change(id, { state: { kind: 'closed', code: null, reason, failure, lost: true } });
+  };
+  line.cancel = client.terminals.open(
+    {
+      session: name,
+      target,
+      columns,
+      rows,
+      ...(last === undefined ? {} : { resumes: last }),
+      ...(unattended ? { unattended } : {}),
+    },
     {
       // The promise settles when the screen has drawn: until then the producer gets no more credit.
       batch: async (items) => {
@@ -75,7 +144,13 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
             case 'data':
               drawn.push(screen.write(item.data));
               break;
+            case 'progress':
+              change(id, { state: { kind: 'opening', text: item.text } });
+              break;
             case 'opened':
+              opened = true;
+              line.attempts = 0;
+              if (again) screen.note(`reconnected at ${clock()}: a new shell; what stands above is from before`);
               change(id, { state: { kind: 'open' }, title: item.title || targetName(target) });
               break;
             case 'host-key':
@@ -83,21 +158,25 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
               break;
             case 'exited':
               exited = true;
-              change(id, { state: { kind: 'closed', code: item.code, reason: item.reason, failure: undefined } });
+              if (item.lost) {
+                screen.note(`connection lost at ${clock()}`);
+                lost(item.reason, undefined);
+              } else
+                change(id, {
+                  state: { kind: 'closed', code: item.code, reason: item.reason, failure: undefined, lost: false },
+                });
               break;
           }
         }
         await Promise.all(drawn);
       },
       end: (failure) => {
-        if (connections.get(id) !== name) return;
-        connections.delete(id);
-        if (failure || !exited)
-          change(id, { state: { kind: 'closed', code: null, reason: failure?.what ?? 'The session ended.', failure } });
+        if (line.name !== name) return;
+        line.name = undefined;
+        if (failure || !exited) lost(failure?.what ?? 'The session ended.', failure);
       },
     },
   );
-  cancels.set(id, cancel);
 }
 
 /** What was typed and is not sent yet, by tab; an entry exists while a call is under way. */
@@ -116,7 +195,7 @@ function type(client: Client, id: string, data: string): void {
 
 async function send(client: Client, id: string, first: string): Promise<void> {
   for (let data = first; data !== ''; ) {
-    const name = connections.get(id);
+    const name = lines.get(id)?.name;
     if (!name) break;
     await client.terminals.input({ session: name, data });
     data = typed.get(id) ?? '';
@@ -128,7 +207,7 @@ async function send(client: Client, id: string, first: string): Promise<void> {
 // A page that goes takes its shells with it, also where the engine outlives the page.
 if (typeof window !== 'undefined')
   window.addEventListener('pagehide', () => {
-    for (const cancel of cancels.values()) cancel();
+    for (const line of lines.values()) line.cancel();
   });
 
 /** Opens a tab with a session. */
@@ -139,28 +218,43 @@ export function openSession(client: Client, clusterName: string, target: Termina
   const screen = openScreen({
     input: (data) => type(client, id, data),
     resize: (columns, rows) => {
-      const name = connections.get(id);
+      const name = lines.get(id)?.name;
       if (name) void client.terminals.resize({ session: name, columns, rows });
     },
   });
+  lines.set(id, { cancel: () => {}, name: undefined, last: undefined, attempts: 0, timer: undefined });
   useSessions.setState(({ list }) => ({
-    list: [...list, { id, clusterName, target, title: targetName(target), state: { kind: 'opening' }, screen }],
+    list: [
+      ...list,
+      { id, clusterName, target, title: targetName(target), state: { kind: 'opening', text: '' }, screen },
+    ],
     active: id,
   }));
-  connect(client, id, target, screen);
+  connect(client, id, target, screen, false);
 }
 
-/** Connects a closed tab again; what it showed stays. */
+/** Connects a tab again because somebody asked for it; what it showed stays. */
 export function reconnect(client: Client, session: Session): void {
-  session.screen.note('reconnecting');
-  connect(client, session.id, session.target, session.screen);
+  const line = lines.get(session.id);
+  if (line) line.attempts = 0;
+  connect(client, session.id, session.target, session.screen, false);
+}
+
+/** Ends the attempts to connect a tab again. */
+export function stopRetrying(session: Session): void {
+  if (session.state.kind !== 'waiting') return;
+  clearTimeout(lines.get(session.id)?.timer);
+  change(session.id, {
+    state: { kind: 'closed', code: null, reason: session.state.reason, failure: undefined, lost: true },
+  });
 }
 
 /** Closes a tab and its session. */
 export function closeSession(id: string): void {
-  cancels.get(id)?.();
-  cancels.delete(id);
-  connections.delete(id);
+  const line = lines.get(id);
+  clearTimeout(line?.timer);
+  line?.cancel();
+  lines.delete(id);
   const { list, active } = useSessions.getState();
   const index = list.findIndex((session) => session.id === id);
   list[index]?.screen.dispose();
@@ -173,8 +267,8 @@ export function closeSession(id: string): void {
 
 /** Answers the question about an unknown host key. */
 export function answerHostKey(client: Client, session: Session, accept: boolean): void {
-  const name = connections.get(session.id);
+  const name = lines.get(session.id)?.name;
   if (!name) return;
-  change(session.id, { state: { kind: 'opening' } });
+  change(session.id, { state: { kind: 'opening', text: '' } });
   void client.terminals.answerHostKey({ session: name, accept });
 }

@@ -1,4 +1,4 @@
-import { Button, TextInput } from '@mantine/core';
+import { Button } from '@mantine/core';
 import {
   IconCopy,
   IconDownload,
@@ -13,19 +13,24 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useEffect, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
-import { isConnected, useClusters } from '../../app/clusters.tsx';
+import { isConnected, useBlocked, useClusters } from '../../app/clusters.tsx';
 import { NeedsCluster } from '../../app/needs-cluster.tsx';
 import { useClient } from '../../app/streams.ts';
+import { clusterColour, useNow } from '../../app/top-bar.tsx';
 import { download } from '../../ui/download.ts';
-import { Facts, FailureCard, IconButton, ReasonedButton } from '../../ui/pieces.tsx';
+import { Facts, FailureCard, IconButton, ReasonedButton, Spacer } from '../../ui/pieces.tsx';
+import { DebugDialogs, useAsking } from './debug-dialogs.tsx';
 import { Picker, shells } from './picker.tsx';
+import { SearchField } from './search-field.tsx';
 import {
   answerHostKey,
   closeSession,
   openSession,
   reconnect,
   type Session,
+  stopRetrying,
   targetName,
+  targetWay,
   useSessions,
 } from './sessions.ts';
 import styles from './terminal.module.css';
@@ -34,9 +39,22 @@ import styles from './terminal.module.css';
 export function TerminalView() {
   const { list } = useSessions();
   const { current } = useClusters();
-  useAsked(isConnected(current) ? current : undefined);
+  const client = useClient();
+  const connected = isConnected(current) ? current : undefined;
+  useAsked(connected);
   // Open tabs stay usable whatever the chosen cluster is.
-  return list.length > 0 ? <Tabs /> : <NeedsCluster>{(cluster) => <Start cluster={cluster} />}</NeedsCluster>;
+  return (
+    <>
+      {list.length > 0 ? <Tabs /> : <NeedsCluster>{(cluster) => <Start cluster={cluster} />}</NeedsCluster>}
+      {connected ? (
+        <DebugDialogs
+          key={connected.id}
+          cluster={connected}
+          onOpen={(target) => openSession(client, connected.name, target)}
+        />
+      ) : null}
+    </>
+  );
 }
 
 /** Opens what the address asks for, once. */
@@ -48,6 +66,15 @@ function useAsked(cluster: Cluster | undefined) {
   const pods = inventory.value?.pods;
   const done = useRef('');
   useEffect(() => {
+    if (cluster && search.debug !== undefined) {
+      const [kind, ...rest] = search.debug.split('/');
+      const [namespace = '', pod = ''] = rest;
+      if (kind === 'node' && rest[0]) useAsking.getState().ask({ kind: 'node-pod', node: rest[0] });
+      else if (kind === 'pod' && pod)
+        useAsking.getState().ask({ kind: 'debug', namespace, pod, container: search.container ?? '' });
+      void navigate({ to: '/terminal', replace: true, search: {} as never });
+      return;
+    }
     const asked = `${search.pod ?? ''} ${search.node ?? ''} ${search.container ?? ''}`;
     // The same place may be asked for again later.
     if (asked.trim() === '') done.current = '';
@@ -70,7 +97,7 @@ function useAsked(cluster: Cluster | undefined) {
     done.current = asked;
     openSession(client, cluster.name, target);
     void navigate({ to: '/terminal', replace: true, search: {} as never });
-  }, [client, cluster, navigate, pods, search.container, search.node, search.pod]);
+  }, [client, cluster, navigate, pods, search.container, search.debug, search.node, search.pod]);
 }
 
 function Start({ cluster }: { readonly cluster: Cluster }) {
@@ -95,6 +122,9 @@ function Tabs() {
     window.addEventListener('keydown', listen);
     return () => window.removeEventListener('keydown', listen);
   }, []);
+  // Whatever has opened another tab: it is to be seen.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `active` is what it follows
+  useEffect(() => setPicking(false), [active]);
   const session = list.find((one) => one.id === active) ?? list[0];
   if (!session) return null;
   return (
@@ -103,7 +133,10 @@ function Tabs() {
         <ul className={styles.tabList} aria-label="Terminals" data-terminal-tabs>
           {list.map((one, index) => (
             <li key={one.id} className={styles.tab} data-chosen={!picking && one.id === session.id}>
-              <span className={`${styles.dot} ${one.state.kind === 'closed' ? styles.closed : ''}`} aria-hidden />
+              <span
+                className={`${styles.dot} ${one.state.kind === 'closed' || one.state.kind === 'waiting' ? styles.closed : ''}`}
+                aria-hidden
+              />
               <button
                 id={`terminal-${one.id}`}
                 type="button"
@@ -126,8 +159,8 @@ function Tabs() {
               >
                 <span className="clip">{targetName(one.target)}</span>
                 <small className="clip">
-                  {one.clusterName} · {one.target.kind === 'pod' ? one.target.container || 'pod' : 'ssh'}
-                  {one.state.kind === 'closed' ? ' · closed' : ''}
+                  {one.clusterName} · {targetWay(one.target)}
+                  {one.state.kind === 'closed' ? ' · closed' : one.state.kind === 'waiting' ? ' · connection lost' : ''}
                 </small>
               </button>
               <IconButton
@@ -187,32 +220,6 @@ function Tabs() {
   );
 }
 
-function SearchField({ session, onClose }: { readonly session: Session; readonly onClose: () => void }) {
-  const [text, setText] = useState('');
-  const [missed, setMissed] = useState(false);
-  return (
-    <TextInput
-      aria-label="Search in the output"
-      placeholder="Search; Enter: next"
-      value={text}
-      error={missed}
-      autoFocus
-      w={190}
-      onChange={(event) => {
-        setText(event.currentTarget.value);
-        setMissed(false);
-      }}
-      onKeyDown={(event) => {
-        if (event.key === 'Escape') {
-          onClose();
-          session.screen.focus();
-        }
-        if (event.key === 'Enter' && text) setMissed(!session.screen.search(text, event.shiftKey));
-      }}
-    />
-  );
-}
-
 function Stage({ session }: { readonly session: Session }) {
   const client = useClient();
   const parent = useRef<HTMLDivElement>(null);
@@ -224,6 +231,7 @@ function Stage({ session }: { readonly session: Session }) {
       aria-labelledby={`terminal-${session.id}`}
       style={{ display: 'flex', flex: 1, flexDirection: 'column', minHeight: 0 }}
     >
+      <Where session={session} />
       <div className={styles.stage}>
         <div ref={parent} className={styles.screen} />
         {state.kind === 'host-key' ? (
@@ -260,10 +268,11 @@ function Stage({ session }: { readonly session: Session }) {
         state.failure ? (
           <div style={{ padding: 8 }}>
             <FailureCard failure={state.failure} onRetry={() => reconnect(client, session)} retryLabel="Reconnect" />
+            <OtherWay target={session.target} code={state.failure.code} />
           </div>
         ) : (
           <div className={styles.ended} role="status">
-            <b>Session closed.</b> {state.reason}
+            <b>{state.lost ? 'Connection lost.' : 'Session closed.'}</b> {state.reason}
             {state.code === null ? '' : ` Exit code ${state.code}.`}
             <Button
               size="compact-xs"
@@ -277,11 +286,99 @@ function Stage({ session }: { readonly session: Session }) {
       ) : null}
       {state.kind === 'opening' ? (
         <div className={styles.ended} role="status">
-          Connecting to {targetName(session.target)}…
+          {state.text || `Connecting to ${targetName(session.target)}…`}
         </div>
+      ) : null}
+      {state.kind === 'waiting' ? (
+        <Waiting session={session} at={state.at} attempt={state.attempt} reason={state.reason} />
       ) : null}
     </div>
   );
+}
+
+/** Where what is typed goes: cluster, user, server and way, so that no shell is taken for another. */
+function Where({ session }: { readonly session: Session }) {
+  const { list } = useClusters();
+  const { target, clusterName, title, state } = session;
+  const cluster = list.value?.clusters.find((one) => one.id === target.cluster);
+  return (
+    <div className={styles.where} role="note" aria-label="Where this shell is">
+      <span
+        className={styles.dot}
+        style={{ background: cluster ? clusterColour(cluster) : 'var(--line-strong)' }}
+        aria-hidden
+      />
+      <b className="clip">{clusterName}</b>
+      {cluster ? (
+        <span className="muted clip">
+          {cluster.user} at {cluster.server} · {cluster.route.join(' → ')}
+        </span>
+      ) : (
+        <span className="muted clip">not in the list of clusters any more</span>
+      )}
+      <Spacer />
+      <span className="mono clip">{state.kind === 'open' ? title : targetName(target)}</span>
+      <span className="muted">{targetWay(target)}</span>
+    </div>
+  );
+}
+
+interface WaitingProps {
+  readonly session: Session;
+  readonly at: number;
+  readonly attempt: number;
+  readonly reason: string;
+}
+
+/** The connection is tried again by itself: when, and how to hurry or stop that. */
+function Waiting({ session, at, attempt, reason }: WaitingProps) {
+  const client = useClient();
+  const now = useNow();
+  return (
+    <div className={styles.ended} role="status">
+      <b>Connection lost.</b> {reason} Attempt {attempt} in {Math.max(0, Math.ceil((at - now) / 1000))} s.
+      <Button size="compact-xs" leftSection={<IconRefresh size={13} />} onClick={() => reconnect(client, session)}>
+        Reconnect now
+      </Button>
+      <Button size="compact-xs" variant="default" onClick={() => stopRetrying(session)}>
+        Stop trying
+      </Button>
+    </div>
+  );
+}
+
+/** Where one way does not lead to a shell, another may. */
+function OtherWay({ target, code }: { readonly target: TerminalTarget; readonly code: string }) {
+  const ask = useAsking((state) => state.ask);
+  const debug = useBlocked('terminals.debug');
+  const nodePod = useBlocked('terminals.nodePod');
+  if (code === 'terminal.no-shell' && target.kind === 'pod')
+    return (
+      <div style={{ paddingTop: 8 }}>
+        <ReasonedButton
+          size="compact-sm"
+          blocked={debug}
+          onClick={() =>
+            ask({ kind: 'debug', namespace: target.namespace, pod: target.pod, container: target.container })
+          }
+        >
+          Debug container…
+        </ReasonedButton>
+      </div>
+    );
+  if (code.startsWith('ssh.') || code === 'terminal.no-ssh')
+    return target.kind === 'node' ? (
+      <div style={{ paddingTop: 8 }}>
+        <ReasonedButton
+          size="compact-sm"
+          blocked={nodePod}
+          onClick={() => ask({ kind: 'node-pod', node: target.node })}
+        >
+          Open by a debug pod…
+        </ReasonedButton>
+      </div>
+    ) : null;
+  return null;
 }
 
 interface HostKeyCardProps {
