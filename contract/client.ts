@@ -8,6 +8,8 @@ export interface StreamHandlers<T> {
   readonly batch: (items: readonly T[]) => void | Promise<void>;
   /** Called exactly once, unless cancelled by the caller: without a failure when the producer ended. */
   readonly end: (failure?: Failure) => void;
+  /** What may be under way at once; the protocol's usual window unless told. */
+  readonly window?: { readonly items: number; readonly bytes: number };
 }
 
 /** Cancels a stream; idempotent. */

@@ -36,6 +36,8 @@ export type TerminalTarget = Readonly<z.infer<typeof terminalTargetSchema>>;
 export const terminalEventSchema = z.union([
   /** Output as it came. */
   z.object({ kind: z.literal('data'), data: z.instanceof(Uint8Array) }),
+  /** So much of the output was passed over after an interrupt. */
+  z.object({ kind: z.literal('skipped'), bytes: z.number() }),
   /** What is being waited for before the shell is there. */
   z.object({ kind: z.literal('progress'), text: z.string() }),
   z.object({ kind: z.literal('opened'), title: z.string() }),

@@ -186,7 +186,7 @@ export function createTransport(
         });
       } else {
         streams.set(id, stream);
-        send({ t: 'open', id, method, input, credit: window });
+        send({ t: 'open', id, method, input, credit: handlers.window ?? window });
       }
       return () => {
         if (stream.over) return;

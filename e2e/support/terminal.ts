@@ -19,6 +19,7 @@ export async function types(page: Page, line: string): Promise<void> {
 /** Types a line and waits until the output has what it must print. */
 export async function says(page: Page, line: string, text: string | RegExp, seconds = 20): Promise<void> {
   await types(page, line);
-  const matcher = expect.poll(() => outputOf(page), { timeout: seconds * 1000 });
+  // The end of it: a failure is to be readable.
+  const matcher = expect.poll(async () => (await outputOf(page)).slice(-20_000), { timeout: seconds * 1000 });
   await (typeof text === 'string' ? matcher.toContain(text) : matcher.toMatch(text));
 }

@@ -1,6 +1,6 @@
 import { type Failure, failed, ok } from '../../../contract/failure.ts';
-import type { CapabilityImplementation, Sink } from '../../../contract/implementation.ts';
-import type { TerminalEvent, TerminalTarget } from '../../../contract/terminals.ts';
+import type { CapabilityImplementation } from '../../../contract/implementation.ts';
+import type { TerminalTarget } from '../../../contract/terminals.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import { type ClusterConnection, type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
@@ -8,6 +8,7 @@ import type { HostKeyQuestion } from '../ssh/ssh-connector.ts';
 import { type Support, sweep } from './debug.ts';
 import { debugImages } from './images.ts';
 import type { Owner } from './owner.ts';
+import { createPump, type Pump } from './pump.ts';
 import { openShell, type Shell } from './session.ts';
 
 export interface TerminalsOptions {
@@ -34,12 +35,10 @@ interface Entry {
   shell: Shell | undefined;
   columns: number;
   rows: number;
+  readonly pump: Pump;
   /** Answers a host-key question that waits. */
   answer: ((accept: boolean) => void) | undefined;
 }
-
-/** Output is passed on in pieces of at most this many bytes. */
-const pieceBytes = 64 << 10;
 
 const unknownSession: Failure = {
   code: 'terminal.unknown',
@@ -47,16 +46,6 @@ const unknownSession: Failure = {
   why: 'It has ended, or belongs to another window.',
   fix: 'Open a new one.',
 };
-
-/** Passes a stream on, reading no faster than the view takes it. */
-async function pump(output: NodeJS.ReadableStream, sink: Sink<TerminalEvent>): Promise<void> {
-  for await (const chunk of output as AsyncIterable<Buffer | string>) {
-    const bytes = typeof chunk === 'string' ? Buffer.from(chunk, 'utf8') : chunk;
-    for (let offset = 0; offset < bytes.length; offset += pieceBytes)
-      // A copy: the buffer's memory may be part of a pool that is written again.
-      await sink.push([{ kind: 'data', data: Uint8Array.from(bytes.subarray(offset, offset + pieceBytes)) }]);
-  }
-}
 
 const subjectOf = (target: TerminalTarget): string => {
   switch (target.kind) {
@@ -133,7 +122,7 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
         };
       const signal = AbortSignal.any([context.signal, end.signal]);
       const { promise: ready, resolve: settle } = Promise.withResolvers<Shell | undefined>();
-      const entry: Entry = { ready, shell: undefined, columns, rows, answer: undefined };
+      const entry: Entry = { ready, shell: undefined, columns, rows, pump: createPump(sink), answer: undefined };
       sessions.set(name, entry);
       const askHostKey = async (question: HostKeyQuestion): Promise<boolean> => {
         await sink.push([{ kind: 'host-key', ...question }]);
@@ -190,7 +179,7 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
           log.info('terminals', `opened on ${subject}`);
           await sink.push([{ kind: 'opened', title: shell.title }]);
           // A stream that breaks has told why in `ended`.
-          await Promise.all(shell.output.map((output) => pump(output, sink).catch(() => undefined)));
+          await Promise.all(shell.output.map((output) => entry.pump.run(output).catch(() => undefined)));
           const { code, reason, lost: broke, failure } = await shell.ended;
           if (signal.aborted) return undefined;
           if (failure) return failure;
@@ -214,8 +203,10 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
 
     async input({ session, data }, context) {
       // What is typed while the connection is made waits for the shell: nothing typed is lost.
-      const shell = await sessions.get(key(context.connection, session))?.ready;
-      if (!shell) return failed(unknownSession);
+      const entry = sessions.get(key(context.connection, session));
+      const shell = await entry?.ready;
+      if (!entry || !shell) return failed(unknownSession);
+      if (data.includes('\x03')) entry.pump.interrupt();
       await shell.write(data);
       return ok({});
     },

@@ -2,6 +2,7 @@ import { create } from 'zustand';
 import type { Cancel, Client } from '../../../contract/client.ts';
 import type { Failure } from '../../../contract/failure.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
+import { formatBytes } from '../../ui/format.ts';
 import { openScreen, type Screen } from './screen.ts';
 
 /** Where a session is in its life. */
@@ -136,6 +137,8 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
       ...(unattended ? { unattended } : {}),
     },
     {
+      // What has been sent cannot be taken back by Ctrl+C: little may be under way.
+      window: { items: 256, bytes: 512 << 10 },
       // The promise settles when the screen has drawn: until then the producer gets no more credit.
       batch: async (items) => {
         const drawn: Promise<void>[] = [];
@@ -143,6 +146,9 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
           switch (item.kind) {
             case 'data':
               drawn.push(screen.write(item.data));
+              break;
+            case 'skipped':
+              screen.note(`${formatBytes(item.bytes)} of output passed over after Ctrl+C`);
               break;
             case 'progress':
               change(id, { state: { kind: 'opening', text: item.text } });
