@@ -49,6 +49,12 @@ __verified_once int serve(struct __sk_buff *skb, struct packet *p, struct report
 	return err;
 }
 
+/* Before a packet leaves the node; 0 or a negative drop reason. What stays on the node has no limit. */
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, __u32 tunnel)
+{
+	return config.bandwidth && (ep->flags & ENDPOINT_LIMIT_EGRESS) ? limit_egress(skb, p, ep, tunnel) : 0;
+}
+
 static __always_inline int from_neighbour(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 ifindex = skb->ifindex;
@@ -154,7 +160,9 @@ int from_pod(struct __sk_buff *skb)
 	if (config.tunnel && out->peer.tunnel) {
 		r->vni = identity_to_vni(ep->identity);
 		r->tunnel = out->peer.tunnel;
-		err = encapsulate_here(skb, p, out->peer.tunnel, ep->identity);
+		err = leave(skb, p, ep, tunnel_overhead());
+		if (!err)
+			err = encapsulate_here(skb, p, out->peer.tunnel, ep->identity);
 		if (err < 0)
 			return drop(skb, p, r, err);
 		trace(skb, p, r, TO_OVERLAY, out->report);
@@ -166,6 +174,9 @@ int from_pod(struct __sk_buff *skb)
 	/* Past the host's netfilter: what is routed as it is, and replies to what came in past it. */
 	native = !config.tunnel && out->peer.identity != IDENTITY_HOST && in_native_range(&p->destination);
 	if (native || (out->reply && out->from_wire)) {
+		err = leave(skb, p, ep, 0);
+		if (err)
+			return drop(skb, p, r, err);
 		err = forward_by_fib(skb, p);
 		trace(skb, p, r, err == TC_ACT_OK ? TO_STACK : TO_NETWORK, out->report);
 		return err;
@@ -173,6 +184,9 @@ int from_pod(struct __sk_buff *skb)
 	/* A pod that nobody knows of: its packets would wander between the node and its default route. */
 	if (in_pod_range(&p->destination) && !is_router(&p->destination))
 		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
+	err = out->peer.identity == IDENTITY_HOST ? 0 : leave(skb, p, ep, 0);
+	if (err)
+		return drop(skb, p, r, err);
 	/* To the world: to_netdev sees to the address. What was opened by way of netfilter stays there. */
 	if (out->from_wire && out->peer.identity != IDENTITY_HOST) {
 		err = forward_by_route(skb, p, true);

@@ -236,7 +236,7 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
     [
       'bandwidthManager.enabled',
       'Bandwidth limits',
-      'Serve the annotation kubernetes.io/egress-bandwidth; needs the kernel’s fq scheduler.',
+      'Enforce the pod annotations kubernetes.io/egress-bandwidth and ingress-bandwidth; without the kernel’s fq scheduler by dropping instead of delaying.',
     ],
     [
       'cni.exclusive',

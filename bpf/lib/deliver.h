@@ -4,6 +4,7 @@
 
 #include "conntrack.h"
 #include "nat.h"
+#include "bandwidth.h"
 
 /* The endpoint's ingress side of a packet, and the service's address put back. 0 or a negative drop reason.
  */
@@ -14,6 +15,13 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct
 
 	if (err)
 		return err;
+	/* What a proxy takes reaches the pod when the proxy sends it; the node's own probes always do. */
+	if (config.bandwidth && (ep->flags & ENDPOINT_LIMIT_INGRESS) && !t->to_proxy &&
+	    t->peer.identity != IDENTITY_HOST) {
+		err = limit_ingress(skb, p, ep);
+		if (err)
+			return err;
+	}
 	if (t->reverse && !t->to_proxy)
 		return rewrite(skb, p, true, &t->service, t->service_port);
 	return 0;

@@ -38,6 +38,15 @@ struct {
 	__type(value, struct socket_owner);
 } namespaces SEC(".maps");
 
+/* Limits of pods' bandwidth. Writers: agent; packet programs, of what was used. Readers: packet programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct rate_key);
+	__type(value, struct rate);
+} rates SEC(".maps");
+
 /* Who is behind an address. Writer: agent. Readers: packet programs, on the first packet of a connection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

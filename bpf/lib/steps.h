@@ -53,6 +53,7 @@
 #define MAP_TUNNELS 9
 #define MAP_OPENINGS 10
 #define MAP_BLOCKS 11
+#define MAP_RATES 12
 
 struct step {
 	__u8 kind;

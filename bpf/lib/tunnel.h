@@ -35,6 +35,12 @@ struct tunnel_headers6 {
 _Static_assert(sizeof(struct tunnel_headers4) == 50 && sizeof(struct tunnel_headers6) == 70,
 	       "the agent takes 50 or 70 bytes off the MTU");
 
+/* What the tunnel puts before each frame. */
+static __always_inline __u32 tunnel_overhead(void)
+{
+	return config.underlay6 ? sizeof(struct tunnel_headers6) : sizeof(struct tunnel_headers4);
+}
+
 static __always_inline __be32 tunnel_first_word(void)
 {
 	return bpf_htonl(config.tunnel == TUNNEL_GENEVE ? GENEVE_ETHERNET : VXLAN_HAS_VNI);

@@ -51,6 +51,7 @@
 #define DROP_FRAGMENTATION 157
 #define DROP_NO_BACKEND 158
 #define DROP_NO_TUNNEL_ENDPOINT 160
+#define DROP_EDT_HORIZON 162
 #define DROP_NAT_NO_MAPPING 167
 #define DROP_NAT_UNSUPPORTED_L4 168
 #define DROP_FIB 169
@@ -63,6 +64,7 @@
 #define DROP_PROXY_ASSIGN 179
 #define DROP_POLICY_DENY 181
 #define DROP_INVALID_VNI 183
+#define DROP_RATE_LIMITED 198
 /* Ours: the kernel dropped it, for the reason that the event has as its rule; see kfree_skb.bpf.c. */
 #define DROP_KERNEL 208
 
@@ -95,6 +97,8 @@ struct address {
 #define MASQUERADE_V6 2
 #define TUNNEL_VXLAN 1
 #define TUNNEL_GENEVE 2
+#define BANDWIDTH_PACE 1
+#define BANDWIDTH_POLICE 2
 
 /*
  * What the programs are specialised with at load time; written by the agent before loading. Of a family that
@@ -132,7 +136,8 @@ struct config {
 	__u32 host_firewall; /* 1: policies may govern the node itself */
 	__u32 nat_seed;	     /* of the order in which ports are tried */
 	__u16 nat_first;     /* ports from here on are given to translated flows */
-	__u16 pad;
+	/* BANDWIDTH_*: what is done about pods' limits; see bandwidth.h. */
+	__u16 bandwidth;
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 };
@@ -141,6 +146,9 @@ struct config {
 #define ENDPOINT_POLICY_EGRESS 2
 /* What policy would drop passes, and the verdict's event says so. */
 #define ENDPOINT_AUDIT 4
+/* There is a limit in `rates`. */
+#define ENDPOINT_LIMIT_INGRESS 8
+#define ENDPOINT_LIMIT_EGRESS 16
 /* The endpoint that is the node itself. */
 #define HOST_ENDPOINT 65535
 
@@ -156,6 +164,21 @@ struct endpoint {
 	__u8 host_mac[6];
 	__u32 pad;
 	__u64 netns_cookie;
+};
+
+/* A pod's limit in one direction; see bandwidth.h. */
+struct rate_key {
+	__u16 endpoint;
+	__u8 direction;
+	__u8 pad;
+};
+
+struct rate {
+	__u64 bytes_per_second;
+	__u64 tolerance; /* ns that a packet may be ahead of its time */
+	__u64 next;	 /* when the next packet is within the limit; CLOCK_MONOTONIC, ns */
+	__u64 bytes;	 /* that passed */
+	__u64 dropped;	 /* packets */
 };
 
 struct socket_owner {

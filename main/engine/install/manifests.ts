@@ -71,6 +71,8 @@ export const agentRules: readonly Body[] = [
     resources: ['ciliumendpoints', 'ciliumidentities', 'ciliumnodes'],
     verbs: [...look, 'create', 'update', 'patch', 'delete'],
   },
+  // Warnings on what it does not understand of others' objects.
+  { apiGroups: [''], resources: ['events'], verbs: ['create'] },
   { apiGroups: ['apiextensions.k8s.io'], resources: ['customresourcedefinitions'], verbs: look },
 ];
 

@@ -365,7 +365,7 @@ export const warning: readonly ((values: Values, facts: ValueFacts) => string | 
     'XDP acceleration needs a driver that has it on every device: look at the preflight, or use best-effort.',
   ({ bandwidthManager }) =>
     bandwidthManager.enabled &&
-    'Bandwidth limits need the fq packet scheduler in every node’s kernel: look at the preflight.',
+    'Where a node’s kernel has no packet scheduler fq (look at the preflight), what is above a limit is dropped instead of delayed.',
   ({ hostFirewall }) =>
     hostFirewall.enabled &&
     'The host firewall can lock you out of nodes: let TCP 22, 6443 and 10250 in before the first policy with a nodeSelector.',

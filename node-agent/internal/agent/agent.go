@@ -60,6 +60,7 @@ type agent struct {
 	tls        *certificates.Directory
 	peers      *peer.Registry
 	client     *kubernetes.Client
+	warnings   *warnings
 	started    time.Time
 	ready      readiness
 	// exhaustion tells whether masquerading ran out of ports lately.
@@ -172,6 +173,7 @@ func (a *agent) work(ctx context.Context, stopEarly func()) error {
 		a.components.fail("kubernetes", err, "Run the agent as a pod with service account fairlead-agent.")
 		return err
 	}
+	a.warnings = newWarnings(a.client.Create, a.log)
 	node, err := a.thisNode(ctx)
 	if err != nil {
 		return err
@@ -249,6 +251,7 @@ func (a *agent) settings(n thisNode, router, router6 netip.Addr) (datapath.Confi
 		CgroupRoot: root, BPFFS: a.BPFFS, HostFirewall: a.config.HostFirewall.Enabled, ConntrackMax: a.config.BPF.CTTCPMax, PolicyMax: a.config.BPF.PolicyMapMax,
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
 		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,
+		BandwidthManager:    a.config.BandwidthManager.Enabled,
 		MapDynamicSizeRatio: *a.config.BPF.MapDynamicSizeRatio, ConntrackGCInterval: a.config.GCInterval(),
 	}, nil
 }

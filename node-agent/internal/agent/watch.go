@@ -16,6 +16,7 @@ import (
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/endpoints"
 	"fairlead.dev/node-agent/internal/identities"
 	"fairlead.dev/node-agent/internal/ipcache"
 	"fairlead.dev/node-agent/internal/kubernetes"
@@ -74,7 +75,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 
 	w.pods = kubernetes.NewInformer(c, podResource, "spec.nodeName="+w.self, &corev1.Pod{}, &corev1.PodList{}, trimPod, kubernetes.Handler[*corev1.Pod]{
 		Changed: func(old, now *corev1.Pod) {
-			if old != nil && !maps.Equal(old.Labels, now.Labels) {
+			if old != nil && (!maps.Equal(old.Labels, now.Labels) || !maps.Equal(old.Annotations, now.Annotations)) {
 				w.refresh.add(now.Namespace + "/" + now.Name)
 			}
 			w.hostPorts(now, now)
@@ -206,11 +207,9 @@ func (w *watcher) withdraw(ref policy.Ref) {
 }
 
 func trimPod(p *corev1.Pod) {
-	hash, isMirror := p.Annotations[configHashAnnotation]
-	p.Annotations = nil
-	if isMirror {
-		p.Annotations = map[string]string{configHashAnnotation: hash}
-	}
+	maps.DeleteFunc(p.Annotations, func(name, _ string) bool {
+		return name != configHashAnnotation && !slices.Contains(endpoints.BandwidthAnnotations, name)
+	})
 	containers := make([]corev1.Container, 0, len(p.Spec.Containers))
 	for _, c := range p.Spec.Containers {
 		containers = append(containers, corev1.Container{Name: c.Name, Ports: c.Ports})

@@ -226,6 +226,7 @@ func (s *Service) ListEndpoints(context.Context, *fairleadv1.ListEndpointsReques
 		out.Endpoints = append(out.Endpoints, &fairleadv1.EndpointInfo{Id: uint32(e.ID), Identity: uint32(e.Identity), Namespace: e.Namespace,
 			PodName: e.PodName, Addresses: texts(e.Addresses()), Interface: e.Link.Interface, State: state,
 			PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], PolicyEntries: uint32(len(lines)),
+			IngressBandwidth: e.Bandwidth.Ingress * 8, EgressBandwidth: e.Bandwidth.Egress * 8, BandwidthProblem: e.Bandwidth.Problem,
 			Labels: e.Labels, Mac: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", e.Link.PodMAC[0], e.Link.PodMAC[1], e.Link.PodMAC[2], e.Link.PodMAC[3], e.Link.PodMAC[4], e.Link.PodMAC[5])})
 	}
 	return out, nil

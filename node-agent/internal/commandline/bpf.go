@@ -6,8 +6,10 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
 )
@@ -20,6 +22,7 @@ func bpfCommand() *cobra.Command {
 	}{
 		{"ct", "Connections", conntrackList()},
 		{"nat", "Flows whose source is translated", natList()},
+		{"bandwidth", "Limits of pods' bandwidth", bandwidthList()},
 		{"policy", "Policy lines of this node's endpoints", policyList()},
 		{"ipcache", "Who is behind which address", ipcacheList()},
 		{"lb", "Service frontends and backends", list("list", "List frontends and backends", services, serviceHeader, serviceRows)},
@@ -152,6 +155,26 @@ func policyList() *cobra.Command {
 	s.bind(command)
 	command.Flags().Uint32Var(&only, "endpoint", 0, "only this endpoint")
 	return command
+}
+
+func bandwidthList() *cobra.Command {
+	return list("list", "List limits of pods' bandwidth and what they let pass",
+		func(ctx context.Context, client fairleadv1.AgentServiceClient) (*fairleadv1.ListBandwidthResponse, error) {
+			return client.ListBandwidth(ctx, &fairleadv1.ListBandwidthRequest{})
+		},
+		"ENDPOINT|POD|DIRECTION|LIMIT|MODE|PASSED|DROPPED PACKETS|AHEAD",
+		func(answer *fairleadv1.ListBandwidthResponse) [][]string {
+			var rows [][]string
+			for _, l := range answer.GetLimits() {
+				rows = append(rows, []string{fmt.Sprint(l.GetEndpoint()), l.GetNamespace() + "/" + l.GetPodName(), l.GetDirection(), bitsText(l.GetBitsPerSecond()),
+					l.GetMode(), bytesText(l.GetBytes()), fmt.Sprint(l.GetDroppedPackets()), time.Duration(l.GetAheadNanoseconds()).Round(time.Microsecond).String()})
+			}
+			return rows
+		})
+}
+
+func bitsText(n uint64) string {
+	return strings.TrimSpace(resource.NewQuantity(int64(n), resource.DecimalSI).String()) + "bit/s"
 }
 
 func ipcacheList() *cobra.Command {

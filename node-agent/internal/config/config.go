@@ -45,7 +45,11 @@ type Config struct {
 	// NodeSelectorLabels lets fromNodes and toNodes select nodes by their labels.
 	NodeSelectorLabels bool         `json:"nodeSelectorLabels,omitempty"`
 	HostFirewall       HostFirewall `json:"hostFirewall,omitempty"`
-	MTU                int          `json:"MTU,omitempty"`
+	// BandwidthManager enforces pods' bandwidth annotations.
+	BandwidthManager struct {
+		Enabled bool `json:"enabled,omitempty"`
+	} `json:"bandwidthManager,omitempty"`
+	MTU int `json:"MTU,omitempty"`
 	// ConntrackGCInterval is how often the tables of connections are cleaned, as "30s"; "0s" or nothing goes by how full
 	// they are.
 	ConntrackGCInterval string     `json:"conntrackGCInterval,omitempty"`

@@ -40,6 +40,7 @@ func Cleanup(ctx context.Context, bpffs string) error {
 				note("removing "+name, netlink.LinkDel(l))
 			}
 		}
+		note("removing packet schedulers", removeSchedulers(func(int) bool { return false }))
 		note("removing the proxies' routes", removeProxyRoutes())
 		note("removing the proxies' rules", writeProxyTable(ns, false))
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {

@@ -62,6 +62,8 @@ type Config struct {
 	L7Proxy bool
 	// hostIfindex is fairlead_host's, once it is there.
 	hostIfindex int
+	// bandwidth is what BandwidthManager comes to on this node.
+	bandwidth BandwidthMode
 	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
 	LoadBalancer         LoadBalancer
@@ -83,6 +85,8 @@ type Config struct {
 	ConntrackGCInterval time.Duration
 	// HostFirewall lets policies govern the node itself; see UpsertHost.
 	HostFirewall bool
+	// BandwidthManager enforces the limits of endpoints' bandwidth; without it they are only remembered.
+	BandwidthManager bool
 	// MonitorAggregation throttles trace events of a connection to: new, first sight of a TCP flag, and one per Interval.
 	// False emits one event per packet (debugging only).
 	MonitorAggregation         bool
@@ -140,6 +144,8 @@ type Endpoint struct {
 	PolicyIngress, PolicyEgress bool
 	// Audit lets what policy would drop pass; the verdict's event says so.
 	Audit bool
+	// IngressBandwidth and EgressBandwidth are the pod's limits in bytes per second; 0: none. See Config.BandwidthManager.
+	IngressBandwidth, EgressBandwidth uint64
 }
 
 // Host says how policies govern the node itself: the flags of an Endpoint.
@@ -312,6 +318,10 @@ type Datapath interface {
 	// UpsertNode installs routes (native) or tunnel entries for the node's pod CIDRs.
 	UpsertNode(ctx context.Context, n Node) error
 	DeleteNode(ctx context.Context, n Node) error
+
+	// Bandwidth tells how limits of endpoints' bandwidth are enforced; Rates lists them with what they passed and dropped.
+	Bandwidth() Bandwidth
+	Rates() ([]Rate, error)
 
 	// SetUnmasqueraded makes the destinations that pods reach with their own addresses by the operator's rules exactly
 	// those given. Connections that are open keep what they have.

@@ -94,7 +94,7 @@ func (k *kernel) UpsertEndpoint(ctx context.Context, e Endpoint) error {
 		undo := func(err error) error {
 			if known {
 				k.endpoints[e.ID] = before
-				return err
+				return errors.Join(err, k.writeRates(before))
 			}
 			_ = k.forget(e)
 			return err
@@ -105,6 +105,10 @@ func (k *kernel) UpsertEndpoint(ctx context.Context, e Endpoint) error {
 					return undo(fmt.Errorf("forgetting %s: %w", a, err))
 				}
 			}
+		}
+		// Before the flags that make programs look for them.
+		if err := k.writeRates(e); err != nil {
+			return undo(err)
 		}
 		// A change of identity concerns the other endpoints' connections with this one as well.
 		if !known || before.Identity != e.Identity {
@@ -244,6 +248,9 @@ func (k *kernel) forget(e Endpoint) error {
 		}
 	}
 	delete(k.endpoints, e.ID)
+	if err := k.writeRates(Endpoint{ID: e.ID}); err != nil {
+		return err
+	}
 	lines, err := k.policyLines(e.ID)
 	if err != nil {
 		return err

@@ -145,6 +145,7 @@ var lookups = map[uint8]func(*rawStep) ExplainStep{
 		}
 		return s
 	},
+	12: rateStep,
 }
 
 // keyNumbers is a key of 32-bit numbers.

@@ -69,6 +69,10 @@ func (KernelProbes) Probe(name string) error {
 		return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectPeer)
 	case "redirect-neigh":
 		return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectNeigh)
+	case "fq":
+		return probeScheduler(fqKind)
+	case "delivery-time":
+		return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkbSetTstamp)
 	case "coarse-clock":
 		return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs)
 	case "cgroup-hooks":
@@ -89,6 +93,8 @@ var wanted = []Feature{
 	{Name: "coarse-clock", Required: true, Since: "5.11", Config: "CONFIG_BPF_SYSCALL"},
 	{Name: "cgroup-hooks", Required: true, Since: "4.17", Config: "CONFIG_CGROUP_BPF"},
 	{Name: "set-retval", Since: "5.18", Config: "CONFIG_CGROUP_BPF", Without: "connections to a service without endpoints fail with EPERM instead of ECONNREFUSED"},
+	{Name: "delivery-time", Since: "5.18", Config: "CONFIG_NET", Without: "limits of bandwidth drop packets instead of delaying them"},
+	{Name: "fq", Since: "3.12", Config: "CONFIG_NET_SCH_FQ", Without: "limits of bandwidth drop packets instead of delaying them"},
 	{Name: "tcx", Since: "6.6", Config: "CONFIG_NET_XGRESS", Without: "clsact filters are used instead"},
 }
 

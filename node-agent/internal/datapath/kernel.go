@@ -37,7 +37,8 @@ type kernel struct {
 	// maglev is the backends, by number, of each list's table.
 	maglev map[uint32][]uint32
 	// gone are backends whose sockets are still to be ended.
-	gone map[goneBackend]time.Time
+	gone      map[goneBackend]time.Time
+	bandwidth Bandwidth
 	// revision rises with each change that may revoke something.
 	revision uint32
 	// host is how policies govern the node; nil until somebody said.
@@ -162,6 +163,9 @@ func (k *kernel) open() error {
 	if err := k.ensureProxyRoutes(); err != nil {
 		return err
 	}
+	if err := k.chooseBandwidth(devices); err != nil {
+		return err
+	}
 	setRetval := k.options.probes.Probe("set-retval") == nil
 	k.makeSpec = func() (*spec, error) { return newSpec(k.config, tunnelIfindex, k.mtu, setRetval) }
 	k.reattach = func() error { return k.attachAll(devices, tunnelIfindex, hostLink) }
@@ -204,6 +208,9 @@ func (k *kernel) restore() error {
 		return err
 	}
 	if err := k.restoreEndpoints(); err != nil {
+		return err
+	}
+	if err := k.restoreRates(); err != nil {
 		return err
 	}
 	if err := k.restoreServices(); err != nil {

@@ -27,7 +27,7 @@ type configLayout struct {
 	Services, Aggregate, SetRetval, DryRun, Masquerade       uint32
 	HostSockets, MaglevSize, DSR, ProxyIfindex, HostFirewall uint32
 	NATSeed                                                  uint32
-	NATFirst, Pad                                            uint16
+	NATFirst, Bandwidth                                      uint16
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
 }
@@ -50,6 +50,23 @@ const (
 	endpointPolicyIngress = 1
 	endpointPolicyEgress  = 2
 	endpointAudit         = 4
+	endpointLimitIngress  = 8
+	endpointLimitEgress   = 16
+)
+
+type rateKeyLayout struct {
+	Endpoint       uint16
+	Direction, Pad uint8
+}
+
+type rateLayout struct {
+	BytesPerSecond, Tolerance, Next, Bytes, Dropped uint64
+}
+
+// Values of configLayout.Bandwidth.
+const (
+	bandwidthPace   = 1
+	bandwidthPolice = 2
 )
 
 type socketOwnerLayout struct {
@@ -313,6 +330,12 @@ func endpointToLayout(e Endpoint, revision uint32) endpointLayout {
 	}
 	if e.Audit {
 		out.Flags |= endpointAudit
+	}
+	if e.IngressBandwidth > 0 {
+		out.Flags |= endpointLimitIngress
+	}
+	if e.EgressBandwidth > 0 {
+		out.Flags |= endpointLimitEgress
 	}
 	return out
 }

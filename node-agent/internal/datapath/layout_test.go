@@ -30,6 +30,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"slots":       {unsafe.Sizeof(slotKeyLayout{}), 4},
 		"backends":    {4, unsafe.Sizeof(backendLayout{})},
 		"namespaces":  {8, unsafe.Sizeof(socketOwnerLayout{})},
+		"rates":       {unsafe.Sizeof(rateKeyLayout{}), unsafe.Sizeof(rateLayout{})},
 		"metrics":     {4, unsafe.Sizeof(counterLayout{})},
 	}
 	specs := s.mapSpecs()
@@ -66,7 +67,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"node_address6": unsafe.Offsetof(c.NodeAddress6), "pod_mask6": unsafe.Offsetof(c.PodMask6), "native_net": unsafe.Offsetof(c.NativeNet),
 		"tunnel_ifindex": unsafe.Offsetof(c.TunnelIfindex), "tunnel_port": unsafe.Offsetof(c.TunnelPort), "mtu": unsafe.Offsetof(c.MTU),
 		"dry_run": unsafe.Offsetof(c.DryRun), "report_interval": unsafe.Offsetof(c.ReportInterval),
-		"masquerade": unsafe.Offsetof(c.Masquerade), "nat_seed": unsafe.Offsetof(c.NATSeed), "nat_first": unsafe.Offsetof(c.NATFirst),
+		"masquerade": unsafe.Offsetof(c.Masquerade), "nat_seed": unsafe.Offsetof(c.NATSeed), "nat_first": unsafe.Offsetof(c.NATFirst), "bandwidth": unsafe.Offsetof(c.Bandwidth),
 	} {
 		if !slices.ContainsFunc(config.Members, func(m btf.Member) bool { return m.Name == name && uintptr(m.Offset.Bytes()) == want }) {
 			t.Errorf("config.%s is not at %d in C", name, want)

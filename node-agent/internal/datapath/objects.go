@@ -39,7 +39,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 		NodeAddress: toWire(c.NodeAddress), NodeAddress6: toWire(c.NodeAddress6),
 		RouterAddress: toWire(c.RouterAddress), RouterAddress6: toWire(c.RouterAddress6),
 		TunnelIfindex: uint32(tunnelIfindex), TunnelPort: toPort(c.tunnelPort()), MTU: uint16(mtu),
-		ReportInterval: uint64(cmp.Or(c.MonitorAggregationInterval, defaultReportInterval)),
+		Bandwidth: Bandwidth{Mode: c.bandwidth}.layout(), ReportInterval: uint64(cmp.Or(c.MonitorAggregationInterval, defaultReportInterval)),
 	}
 	values.PodNet, values.PodMask = netAndMask(c.PodCIDR(false))
 	values.PodNet6, values.PodMask6 = netAndMask(c.PodCIDR(true))

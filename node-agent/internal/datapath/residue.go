@@ -51,6 +51,11 @@ func Residue(bpffs string, cgroups []string) []string {
 			add("program %s on interface %s", name, l.Attrs().Name)
 		}
 	}
+	scheduled, err := ownSchedulers()
+	failed("packet schedulers", err)
+	for _, l := range scheduled {
+		add("packet scheduler on interface %s", l.Attrs().Name)
+	}
 	for _, directory := range cgroups {
 		for _, name := range cgroupPrograms(directory, own) {
 			add("program %s on cgroup %s", name, directory)

@@ -39,6 +39,7 @@ type Endpoint struct {
 	WorkloadName   string                 `json:"workloadName,omitempty"`
 	WorkloadKind   string                 `json:"workloadKind,omitempty"`
 	Link           podlink.Details        `json:"link"`
+	Bandwidth      Bandwidth              `json:"bandwidth,omitzero"`
 }
 
 // Addresses lists those that the pod has.
@@ -55,6 +56,7 @@ func (e Endpoint) datapath(enforced [2]bool, audit bool) datapath.Endpoint {
 		ID: e.ID, Interface: e.Link.Interface, InterfaceIndex: e.Link.InterfaceIndex, Addresses: e.Addresses(),
 		PodMAC: e.Link.PodMAC, HostMAC: e.Link.HostMAC, Identity: uint32(e.Identity), NetnsCookie: e.Link.NetnsCookie,
 		PolicyIngress: enforced[policy.Ingress], PolicyEgress: enforced[policy.Egress], Audit: audit,
+		IngressBandwidth: e.Bandwidth.Ingress, EgressBandwidth: e.Bandwidth.Egress,
 	}
 }
 

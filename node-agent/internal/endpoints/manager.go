@@ -199,6 +199,8 @@ func (m *Manager) Reserve(ctx context.Context, r Request) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	x := &entry{endpoint: e, state: "creating"}
+	m.setBandwidth(x, bandwidthOf(pod))
+	e.Bandwidth = x.endpoint.Bandwidth
 	m.mu.Lock()
 	id, err := m.freeID()
 	if err != nil {
@@ -338,7 +340,7 @@ func (m *Manager) Again(id datapath.EndpointID) {
 	}
 }
 
-// Refresh takes up changed labels of a pod or its namespace.
+// Refresh takes up changed labels of a pod or its namespace, and the pod's changed limits.
 func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error {
 	x := m.find(namespace, podName)
 	if x == nil {
@@ -359,7 +361,7 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	}
 	labels, ports := identityOf(pod, namespaceLabels, m.ClusterName)
 	if slices.Equal(labels.Strings(), e.Labels) {
-		return nil
+		return m.refreshBandwidth(ctx, x, pod)
 	}
 	identity, release, err := m.identity(ctx, labels, ports)
 	if err != nil {
@@ -371,6 +373,7 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 		return err
 	}
 	x.publication.Lock()
+	m.setBandwidth(x, bandwidthOf(pod))
 	if x.removed || !x.published {
 		x.endpoint.Identity, x.endpoint.Labels, x.endpoint.Ports = identity, labels.Strings(), ports
 		x.publication.Unlock()
@@ -388,6 +391,16 @@ func (m *Manager) Refresh(ctx context.Context, namespace, podName string) error 
 	}
 	m.tell(ctx, e)
 	return nil
+}
+
+// refreshBandwidth takes up changed limits where nothing else has changed; nobody else has to know.
+func (m *Manager) refreshBandwidth(ctx context.Context, x *entry, pod *corev1.Pod) error {
+	x.publication.Lock()
+	defer x.publication.Unlock()
+	if !m.setBandwidth(x, bandwidthOf(pod)) || x.removed || !x.published {
+		return nil
+	}
+	return errors.Join(m.store.save(x.endpoint), m.Datapath.UpsertEndpoint(ctx, x.endpoint.datapath(x.enforced, m.Audit)))
 }
 
 // RefreshNamespace is Refresh for every pod of a namespace.

@@ -93,6 +93,8 @@ func undo(e Entry, s System) (string, error) {
 		return "unpinned", s.Remove(e.Subject)
 	case "program", "cgroup":
 		return "detached with its pin", nil
+	case "qdisc":
+		return "removed with the datapath", nil
 	case "route", "rule":
 		if e.Undo == "" {
 			return "gone with its interface", nil

@@ -185,7 +185,7 @@ func scheduler() Outcome {
 	case errors.Is(err, unix.EPERM):
 		o.Status, o.Found, o.Fix = "skip", "may not be tried", "run as root"
 	default:
-		o.Status, o.Found, o.Fix = "warn", "the kernel refuses: "+err.Error(), "none needed without bandwidthManager.enabled"
+		o.Status, o.Found, o.Fix = "warn", "the kernel refuses: "+err.Error(), "none needed without bandwidthManager.enabled; with it, what is above a pod's limit is dropped instead of delayed"
 	}
 	return o
 }

@@ -1511,8 +1511,12 @@ type EndpointInfo struct {
 	PolicyEntries uint32                 `protobuf:"varint,10,opt,name=policy_entries,json=policyEntries,proto3" json:"policy_entries,omitempty"`
 	Labels        []string               `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty"`
 	Mac           string                 `protobuf:"bytes,12,opt,name=mac,proto3" json:"mac,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Limits by the pod's annotations, in bits per second; 0: none. What is wrong with an annotation.
+	IngressBandwidth uint64 `protobuf:"varint,13,opt,name=ingress_bandwidth,json=ingressBandwidth,proto3" json:"ingress_bandwidth,omitempty"`
+	EgressBandwidth  uint64 `protobuf:"varint,14,opt,name=egress_bandwidth,json=egressBandwidth,proto3" json:"egress_bandwidth,omitempty"`
+	BandwidthProblem string `protobuf:"bytes,15,opt,name=bandwidth_problem,json=bandwidthProblem,proto3" json:"bandwidth_problem,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *EndpointInfo) Reset() {
@@ -1629,6 +1633,27 @@ func (x *EndpointInfo) GetMac() string {
 	return ""
 }
 
+func (x *EndpointInfo) GetIngressBandwidth() uint64 {
+	if x != nil {
+		return x.IngressBandwidth
+	}
+	return 0
+}
+
+func (x *EndpointInfo) GetEgressBandwidth() uint64 {
+	if x != nil {
+		return x.EgressBandwidth
+	}
+	return 0
+}
+
+func (x *EndpointInfo) GetBandwidthProblem() string {
+	if x != nil {
+		return x.BandwidthProblem
+	}
+	return ""
+}
+
 type ListEndpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1709,6 +1734,215 @@ func (x *ListEndpointsResponse) GetEndpoints() []*EndpointInfo {
 	return nil
 }
 
+type BandwidthInfo struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint  uint32                 `protobuf:"varint,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	PodName   string                 `protobuf:"bytes,3,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	// "ingress" or "egress".
+	Direction     string `protobuf:"bytes,4,opt,name=direction,proto3" json:"direction,omitempty"`
+	BitsPerSecond uint64 `protobuf:"varint,5,opt,name=bits_per_second,json=bitsPerSecond,proto3" json:"bits_per_second,omitempty"`
+	// Since the pod has a limit in this direction.
+	Bytes          uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	DroppedPackets uint64 `protobuf:"varint,7,opt,name=dropped_packets,json=droppedPackets,proto3" json:"dropped_packets,omitempty"`
+	// How long the next packet would have to wait.
+	AheadNanoseconds uint64 `protobuf:"varint,8,opt,name=ahead_nanoseconds,json=aheadNanoseconds,proto3" json:"ahead_nanoseconds,omitempty"`
+	// "paced": packets wait for their turn; "policed": those above the limit are dropped; "off": nobody looks.
+	Mode          string `protobuf:"bytes,9,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BandwidthInfo) Reset() {
+	*x = BandwidthInfo{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BandwidthInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BandwidthInfo) ProtoMessage() {}
+
+func (x *BandwidthInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BandwidthInfo.ProtoReflect.Descriptor instead.
+func (*BandwidthInfo) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BandwidthInfo) GetEndpoint() uint32 {
+	if x != nil {
+		return x.Endpoint
+	}
+	return 0
+}
+
+func (x *BandwidthInfo) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *BandwidthInfo) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *BandwidthInfo) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *BandwidthInfo) GetBitsPerSecond() uint64 {
+	if x != nil {
+		return x.BitsPerSecond
+	}
+	return 0
+}
+
+func (x *BandwidthInfo) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *BandwidthInfo) GetDroppedPackets() uint64 {
+	if x != nil {
+		return x.DroppedPackets
+	}
+	return 0
+}
+
+func (x *BandwidthInfo) GetAheadNanoseconds() uint64 {
+	if x != nil {
+		return x.AheadNanoseconds
+	}
+	return 0
+}
+
+func (x *BandwidthInfo) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type ListBandwidthRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBandwidthRequest) Reset() {
+	*x = ListBandwidthRequest{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBandwidthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBandwidthRequest) ProtoMessage() {}
+
+func (x *ListBandwidthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBandwidthRequest.ProtoReflect.Descriptor instead.
+func (*ListBandwidthRequest) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
+}
+
+type ListBandwidthResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Limits []*BandwidthInfo       `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Of what leaves the node, and why it is not paced.
+	Mode          string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBandwidthResponse) Reset() {
+	*x = ListBandwidthResponse{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBandwidthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBandwidthResponse) ProtoMessage() {}
+
+func (x *ListBandwidthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBandwidthResponse.ProtoReflect.Descriptor instead.
+func (*ListBandwidthResponse) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListBandwidthResponse) GetLimits() []*BandwidthInfo {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ListBandwidthResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ListBandwidthResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type IdentityInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Identity      uint32                 `protobuf:"varint,1,opt,name=identity,proto3" json:"identity,omitempty"`
@@ -1719,7 +1953,7 @@ type IdentityInfo struct {
 
 func (x *IdentityInfo) Reset() {
 	*x = IdentityInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1965,7 @@ func (x *IdentityInfo) String() string {
 func (*IdentityInfo) ProtoMessage() {}
 
 func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1978,7 @@ func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityInfo.ProtoReflect.Descriptor instead.
 func (*IdentityInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IdentityInfo) GetIdentity() uint32 {
@@ -1769,7 +2003,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2015,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2028,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 type ListIdentitiesResponse struct {
@@ -1806,7 +2040,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2052,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2065,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*IdentityInfo {
@@ -1856,7 +2090,7 @@ type ServiceBackend struct {
 
 func (x *ServiceBackend) Reset() {
 	*x = ServiceBackend{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2102,7 @@ func (x *ServiceBackend) String() string {
 func (*ServiceBackend) ProtoMessage() {}
 
 func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2115,7 @@ func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceBackend.ProtoReflect.Descriptor instead.
 func (*ServiceBackend) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ServiceBackend) GetAddress() string {
@@ -1939,7 +2173,7 @@ type ServiceInfo struct {
 
 func (x *ServiceInfo) Reset() {
 	*x = ServiceInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2185,7 @@ func (x *ServiceInfo) String() string {
 func (*ServiceInfo) ProtoMessage() {}
 
 func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2198,7 @@ func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInfo.ProtoReflect.Descriptor instead.
 func (*ServiceInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServiceInfo) GetNamespace() string {
@@ -2045,7 +2279,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2291,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2304,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 type ListServicesResponse struct {
@@ -2082,7 +2316,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2328,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2341,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceInfo {
@@ -2134,7 +2368,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2380,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2393,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PolicyInfo) GetKind() string {
@@ -2226,7 +2460,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2472,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2485,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 type ListPoliciesResponse struct {
@@ -2263,7 +2497,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2509,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2522,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*PolicyInfo {
@@ -2316,7 +2550,7 @@ type PolicyLine struct {
 
 func (x *PolicyLine) Reset() {
 	*x = PolicyLine{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2562,7 @@ func (x *PolicyLine) String() string {
 func (*PolicyLine) ProtoMessage() {}
 
 func (x *PolicyLine) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2575,7 @@ func (x *PolicyLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyLine.ProtoReflect.Descriptor instead.
 func (*PolicyLine) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PolicyLine) GetDirection() string {
@@ -2409,7 +2643,7 @@ type GetEndpointPolicyRequest struct {
 
 func (x *GetEndpointPolicyRequest) Reset() {
 	*x = GetEndpointPolicyRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2655,7 @@ func (x *GetEndpointPolicyRequest) String() string {
 func (*GetEndpointPolicyRequest) ProtoMessage() {}
 
 func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2668,7 @@ func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetEndpointPolicyRequest) GetEndpoint() uint32 {
@@ -2453,7 +2687,7 @@ type GetEndpointPolicyResponse struct {
 
 func (x *GetEndpointPolicyResponse) Reset() {
 	*x = GetEndpointPolicyResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2699,7 @@ func (x *GetEndpointPolicyResponse) String() string {
 func (*GetEndpointPolicyResponse) ProtoMessage() {}
 
 func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2712,7 @@ func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetEndpointPolicyResponse) GetLines() []*PolicyLine {
@@ -2508,7 +2742,7 @@ type ConntrackInfo struct {
 
 func (x *ConntrackInfo) Reset() {
 	*x = ConntrackInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2754,7 @@ func (x *ConntrackInfo) String() string {
 func (*ConntrackInfo) ProtoMessage() {}
 
 func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2767,7 @@ func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConntrackInfo.ProtoReflect.Descriptor instead.
 func (*ConntrackInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConntrackInfo) GetSource() string {
@@ -2629,7 +2863,7 @@ type ListConntrackRequest struct {
 
 func (x *ListConntrackRequest) Reset() {
 	*x = ListConntrackRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2875,7 @@ func (x *ListConntrackRequest) String() string {
 func (*ListConntrackRequest) ProtoMessage() {}
 
 func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2888,7 @@ func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackRequest.ProtoReflect.Descriptor instead.
 func (*ListConntrackRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListConntrackRequest) GetLimit() uint32 {
@@ -2674,7 +2908,7 @@ type ListConntrackResponse struct {
 
 func (x *ListConntrackResponse) Reset() {
 	*x = ListConntrackResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2920,7 @@ func (x *ListConntrackResponse) String() string {
 func (*ListConntrackResponse) ProtoMessage() {}
 
 func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2933,7 @@ func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackResponse.ProtoReflect.Descriptor instead.
 func (*ListConntrackResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListConntrackResponse) GetConnections() []*ConntrackInfo {
@@ -2733,7 +2967,7 @@ type NATInfo struct {
 
 func (x *NATInfo) Reset() {
 	*x = NATInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2979,7 @@ func (x *NATInfo) String() string {
 func (*NATInfo) ProtoMessage() {}
 
 func (x *NATInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +2992,7 @@ func (x *NATInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATInfo.ProtoReflect.Descriptor instead.
 func (*NATInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NATInfo) GetProtocol() uint32 {
@@ -2819,7 +3053,7 @@ type ListNATRequest struct {
 
 func (x *ListNATRequest) Reset() {
 	*x = ListNATRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3065,7 @@ func (x *ListNATRequest) String() string {
 func (*ListNATRequest) ProtoMessage() {}
 
 func (x *ListNATRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3078,7 @@ func (x *ListNATRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNATRequest.ProtoReflect.Descriptor instead.
 func (*ListNATRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListNATRequest) GetLimit() uint32 {
@@ -2864,7 +3098,7 @@ type ListNATResponse struct {
 
 func (x *ListNATResponse) Reset() {
 	*x = ListNATResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3110,7 @@ func (x *ListNATResponse) String() string {
 func (*ListNATResponse) ProtoMessage() {}
 
 func (x *ListNATResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3123,7 @@ func (x *ListNATResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNATResponse.ProtoReflect.Descriptor instead.
 func (*ListNATResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListNATResponse) GetFlows() []*NATInfo {
@@ -2924,7 +3158,7 @@ type CounterInfo struct {
 
 func (x *CounterInfo) Reset() {
 	*x = CounterInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3170,7 @@ func (x *CounterInfo) String() string {
 func (*CounterInfo) ProtoMessage() {}
 
 func (x *CounterInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3183,7 @@ func (x *CounterInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterInfo.ProtoReflect.Descriptor instead.
 func (*CounterInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CounterInfo) GetReason() uint32 {
@@ -3002,7 +3236,7 @@ type ListCountersRequest struct {
 
 func (x *ListCountersRequest) Reset() {
 	*x = ListCountersRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3248,7 @@ func (x *ListCountersRequest) String() string {
 func (*ListCountersRequest) ProtoMessage() {}
 
 func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3261,7 @@ func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersRequest.ProtoReflect.Descriptor instead.
 func (*ListCountersRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 type ListCountersResponse struct {
@@ -3039,7 +3273,7 @@ type ListCountersResponse struct {
 
 func (x *ListCountersResponse) Reset() {
 	*x = ListCountersResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3285,7 @@ func (x *ListCountersResponse) String() string {
 func (*ListCountersResponse) ProtoMessage() {}
 
 func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3298,7 @@ func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersResponse.ProtoReflect.Descriptor instead.
 func (*ListCountersResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListCountersResponse) GetCounters() []*CounterInfo {
@@ -3086,7 +3320,7 @@ type IPInfo struct {
 
 func (x *IPInfo) Reset() {
 	*x = IPInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3332,7 @@ func (x *IPInfo) String() string {
 func (*IPInfo) ProtoMessage() {}
 
 func (x *IPInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3345,7 @@ func (x *IPInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPInfo.ProtoReflect.Descriptor instead.
 func (*IPInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *IPInfo) GetPrefix() string {
@@ -3150,7 +3384,7 @@ type ListIPsRequest struct {
 
 func (x *ListIPsRequest) Reset() {
 	*x = ListIPsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3396,7 @@ func (x *ListIPsRequest) String() string {
 func (*ListIPsRequest) ProtoMessage() {}
 
 func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3409,7 @@ func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsRequest.ProtoReflect.Descriptor instead.
 func (*ListIPsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 type ListIPsResponse struct {
@@ -3187,7 +3421,7 @@ type ListIPsResponse struct {
 
 func (x *ListIPsResponse) Reset() {
 	*x = ListIPsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3433,7 @@ func (x *ListIPsResponse) String() string {
 func (*ListIPsResponse) ProtoMessage() {}
 
 func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3446,7 @@ func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsResponse.ProtoReflect.Descriptor instead.
 func (*ListIPsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListIPsResponse) GetIps() []*IPInfo {
@@ -3238,7 +3472,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3484,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3497,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *JournalEntry) GetSequence() uint64 {
@@ -3323,7 +3557,7 @@ type ListJournalRequest struct {
 
 func (x *ListJournalRequest) Reset() {
 	*x = ListJournalRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3569,7 @@ func (x *ListJournalRequest) String() string {
 func (*ListJournalRequest) ProtoMessage() {}
 
 func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3582,7 @@ func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalRequest.ProtoReflect.Descriptor instead.
 func (*ListJournalRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 type ListJournalResponse struct {
@@ -3360,7 +3594,7 @@ type ListJournalResponse struct {
 
 func (x *ListJournalResponse) Reset() {
 	*x = ListJournalResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3606,7 @@ func (x *ListJournalResponse) String() string {
 func (*ListJournalResponse) ProtoMessage() {}
 
 func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3619,7 @@ func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalResponse.ProtoReflect.Descriptor instead.
 func (*ListJournalResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListJournalResponse) GetEntries() []*JournalEntry {
@@ -3418,7 +3652,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3664,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3677,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExplainRequest) GetFrom() string {
@@ -3514,7 +3748,7 @@ type ExplainArrival struct {
 
 func (x *ExplainArrival) Reset() {
 	*x = ExplainArrival{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3760,7 @@ func (x *ExplainArrival) String() string {
 func (*ExplainArrival) ProtoMessage() {}
 
 func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3773,7 @@ func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainArrival.ProtoReflect.Descriptor instead.
 func (*ExplainArrival) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainArrival) GetFrame() []byte {
@@ -3587,7 +3821,7 @@ type ExplainStep struct {
 
 func (x *ExplainStep) Reset() {
 	*x = ExplainStep{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3833,7 @@ func (x *ExplainStep) String() string {
 func (*ExplainStep) ProtoMessage() {}
 
 func (x *ExplainStep) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3846,7 @@ func (x *ExplainStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
 func (*ExplainStep) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{51}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainStep) GetNode() string {
@@ -3724,7 +3958,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +3970,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +3983,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{52}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExplainResponse) GetVerdict() string {
@@ -3809,7 +4043,7 @@ type AnnounceEndpointRequest struct {
 
 func (x *AnnounceEndpointRequest) Reset() {
 	*x = AnnounceEndpointRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4055,7 @@ func (x *AnnounceEndpointRequest) String() string {
 func (*AnnounceEndpointRequest) ProtoMessage() {}
 
 func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4068,7 @@ func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{53}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AnnounceEndpointRequest) GetNodeName() string {
@@ -3894,7 +4128,7 @@ type AnnounceEndpointResponse struct {
 
 func (x *AnnounceEndpointResponse) Reset() {
 	*x = AnnounceEndpointResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +4140,7 @@ func (x *AnnounceEndpointResponse) String() string {
 func (*AnnounceEndpointResponse) ProtoMessage() {}
 
 func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +4153,7 @@ func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{54}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{57}
 }
 
 var File_fairlead_v1_agent_proto protoreflect.FileDescriptor
@@ -4060,7 +4294,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"\x15\n" +
 	"\x13ListProgramsRequest\"L\n" +
 	"\x14ListProgramsResponse\x124\n" +
-	"\bprograms\x18\x01 \x03(\v2\x18.fairlead.v1.ProgramInfoR\bprograms\"\xe2\x02\n" +
+	"\bprograms\x18\x01 \x03(\v2\x18.fairlead.v1.ProgramInfoR\bprograms\"\xe7\x03\n" +
 	"\fEndpointInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\rR\bidentity\x12\x1c\n" +
@@ -4074,10 +4308,28 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x0epolicy_entries\x18\n" +
 	" \x01(\rR\rpolicyEntries\x12\x16\n" +
 	"\x06labels\x18\v \x03(\tR\x06labels\x12\x10\n" +
-	"\x03mac\x18\f \x01(\tR\x03mac\"\x16\n" +
+	"\x03mac\x18\f \x01(\tR\x03mac\x12+\n" +
+	"\x11ingress_bandwidth\x18\r \x01(\x04R\x10ingressBandwidth\x12)\n" +
+	"\x10egress_bandwidth\x18\x0e \x01(\x04R\x0fegressBandwidth\x12+\n" +
+	"\x11bandwidth_problem\x18\x0f \x01(\tR\x10bandwidthProblem\"\x16\n" +
 	"\x14ListEndpointsRequest\"P\n" +
 	"\x15ListEndpointsResponse\x127\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x19.fairlead.v1.EndpointInfoR\tendpoints\"B\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x19.fairlead.v1.EndpointInfoR\tendpoints\"\xaa\x02\n" +
+	"\rBandwidthInfo\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\rR\bendpoint\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x19\n" +
+	"\bpod_name\x18\x03 \x01(\tR\apodName\x12\x1c\n" +
+	"\tdirection\x18\x04 \x01(\tR\tdirection\x12&\n" +
+	"\x0fbits_per_second\x18\x05 \x01(\x04R\rbitsPerSecond\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12'\n" +
+	"\x0fdropped_packets\x18\a \x01(\x04R\x0edroppedPackets\x12+\n" +
+	"\x11ahead_nanoseconds\x18\b \x01(\x04R\x10aheadNanoseconds\x12\x12\n" +
+	"\x04mode\x18\t \x01(\tR\x04mode\"\x16\n" +
+	"\x14ListBandwidthRequest\"q\n" +
+	"\x15ListBandwidthResponse\x122\n" +
+	"\x06limits\x18\x01 \x03(\v2\x1a.fairlead.v1.BandwidthInfoR\x06limits\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"B\n" +
 	"\fIdentityInfo\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\rR\bidentity\x12\x16\n" +
 	"\x06labels\x18\x02 \x03(\tR\x06labels\"\x17\n" +
@@ -4246,7 +4498,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x1c\n" +
 	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x19\n" +
 	"\bpod_name\x18\a \x01(\tR\apodName\"\x1a\n" +
-	"\x18AnnounceEndpointResponse2\x8d\v\n" +
+	"\x18AnnounceEndpointResponse2\xe5\v\n" +
 	"\fAgentService\x12J\n" +
 	"\tGetStatus\x12\x1d.fairlead.v1.GetStatusRequest\x1a\x1e.fairlead.v1.GetStatusResponse\x12O\n" +
 	"\n" +
@@ -4261,7 +4513,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\fListPolicies\x12 .fairlead.v1.ListPoliciesRequest\x1a!.fairlead.v1.ListPoliciesResponse\x12b\n" +
 	"\x11GetEndpointPolicy\x12%.fairlead.v1.GetEndpointPolicyRequest\x1a&.fairlead.v1.GetEndpointPolicyResponse\x12V\n" +
 	"\rListConntrack\x12!.fairlead.v1.ListConntrackRequest\x1a\".fairlead.v1.ListConntrackResponse\x12D\n" +
-	"\aListNAT\x12\x1b.fairlead.v1.ListNATRequest\x1a\x1c.fairlead.v1.ListNATResponse\x12S\n" +
+	"\aListNAT\x12\x1b.fairlead.v1.ListNATRequest\x1a\x1c.fairlead.v1.ListNATResponse\x12V\n" +
+	"\rListBandwidth\x12!.fairlead.v1.ListBandwidthRequest\x1a\".fairlead.v1.ListBandwidthResponse\x12S\n" +
 	"\fListCounters\x12 .fairlead.v1.ListCountersRequest\x1a!.fairlead.v1.ListCountersResponse\x12D\n" +
 	"\aListIPs\x12\x1b.fairlead.v1.ListIPsRequest\x1a\x1c.fairlead.v1.ListIPsResponse\x12P\n" +
 	"\vListJournal\x12\x1f.fairlead.v1.ListJournalRequest\x1a .fairlead.v1.ListJournalResponse\x12D\n" +
@@ -4280,7 +4533,7 @@ func file_fairlead_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fairlead_v1_agent_proto_rawDescData
 }
 
-var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 0: fairlead.v1.GetStatusRequest
 	(*Component)(nil),                 // 1: fairlead.v1.Component
@@ -4303,112 +4556,118 @@ var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*EndpointInfo)(nil),              // 18: fairlead.v1.EndpointInfo
 	(*ListEndpointsRequest)(nil),      // 19: fairlead.v1.ListEndpointsRequest
 	(*ListEndpointsResponse)(nil),     // 20: fairlead.v1.ListEndpointsResponse
-	(*IdentityInfo)(nil),              // 21: fairlead.v1.IdentityInfo
-	(*ListIdentitiesRequest)(nil),     // 22: fairlead.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),    // 23: fairlead.v1.ListIdentitiesResponse
-	(*ServiceBackend)(nil),            // 24: fairlead.v1.ServiceBackend
-	(*ServiceInfo)(nil),               // 25: fairlead.v1.ServiceInfo
-	(*ListServicesRequest)(nil),       // 26: fairlead.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 27: fairlead.v1.ListServicesResponse
-	(*PolicyInfo)(nil),                // 28: fairlead.v1.PolicyInfo
-	(*ListPoliciesRequest)(nil),       // 29: fairlead.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),      // 30: fairlead.v1.ListPoliciesResponse
-	(*PolicyLine)(nil),                // 31: fairlead.v1.PolicyLine
-	(*GetEndpointPolicyRequest)(nil),  // 32: fairlead.v1.GetEndpointPolicyRequest
-	(*GetEndpointPolicyResponse)(nil), // 33: fairlead.v1.GetEndpointPolicyResponse
-	(*ConntrackInfo)(nil),             // 34: fairlead.v1.ConntrackInfo
-	(*ListConntrackRequest)(nil),      // 35: fairlead.v1.ListConntrackRequest
-	(*ListConntrackResponse)(nil),     // 36: fairlead.v1.ListConntrackResponse
-	(*NATInfo)(nil),                   // 37: fairlead.v1.NATInfo
-	(*ListNATRequest)(nil),            // 38: fairlead.v1.ListNATRequest
-	(*ListNATResponse)(nil),           // 39: fairlead.v1.ListNATResponse
-	(*CounterInfo)(nil),               // 40: fairlead.v1.CounterInfo
-	(*ListCountersRequest)(nil),       // 41: fairlead.v1.ListCountersRequest
-	(*ListCountersResponse)(nil),      // 42: fairlead.v1.ListCountersResponse
-	(*IPInfo)(nil),                    // 43: fairlead.v1.IPInfo
-	(*ListIPsRequest)(nil),            // 44: fairlead.v1.ListIPsRequest
-	(*ListIPsResponse)(nil),           // 45: fairlead.v1.ListIPsResponse
-	(*JournalEntry)(nil),              // 46: fairlead.v1.JournalEntry
-	(*ListJournalRequest)(nil),        // 47: fairlead.v1.ListJournalRequest
-	(*ListJournalResponse)(nil),       // 48: fairlead.v1.ListJournalResponse
-	(*ExplainRequest)(nil),            // 49: fairlead.v1.ExplainRequest
-	(*ExplainArrival)(nil),            // 50: fairlead.v1.ExplainArrival
-	(*ExplainStep)(nil),               // 51: fairlead.v1.ExplainStep
-	(*ExplainResponse)(nil),           // 52: fairlead.v1.ExplainResponse
-	(*AnnounceEndpointRequest)(nil),   // 53: fairlead.v1.AnnounceEndpointRequest
-	(*AnnounceEndpointResponse)(nil),  // 54: fairlead.v1.AnnounceEndpointResponse
-	(*timestamppb.Timestamp)(nil),     // 55: google.protobuf.Timestamp
+	(*BandwidthInfo)(nil),             // 21: fairlead.v1.BandwidthInfo
+	(*ListBandwidthRequest)(nil),      // 22: fairlead.v1.ListBandwidthRequest
+	(*ListBandwidthResponse)(nil),     // 23: fairlead.v1.ListBandwidthResponse
+	(*IdentityInfo)(nil),              // 24: fairlead.v1.IdentityInfo
+	(*ListIdentitiesRequest)(nil),     // 25: fairlead.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),    // 26: fairlead.v1.ListIdentitiesResponse
+	(*ServiceBackend)(nil),            // 27: fairlead.v1.ServiceBackend
+	(*ServiceInfo)(nil),               // 28: fairlead.v1.ServiceInfo
+	(*ListServicesRequest)(nil),       // 29: fairlead.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 30: fairlead.v1.ListServicesResponse
+	(*PolicyInfo)(nil),                // 31: fairlead.v1.PolicyInfo
+	(*ListPoliciesRequest)(nil),       // 32: fairlead.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),      // 33: fairlead.v1.ListPoliciesResponse
+	(*PolicyLine)(nil),                // 34: fairlead.v1.PolicyLine
+	(*GetEndpointPolicyRequest)(nil),  // 35: fairlead.v1.GetEndpointPolicyRequest
+	(*GetEndpointPolicyResponse)(nil), // 36: fairlead.v1.GetEndpointPolicyResponse
+	(*ConntrackInfo)(nil),             // 37: fairlead.v1.ConntrackInfo
+	(*ListConntrackRequest)(nil),      // 38: fairlead.v1.ListConntrackRequest
+	(*ListConntrackResponse)(nil),     // 39: fairlead.v1.ListConntrackResponse
+	(*NATInfo)(nil),                   // 40: fairlead.v1.NATInfo
+	(*ListNATRequest)(nil),            // 41: fairlead.v1.ListNATRequest
+	(*ListNATResponse)(nil),           // 42: fairlead.v1.ListNATResponse
+	(*CounterInfo)(nil),               // 43: fairlead.v1.CounterInfo
+	(*ListCountersRequest)(nil),       // 44: fairlead.v1.ListCountersRequest
+	(*ListCountersResponse)(nil),      // 45: fairlead.v1.ListCountersResponse
+	(*IPInfo)(nil),                    // 46: fairlead.v1.IPInfo
+	(*ListIPsRequest)(nil),            // 47: fairlead.v1.ListIPsRequest
+	(*ListIPsResponse)(nil),           // 48: fairlead.v1.ListIPsResponse
+	(*JournalEntry)(nil),              // 49: fairlead.v1.JournalEntry
+	(*ListJournalRequest)(nil),        // 50: fairlead.v1.ListJournalRequest
+	(*ListJournalResponse)(nil),       // 51: fairlead.v1.ListJournalResponse
+	(*ExplainRequest)(nil),            // 52: fairlead.v1.ExplainRequest
+	(*ExplainArrival)(nil),            // 53: fairlead.v1.ExplainArrival
+	(*ExplainStep)(nil),               // 54: fairlead.v1.ExplainStep
+	(*ExplainResponse)(nil),           // 55: fairlead.v1.ExplainResponse
+	(*AnnounceEndpointRequest)(nil),   // 56: fairlead.v1.AnnounceEndpointRequest
+	(*AnnounceEndpointResponse)(nil),  // 57: fairlead.v1.AnnounceEndpointResponse
+	(*timestamppb.Timestamp)(nil),     // 58: google.protobuf.Timestamp
 }
 var file_fairlead_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: fairlead.v1.NodeHealth.icmp:type_name -> fairlead.v1.ProbeAnswer
 	3,  // 1: fairlead.v1.NodeHealth.endpoint_http:type_name -> fairlead.v1.ProbeAnswer
 	3,  // 2: fairlead.v1.NodeHealth.endpoint_icmp:type_name -> fairlead.v1.ProbeAnswer
-	55, // 3: fairlead.v1.NodeHealth.last_seen:type_name -> google.protobuf.Timestamp
-	55, // 4: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	58, // 3: fairlead.v1.NodeHealth.last_seen:type_name -> google.protobuf.Timestamp
+	58, // 4: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	4,  // 5: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
 	2,  // 6: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
 	1,  // 7: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
 	6,  // 8: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
 	6,  // 9: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
-	55, // 10: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
-	55, // 11: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
+	58, // 10: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	58, // 11: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
 	7,  // 12: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
 	12, // 13: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
-	55, // 14: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
+	58, // 14: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
 	15, // 15: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
 	18, // 16: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
-	21, // 17: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
-	24, // 18: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
-	25, // 19: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
-	28, // 20: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
-	31, // 21: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
-	34, // 22: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
-	37, // 23: fairlead.v1.ListNATResponse.flows:type_name -> fairlead.v1.NATInfo
-	40, // 24: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
-	43, // 25: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
-	55, // 26: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
-	46, // 27: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
-	50, // 28: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
-	51, // 29: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
-	0,  // 30: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
-	8,  // 31: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
-	10, // 32: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
-	13, // 33: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
-	16, // 34: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
-	19, // 35: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
-	22, // 36: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
-	26, // 37: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
-	29, // 38: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
-	32, // 39: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
-	35, // 40: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
-	38, // 41: fairlead.v1.AgentService.ListNAT:input_type -> fairlead.v1.ListNATRequest
-	41, // 42: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
-	44, // 43: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
-	47, // 44: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
-	49, // 45: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
-	53, // 46: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
-	5,  // 47: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
-	9,  // 48: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
-	11, // 49: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
-	14, // 50: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
-	17, // 51: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
-	20, // 52: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
-	23, // 53: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
-	27, // 54: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
-	30, // 55: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
-	33, // 56: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
-	36, // 57: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
-	39, // 58: fairlead.v1.AgentService.ListNAT:output_type -> fairlead.v1.ListNATResponse
-	42, // 59: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
-	45, // 60: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
-	48, // 61: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
-	52, // 62: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
-	54, // 63: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
-	47, // [47:64] is the sub-list for method output_type
-	30, // [30:47] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 17: fairlead.v1.ListBandwidthResponse.limits:type_name -> fairlead.v1.BandwidthInfo
+	24, // 18: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
+	27, // 19: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
+	28, // 20: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
+	31, // 21: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
+	34, // 22: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
+	37, // 23: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
+	40, // 24: fairlead.v1.ListNATResponse.flows:type_name -> fairlead.v1.NATInfo
+	43, // 25: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
+	46, // 26: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
+	58, // 27: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
+	49, // 28: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
+	53, // 29: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
+	54, // 30: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
+	0,  // 31: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
+	8,  // 32: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
+	10, // 33: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
+	13, // 34: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
+	16, // 35: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
+	19, // 36: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
+	25, // 37: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
+	29, // 38: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
+	32, // 39: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
+	35, // 40: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
+	38, // 41: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
+	41, // 42: fairlead.v1.AgentService.ListNAT:input_type -> fairlead.v1.ListNATRequest
+	22, // 43: fairlead.v1.AgentService.ListBandwidth:input_type -> fairlead.v1.ListBandwidthRequest
+	44, // 44: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
+	47, // 45: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
+	50, // 46: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
+	52, // 47: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
+	56, // 48: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
+	5,  // 49: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
+	9,  // 50: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
+	11, // 51: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
+	14, // 52: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
+	17, // 53: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
+	20, // 54: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
+	26, // 55: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
+	30, // 56: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
+	33, // 57: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
+	36, // 58: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
+	39, // 59: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
+	42, // 60: fairlead.v1.AgentService.ListNAT:output_type -> fairlead.v1.ListNATResponse
+	23, // 61: fairlead.v1.AgentService.ListBandwidth:output_type -> fairlead.v1.ListBandwidthResponse
+	45, // 62: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
+	48, // 63: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
+	51, // 64: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
+	55, // 65: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
+	57, // 66: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
+	49, // [49:67] is the sub-list for method output_type
+	31, // [31:49] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_fairlead_v1_agent_proto_init() }
@@ -4422,7 +4681,7 @@ func file_fairlead_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fairlead_v1_agent_proto_rawDesc), len(file_fairlead_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

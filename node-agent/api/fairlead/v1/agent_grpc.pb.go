@@ -33,6 +33,7 @@ const (
 	AgentService_GetEndpointPolicy_FullMethodName = "/fairlead.v1.AgentService/GetEndpointPolicy"
 	AgentService_ListConntrack_FullMethodName     = "/fairlead.v1.AgentService/ListConntrack"
 	AgentService_ListNAT_FullMethodName           = "/fairlead.v1.AgentService/ListNAT"
+	AgentService_ListBandwidth_FullMethodName     = "/fairlead.v1.AgentService/ListBandwidth"
 	AgentService_ListCounters_FullMethodName      = "/fairlead.v1.AgentService/ListCounters"
 	AgentService_ListIPs_FullMethodName           = "/fairlead.v1.AgentService/ListIPs"
 	AgentService_ListJournal_FullMethodName       = "/fairlead.v1.AgentService/ListJournal"
@@ -71,6 +72,8 @@ type AgentServiceClient interface {
 	ListConntrack(ctx context.Context, in *ListConntrackRequest, opts ...grpc.CallOption) (*ListConntrackResponse, error)
 	// ListNAT lists flows whose source is translated.
 	ListNAT(ctx context.Context, in *ListNATRequest, opts ...grpc.CallOption) (*ListNATResponse, error)
+	// Limits of pods' bandwidth as the datapath holds them, and what they let pass.
+	ListBandwidth(ctx context.Context, in *ListBandwidthRequest, opts ...grpc.CallOption) (*ListBandwidthResponse, error)
 	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
 	ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
@@ -231,6 +234,16 @@ func (c *agentServiceClient) ListNAT(ctx context.Context, in *ListNATRequest, op
 	return out, nil
 }
 
+func (c *agentServiceClient) ListBandwidth(ctx context.Context, in *ListBandwidthRequest, opts ...grpc.CallOption) (*ListBandwidthResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBandwidthResponse)
+	err := c.cc.Invoke(ctx, AgentService_ListBandwidth_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentServiceClient) ListCounters(ctx context.Context, in *ListCountersRequest, opts ...grpc.CallOption) (*ListCountersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCountersResponse)
@@ -312,6 +325,8 @@ type AgentServiceServer interface {
 	ListConntrack(context.Context, *ListConntrackRequest) (*ListConntrackResponse, error)
 	// ListNAT lists flows whose source is translated.
 	ListNAT(context.Context, *ListNATRequest) (*ListNATResponse, error)
+	// Limits of pods' bandwidth as the datapath holds them, and what they let pass.
+	ListBandwidth(context.Context, *ListBandwidthRequest) (*ListBandwidthResponse, error)
 	// ListCounters lists the datapath's counters of forwarded and dropped packets, by reason.
 	ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error)
 	// ListIPs lists the ipcache: who is behind which prefix.
@@ -369,6 +384,9 @@ func (UnimplementedAgentServiceServer) ListConntrack(context.Context, *ListConnt
 }
 func (UnimplementedAgentServiceServer) ListNAT(context.Context, *ListNATRequest) (*ListNATResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNAT not implemented")
+}
+func (UnimplementedAgentServiceServer) ListBandwidth(context.Context, *ListBandwidthRequest) (*ListBandwidthResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBandwidth not implemented")
 }
 func (UnimplementedAgentServiceServer) ListCounters(context.Context, *ListCountersRequest) (*ListCountersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCounters not implemented")
@@ -608,6 +626,24 @@ func _AgentService_ListNAT_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentService_ListBandwidth_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBandwidthRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).ListBandwidth(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_ListBandwidth_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).ListBandwidth(ctx, req.(*ListBandwidthRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentService_ListCounters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListCountersRequest)
 	if err := dec(in); err != nil {
@@ -744,6 +780,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListNAT",
 			Handler:    _AgentService_ListNAT_Handler,
+		},
+		{
+			MethodName: "ListBandwidth",
+			Handler:    _AgentService_ListBandwidth_Handler,
 		},
 		{
 			MethodName: "ListCounters",

@@ -415,6 +415,26 @@ func (f *Fake) Maps() ([]datapath.MapInfo, error) {
 // Pressure implements datapath.Datapath.
 func (f *Fake) Pressure() []datapath.MapPressure { return nil }
 
+// Bandwidth implements datapath.Datapath.
+func (f *Fake) Bandwidth() datapath.Bandwidth {
+	return datapath.Bandwidth{Mode: datapath.BandwidthPoliced, Why: "this datapath has no devices"}
+}
+
+// Rates implements datapath.Datapath: the limits of the endpoints, of which nothing was used.
+func (f *Fake) Rates() ([]datapath.Rate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []datapath.Rate
+	for id, e := range f.endpoints {
+		for direction, limit := range map[datapath.Direction]uint64{datapath.Ingress: e.IngressBandwidth, datapath.Egress: e.EgressBandwidth} {
+			if limit > 0 {
+				out = append(out, datapath.Rate{Endpoint: id, Direction: direction, BytesPerSecond: limit})
+			}
+		}
+	}
+	return out, f.failures["Rates"]
+}
+
 // KernelDrops implements datapath.Datapath.
 func (f *Fake) KernelDrops() ([]datapath.KernelDrop, error) { return nil, nil }
 
