@@ -11,17 +11,6 @@ export interface Effort {
 export const trips = (m: Measurement): number => m.perSecond;
 export const bits = (m: Measurement): number => m.bitsPerSecond ?? 0;
 
-/** The median of repeated measurements; one that fails ends everything. */
-export async function repeated(
-  repeats: number,
-  take: () => Promise<Measurement>,
-  value: (m: Measurement) => number,
-): Promise<number> {
-  const values: number[] = [];
-  for (let round = 0; round < repeats; round += 1) values.push(value(good(await take())));
-  return median(values);
-}
-
 /** Two measurements in turns (A B A B …), since a machine's speed changes more over time than they differ. */
 export async function inTurns(
   rounds: number,

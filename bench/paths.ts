@@ -1,64 +1,78 @@
 /** Rows of pods' traffic: one node and across nodes, tunnel and native, against the bridge CNI and the hosts themselves. */
-import { type Network, up } from './lab.ts';
-import { bits, type Effort, repeated, trips } from './measure.ts';
-import { addressOf, governServer, measureBetweenHosts, measureInPod, startPods } from './pods.ts';
-import { type Row, ratio } from './report.ts';
+import { type Clusters, sideBySide } from './lab.ts';
+import { bits, type Effort, good, trips } from './measure.ts';
+import { addressOf, governServer, type Measurement, measureBetweenHosts, measureInPod, startPods } from './pods.ts';
+import { paired, type Row } from './report.ts';
 
-/** What one network gave; rates per second, throughput in bits per second. */
-interface Figures {
-  readonly hostRoundTrips: number;
-  readonly hostNewConnections: number;
-  readonly nearRoundTrips: number;
-  readonly nearThroughput: number;
-  readonly farRoundTrips: number;
-  readonly farThroughput: number;
-  readonly farNewConnections: number;
-}
+const networks = ['bridge', 'fairlead-tunnel', 'fairlead-native'] as const;
+type Measured = (typeof networks)[number];
 
-async function measure(network: Network, { seconds, repeats }: Effort): Promise<Figures> {
-  await up(network);
-  await startPods();
-  // Ours is measured with a policy on the server; the baselines have none.
-  if (network.startsWith('fairlead')) await governServer();
-  const server = `${await addressOf('server')}:9000`;
-  const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(seconds)];
-  const host = (mode: string, port: number): Promise<number> =>
-    repeated(repeats, () => measureBetweenHosts(client(mode, `172.31.77.11:${port}`), port, seconds), trips);
-  const pod = (name: string, mode: string, value = trips): Promise<number> =>
-    repeated(repeats, () => measureInPod(name, client(mode, server)), value);
-  const figures = {
-    hostRoundTrips: await host('rr', 19100),
-    farRoundTrips: await pod('far', 'rr'),
-    hostNewConnections: await host('crr', 19101),
-    farNewConnections: await pod('far', 'crr'),
-    nearRoundTrips: await pod('near', 'rr'),
-    nearThroughput: await pod('near', 'stream', bits),
-    farThroughput: await pod('far', 'stream', bits),
+/** What is measured of each network; rates per second, throughput in bits per second. */
+const figures = {
+  nearRoundTrips: { pod: 'near', mode: 'rr', value: trips },
+  nearThroughput: { pod: 'near', mode: 'stream', value: bits },
+  farRoundTrips: { pod: 'far', mode: 'rr', value: trips },
+  farThroughput: { pod: 'far', mode: 'stream', value: bits },
+  farNewConnections: { pod: 'far', mode: 'crr', value: trips },
+} as const;
+type Figure = keyof typeof figures;
+
+/** The same between the nodes themselves, beside those of the pods. */
+const betweenHosts = { farRoundTrips: 19100, farNewConnections: 19101 } as const;
+
+/** The rounds' values, by network (or the hosts of one) and figure. */
+type Series = Map<string, number[]>;
+
+async function measure(clusters: Clusters<Measured>, { seconds, repeats }: Effort): Promise<Series> {
+  const series: Series = new Map();
+  const note = (who: string, figure: Figure, measurement: Measurement): void => {
+    const key = `${who} ${figure}`;
+    series.set(key, [...(series.get(key) ?? []), figures[figure].value(good(measurement))]);
   };
-  process.stderr.write(`${JSON.stringify(figures)}\n`);
-  return figures;
+  // Short and many: a pair of measurements that follow each other is what a round's ratio is made of.
+  const each = Math.max(1, Math.round(seconds / 2));
+  const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(each)];
+  for (let round = 0; round < repeats * 3; round += 1)
+    for (const figure of Object.keys(figures) as Figure[]) {
+      const { pod, mode } = figures[figure];
+      // Every other round goes the other way about, so that none is always the one after a certain other.
+      for (const network of round % 2 === 0 ? networks : networks.toReversed())
+        await clusters.within(network, async () => {
+          const to = `${await addressOf('server')}:9000`;
+          note(network, figure, await measureInPod(pod, client(mode, to)));
+          if (network === 'fairlead-native' && figure in betweenHosts) {
+            const port = betweenHosts[figure as keyof typeof betweenHosts];
+            note('hosts', figure, await measureBetweenHosts(client(mode, `172.31.77.11:${port}`), port, each));
+          }
+        });
+    }
+  process.stderr.write(`${JSON.stringify(Object.fromEntries(series))}\n`);
+  return series;
 }
 
-/** Measures and compares. */
+/** Measures and compares. Ours is measured with a policy on the server; the baselines have none. */
 export async function paths(effort: Effort): Promise<Row[]> {
-  const bridge = await measure('bridge', effort);
-  const tunnel = await measure('fairlead-tunnel', effort);
-  const native = await measure('fairlead-native', effort);
+  const series = await sideBySide(
+    { bridge: 'bridge', 'fairlead-tunnel': 'fairlead-tunnel', 'fairlead-native': 'fairlead-native' },
+    async (network) => {
+      await startPods();
+      if (network !== 'bridge') await governServer();
+    },
+    (clusters) => measure(clusters, effort),
+  );
+  const of = (who: string, figure: Figure): readonly number[] => series.get(`${who} ${figure}`) ?? [];
+  const [bridge, tunnel, native] = networks;
+  const row = (what: string, figure: Figure, who: Measured, than: string, against: string, budget?: number): Row =>
+    paired(what, of(who, figure), of(than, figure), against, budget);
   return [
-    ratio('one node, round trips (tunnel mode)', tunnel.nearRoundTrips, bridge.nearRoundTrips, 'bridge CNI', 1.1),
-    ratio('one node, round trips (native mode)', native.nearRoundTrips, bridge.nearRoundTrips, 'bridge CNI', 1.1),
-    ratio('one node, throughput (native mode)', native.nearThroughput, bridge.nearThroughput, 'bridge CNI', 1.1),
-    ratio('across nodes, native, round trips', native.farRoundTrips, bridge.farRoundTrips, 'bridge CNI', 1),
-    ratio('across nodes, native, throughput', native.farThroughput, bridge.farThroughput, 'bridge CNI', 1),
-    ratio('across nodes, native, round trips', native.farRoundTrips, native.hostRoundTrips, 'host to host', 0.95),
-    ratio(
-      'across nodes, native, new connections',
-      native.farNewConnections,
-      native.hostNewConnections,
-      'host to host',
-      0.95,
-    ),
-    ratio('across nodes, VXLAN, round trips', tunnel.farRoundTrips, native.farRoundTrips, 'own native', 0.9),
-    ratio('across nodes, VXLAN, throughput', tunnel.farThroughput, bridge.farThroughput, 'bridge CNI (no tunnel)'),
+    row('one node, round trips (tunnel mode)', 'nearRoundTrips', tunnel, bridge, 'bridge CNI', 1.1),
+    row('one node, round trips (native mode)', 'nearRoundTrips', native, bridge, 'bridge CNI', 1.1),
+    row('one node, throughput (native mode)', 'nearThroughput', native, bridge, 'bridge CNI', 1.1),
+    row('across nodes, native, round trips', 'farRoundTrips', native, bridge, 'bridge CNI', 1),
+    row('across nodes, native, throughput', 'farThroughput', native, bridge, 'bridge CNI', 1),
+    row('across nodes, native, round trips', 'farRoundTrips', native, 'hosts', 'host to host', 0.95),
+    row('across nodes, native, new connections', 'farNewConnections', native, 'hosts', 'host to host', 0.95),
+    row('across nodes, VXLAN, round trips', 'farRoundTrips', tunnel, native, 'own native', 0.9),
+    row('across nodes, VXLAN, throughput', 'farThroughput', tunnel, bridge, 'bridge CNI (no tunnel)'),
   ];
 }

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { absolute, median, met, quantile, ratio, short, table } from './report.ts';
+import { absolute, median, met, paired, quantile, ratio, short, table } from './report.ts';
 
 it('judges a ratio by at least and a value by its own side', () => {
   expect(met(ratio('a', 95, 100, 'b', 0.95))).toBe(true);
@@ -29,4 +29,11 @@ it('finds the middle and the tail', () => {
   expect(quantile(values, 1)).toBe(100);
   expect(quantile([], 0.5)).toBeNaN();
   expect([short(4.56e9), short(12_300), short(523), short(0.5)]).toEqual(['4.6 G', '12.3 k', '523', '0.50']);
+});
+
+it('compares what took turns round by round', () => {
+  const row = paired('fast', [10, 200, 30], [10, 100, 10], 'slow', 1.5);
+  expect([row.value, row.baseline, row.ratio]).toEqual([30, 10, 2]);
+  expect(row.note).toBe('1.00 to 3.00 in 3 turns');
+  expect(met(paired('fast', [1, 2], [1], 'slow', 0.1))).toBe(false);
 });

@@ -35,6 +35,22 @@ export function ratio(
   };
 }
 
+/**
+ * A row of two that were measured in turns, the same number of times each: the ratio is the median of the rounds' ratios,
+ * which what else the machine did in one of the rounds cannot move far; the values are medians too.
+ */
+export function paired(
+  what: string,
+  values: readonly number[],
+  baselines: readonly number[],
+  against: string,
+  budget?: number,
+): Row {
+  const ratios = values.map((value, round) => value / (baselines[round] ?? Number.NaN));
+  const spread = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)} in ${ratios.length} turns`;
+  return { ...ratio(what, median(values), median(baselines), against, budget, spread), ratio: median(ratios) };
+}
+
 /** A row whose value itself must be at most (or at least) the budget. */
 export function absolute(
   what: string,

@@ -1,9 +1,9 @@
 /** Rows of services: new connections to a ClusterIP by their number, against kube-proxy in both modes. */
 import { kubectl } from '../lab/client.ts';
-import { type Network, up } from './lab.ts';
+import { type Clusters, sideBySide } from './lab.ts';
 import { type Effort, rateInPod } from './measure.ts';
 import { fillServices, measureInPod, serviceAddress, startPods } from './pods.ts';
-import { median, type Row, ratio } from './report.ts';
+import { paired, type Row } from './report.ts';
 
 /** Waits until the newest filler service answers, so that nothing is measured while the proxy still writes its rules. */
 async function settled(service: string): Promise<void> {
@@ -22,22 +22,39 @@ async function settled(service: string): Promise<void> {
   }
 }
 
-/** New connections per second by the number of services in the cluster. */
+/** New connections per second, by network and number of services, in rounds. */
+type Rates = Map<string, number[]>;
+
+/** Ours twice: the one stays at few services while the other gets many. */
+const networks = {
+  iptables: 'kube-proxy-iptables',
+  nftables: 'kube-proxy-nftables',
+  ours: 'fairlead-native',
+  few: 'fairlead-native',
+} as const;
+type Measured = keyof typeof networks;
+const names = Object.keys(networks) as Measured[];
+
 async function measure(
-  network: Network,
+  clusters: Clusters<Measured>,
   totals: readonly number[],
   { seconds, repeats }: Effort,
-): Promise<Map<number, number>> {
-  await up(network);
-  await startPods();
-  const service = `${await serviceAddress()}:9000`;
-  const rates = new Map<number, number>();
+): Promise<Rates> {
+  const rates: Rates = new Map();
+  const each = Math.max(1, Math.round(seconds / 2));
   for (const total of totals) {
-    await fillServices(total);
-    await settled(service);
-    const values: number[] = [];
-    for (let round = 0; round < repeats; round += 1) values.push(await rateInPod('far', 'crr', service, seconds));
-    rates.set(total, median(values));
+    for (const name of names)
+      await clusters.within(name, async () => {
+        await fillServices(name === 'few' ? (totals[0] ?? 0) : total);
+        await settled(`${await serviceAddress()}:9000`);
+      });
+    for (let round = 0; round < repeats * 3; round += 1)
+      for (const name of round % 2 === 0 ? names : names.toReversed())
+        await clusters.within(name, async () => {
+          const key = `${name} ${total}`;
+          const rate = await rateInPod('far', 'crr', `${await serviceAddress()}:9000`, each);
+          rates.set(key, [...(rates.get(key) ?? []), rate]);
+        });
   }
   process.stderr.write(`${JSON.stringify(Object.fromEntries(rates))}\n`);
   return rates;
@@ -48,27 +65,25 @@ export async function services(effort: Effort): Promise<Row[]> {
   const totals = effort.quick ? [10, 1000] : [10, 1000, 10_000];
   const few = totals[0] ?? 0;
   const many = totals.at(-1) ?? 0;
-  const iptables = await measure('kube-proxy-iptables', totals, effort);
-  const nftables = await measure('kube-proxy-nftables', totals, effort);
-  const ours = await measure('fairlead-native', totals, effort);
-  const of = (rates: ReadonlyMap<number, number>, total: number): number => rates.get(total) ?? Number.NaN;
+  const rates = await sideBySide(
+    networks,
+    () => startPods(),
+    (clusters) => measure(clusters, totals, effort),
+  );
+  const of = (name: Measured, total: number): readonly number[] => rates.get(`${name} ${total}`) ?? [];
+  const against = (total: number, mode: 'iptables' | 'nftables', budget?: number): Row =>
+    paired(
+      `new connections to a ClusterIP, ${total} services`,
+      of('ours', total),
+      of(mode, total),
+      `kube-proxy ${mode}`,
+      budget,
+    );
   return [
     ...totals.flatMap((total) => [
-      ratio(
-        `new connections to a ClusterIP, ${total} services`,
-        of(ours, total),
-        of(iptables, total),
-        'kube-proxy iptables',
-        total === few ? 1.05 : total === 10_000 ? 2 : undefined,
-      ),
-      ratio(
-        `new connections to a ClusterIP, ${total} services`,
-        of(ours, total),
-        of(nftables, total),
-        'kube-proxy nftables',
-        total === 10_000 ? 1.05 : undefined,
-      ),
+      against(total, 'iptables', total === few ? 1.05 : total === 10_000 ? 2 : undefined),
+      against(total, 'nftables', total === 10_000 ? 1.05 : undefined),
     ]),
-    ratio(`new connections, ${many} services`, of(ours, many), of(ours, few), `own with ${few}`, 0.97),
+    paired(`new connections, ${many} services`, of('ours', many), of('few', many), `own with ${few}`, 0.97),
   ];
 }

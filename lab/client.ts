@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,13 +21,29 @@ export interface CommandOptions {
   readonly environment?: Readonly<Record<string, string>>;
 }
 
+/** Which lab the commands are for; none means that of the environment. */
+const labDirectory = new AsyncLocalStorage<string>();
+
+/**
+ * Runs `fn` with another lab: all that it and whatever it awaits ask of a lab is asked of the one in `directory`. Several
+ * labs can be up side by side, each in a directory of its own.
+ */
+export function inLab<T>(directory: string, fn: () => T): T {
+  return labDirectory.run(directory, fn);
+}
+
 /** Runs a command to its end, whatever its exit code. */
 export function run(command: string, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+  const directory = labDirectory.getStore();
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       cwd: root,
       stdio: ['pipe', 'pipe', 'pipe'],
-      env: { ...process.env, ...options.environment },
+      env: {
+        ...process.env,
+        ...(directory === undefined ? {} : { FAIRLEAD_LAB_RUN: directory }),
+        ...options.environment,
+      },
     });
     let stdout = '';
     let stderr = '';
