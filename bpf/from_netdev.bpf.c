@@ -118,9 +118,10 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	if (err < 0)
 		return drop(skb, p, r, err);
 	find_peer(&p->source, &in->peer);
-	/* Pods of other nodes come by the tunnel where there is one; the node itself does not come by the
-	 * wire. */
-	if ((config.tunnel && in->peer.tunnel) || in->peer.identity == IDENTITY_HOST)
+	/* Pods of other nodes come by the tunnel where there is one, unless their node has none; the node
+	 * itself does not come by the wire. */
+	if ((config.tunnel && in->peer.tunnel && !(plain(in->peer.tunnel) & PLAIN_ACCEPT)) ||
+	    in->peer.identity == IDENTITY_HOST)
 		return drop(skb, p, r, DROP_INVALID_SIP);
 	if (config.dsr)
 		hear_front(skb, p, in);
@@ -158,7 +159,7 @@ static __always_inline int from_netdev4(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
-	if (config.tunnel && !config.underlay6 && ip.daddr == config.node_address.word[3] &&
+	if (config.untunnel && !config.underlay6 && ip.daddr == config.node_address.word[3] &&
 	    ip.protocol == IPPROTO_UDP &&
 	    is_tunneled(skb, ETH_HLEN + ip.ihl * 4, ip.frag_off & bpf_htons(0x1fff))) {
 		struct outer_packet outer = {.source = mapped(ip.saddr), .l3_length = sizeof(ip)};
@@ -185,7 +186,7 @@ static __always_inline int from_netdev6(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	__builtin_memcpy(&source, &ip.saddr, sizeof(source));
 	__builtin_memcpy(&destination, &ip.daddr, sizeof(destination));
-	if (config.tunnel && config.underlay6 && is_config(&destination, &config.node_address6) &&
+	if (config.untunnel && config.underlay6 && is_config(&destination, &config.node_address6) &&
 	    ip.nexthdr == IPPROTO_UDP && is_tunneled(skb, ETH_HLEN + sizeof(ip), false)) {
 		struct outer_packet outer = {.source = source, .l3_length = sizeof(ip)};
 

@@ -169,10 +169,11 @@ int from_pod(struct __sk_buff *skb)
 		return err;
 	}
 	/* Masqueraded to the node's address it would pass for a packet of the node's own tunnel. */
-	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
+	if (config.untunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return drop(skb, p, r, DROP_ENCAP_PROHIBITED);
 	/* Past the host's netfilter: what is routed as it is, and replies to what came in past it. */
-	native = !config.tunnel && out->peer.identity != IDENTITY_HOST && in_native_range(&p->destination);
+	native = out->peer.identity != IDENTITY_HOST && in_native_range(&p->destination) &&
+		 (!config.tunnel || !in_pod_range(&p->destination));
 	if (native || (out->reply && out->from_wire)) {
 		err = leave(skb, p, ep, 0);
 		if (err)

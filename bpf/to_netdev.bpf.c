@@ -44,7 +44,7 @@ static __noinline int of_node(struct __sk_buff *skb, const struct address *to)
 	r = &w->report;
 	/* The tunnel's own packets are nobody's connection. */
 	if (parse(skb, p) ||
-	    (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port))
+	    (config.untunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port))
 		return TC_ACT_UNSPEC;
 	err = host_egress(skb, p, r, &w->out);
 	if (err)

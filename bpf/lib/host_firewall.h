@@ -52,7 +52,7 @@ static __always_inline int host_egress(struct __sk_buff *skb, struct packet *p, 
 
 	if (!host || !skb->sk || skb->ingress_ifindex || is_link_upkeep(p))
 		return 0;
-	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
+	if (config.untunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return 0;
 	t->side = OUT;
 	t->has_service = false;
@@ -84,7 +84,7 @@ static __noinline int to_node(struct __sk_buff *skb, int leave)
 	if (err == PASS_TO_KERNEL)
 		return leave;
 	/* What is left to the tunnel device is judged when it comes out of it. */
-	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
+	if (config.untunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port)
 		return leave;
 	find_peer(&p->destination, &t->peer);
 	if (t->peer.identity != IDENTITY_HOST)

@@ -67,6 +67,15 @@ static __always_inline bool is_node_identity(__u32 identity)
 	       identity >> 24 == IDENTITY_SCOPE_NODE;
 }
 
+/* PLAIN_* of a node that is not this one. */
+static __always_inline __u32 plain(__be32 tunnel)
+{
+	__u32 *flags = bpf_map_lookup_elem(&plain_nodes, &tunnel);
+
+	return flags ? *flags : 0;
+}
+
+/* `tunnel` is 0 where packets go over the wire as they are. */
 __verified_once int find_peer(const struct address *address, struct peer *peer)
 {
 	struct ipcache_key key = {.prefixlen = 128};
@@ -86,6 +95,8 @@ __verified_once int find_peer(const struct address *address, struct peer *peer)
 	if (value) {
 		peer->identity = value->identity;
 		peer->tunnel = value->tunnel;
+		if (config.tunnel && value->tunnel && (plain(value->tunnel) & PLAIN_SEND))
+			peer->tunnel = 0;
 	}
 	return 0;
 }

@@ -244,6 +244,16 @@ struct {
 	__type(value, struct address);
 } tunnels SEC(".maps");
 
+/* PLAIN_* by the node, as struct ipcache_value has it; 0 is this one. Writer: agent. Readers: packet
+ * programs, in tunnel routing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u32);
+} plain_nodes SEC(".maps");
+
 /* The same for what is being found out about a service. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -43,7 +43,7 @@ static __always_inline __u32 tunnel_overhead(void)
 
 static __always_inline __be32 tunnel_first_word(void)
 {
-	return bpf_htonl(config.tunnel == TUNNEL_GENEVE ? GENEVE_ETHERNET : VXLAN_HAS_VNI);
+	return bpf_htonl(config.untunnel == TUNNEL_GENEVE ? GENEVE_ETHERNET : VXLAN_HAS_VNI);
 }
 
 static __always_inline __sum16 ip_checksum(const struct iphdr *ip)

@@ -140,6 +140,8 @@ struct config {
 	__u16 bandwidth;
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
+	__u32 untunnel;	       /* TUNNEL_*: what is taken out of a tunnel, also where none is used to send */
+	__u32 pad;
 };
 
 #define ENDPOINT_POLICY_INGRESS 1
@@ -199,6 +201,13 @@ struct ipcache_value {
 	 * `tunnels`. 0 where there is none. */
 	__be32 tunnel;
 };
+
+/*
+ * How a node of tunnel routing treats another one, where the cluster changes its routing mode node by node:
+ * PLAIN_SEND: packets to its pods go over the wire as they are; PLAIN_ACCEPT: so may those of its pods.
+ */
+#define PLAIN_SEND (1 << 0)
+#define PLAIN_ACCEPT (1 << 1)
 
 struct policy_key {
 	__u32 prefixlen;

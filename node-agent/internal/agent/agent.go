@@ -178,6 +178,9 @@ func (a *agent) work(ctx context.Context, stopEarly func()) error {
 	if err != nil {
 		return err
 	}
+	if datapath.RoutingMode(a.config.RoutingMode) == datapath.RoutingNative {
+		announceNative(ctx, a.client, a.NodeName, a.log)
+	}
 	s, err := a.openDatapath(ctx, node)
 	if err != nil {
 		return err

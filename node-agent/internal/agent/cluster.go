@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -229,11 +231,11 @@ func nodeSpec(c datapath.Config) ciliumv2.NodeSpec {
 }
 
 // publishNode writes this node's CiliumNode.
-func publishNode(ctx context.Context, client *kubernetes.Client, name string, uid types.UID, spec ciliumv2.NodeSpec) error {
+func publishNode(ctx context.Context, client *kubernetes.Client, name string, uid types.UID, spec ciliumv2.NodeSpec, routing datapath.RoutingMode) error {
 	var have ciliumv2.CiliumNode
 	err := client.Get(ctx, ciliumNodes, name, &have)
 	if apierrors.IsNotFound(err) {
-		object := &ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+		object := &ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{nodes.RoutingAnnotation: string(routing)}}, Spec: spec}
 		if uid != "" {
 			object.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}}
 		}
@@ -244,9 +246,46 @@ func publishNode(ctx context.Context, client *kubernetes.Client, name string, ui
 	}
 	x, _ := json.Marshal(have.Spec)
 	y, _ := json.Marshal(spec)
-	if string(x) == string(y) {
+	if string(x) == string(y) && have.Annotations[nodes.RoutingAnnotation] == string(routing) {
 		return nil
 	}
 	have.Spec = spec
+	setRouting(&have, routing)
 	return client.Update(ctx, ciliumNodes, name, &have)
+}
+
+func setRouting(n *ciliumv2.CiliumNode, routing datapath.RoutingMode) {
+	if n.Annotations == nil {
+		n.Annotations = map[string]string{}
+	}
+	n.Annotations[nodes.RoutingAnnotation] = string(routing)
+}
+
+const (
+	// announceTime is how long the API server may take to hear of a change of modes, and heardTime what the other agents get to
+	// hear of it.
+	announceTime = 3 * time.Second
+	heardTime    = time.Second
+)
+
+// announceNative tells the others that this node is about to leave the tunnel, before it does: from then on they take what its
+// pods send as it is. Where nobody can be told, pods of nodes that do not know yet are missed until they hear of it.
+func announceNative(ctx context.Context, client *kubernetes.Client, name string, log *slog.Logger) {
+	soon, cancel := context.WithTimeout(ctx, announceTime)
+	defer cancel()
+	var have ciliumv2.CiliumNode
+	err := client.Get(soon, ciliumNodes, name, &have)
+	if apierrors.IsNotFound(err) || err == nil && have.Annotations[nodes.RoutingAnnotation] != string(datapath.RoutingTunnel) {
+		return
+	}
+	if err == nil {
+		setRouting(&have, datapath.RoutingToNative)
+		err = client.Update(soon, ciliumNodes, name, &have)
+	}
+	if err != nil {
+		log.Warn("the other nodes could not be told that this one leaves the tunnel; they hear of it when it has", "error", err)
+		return
+	}
+	log.Info("told the other nodes that this one leaves the tunnel")
+	_ = pause(ctx, heardTime)
 }

@@ -64,6 +64,8 @@ type Config struct {
 	hostIfindex int
 	// bandwidth is what BandwidthManager comes to on this node.
 	bandwidth BandwidthMode
+	// untunnel has packets taken out of the tunnel in native routing, too; see modes.go.
+	untunnel bool
 	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
 	LoadBalancer         LoadBalancer
@@ -204,6 +206,8 @@ type Node struct {
 	RouterAddress netip.Addr
 	// Address6 and RouterAddress6 are those of version 6; of Address and Address6 one may be missing.
 	Address6, RouterAddress6 netip.Addr
+	// Routing is what the node says that it does; empty: as this one.
+	Routing RoutingMode
 }
 
 // Addresses lists the node's own addresses, its router's first.

@@ -80,46 +80,45 @@ func (k *kernel) prepareHost(devices []netlink.Link) error {
 func ours(name string) bool { return strings.HasPrefix(name, "fairlead_") }
 
 // ensureInterfaces makes the tunnel device and the host's end towards other nodes' pods.
-func (k *kernel) ensureInterfaces() (int, netlink.Link, error) {
+func (k *kernel) ensureInterfaces() (netlink.Link, error) {
 	host, err := netlink.LinkByName(hostName)
 	if err != nil {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: hostName}, PeerName: netName}
 		if err := netlink.LinkAdd(veth); err != nil {
-			return 0, nil, fmt.Errorf("adding %s: %w", hostName, err)
+			return nil, fmt.Errorf("adding %s: %w", hostName, err)
 		}
 		if host, err = netlink.LinkByName(hostName); err != nil {
-			return 0, nil, fmt.Errorf("finding %s: %w", hostName, err)
+			return nil, fmt.Errorf("finding %s: %w", hostName, err)
 		}
 	}
 	for _, name := range []string{hostName, netName} {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
-			return 0, nil, fmt.Errorf("finding %s: %w", name, err)
+			return nil, fmt.Errorf("finding %s: %w", name, err)
 		}
 		// Nobody answers there, and the frames' addresses do not matter.
 		if err := netlink.LinkSetARPOff(l); err != nil {
-			return 0, nil, fmt.Errorf("turning ARP off on %s: %w", name, err)
+			return nil, fmt.Errorf("turning ARP off on %s: %w", name, err)
 		}
 		if err := writeSysctl("net/ipv4/conf/"+name+"/rp_filter", "0"); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		if err := k.quietIPv6(name); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		if err := netlink.LinkSetUp(l); err != nil {
-			return 0, nil, fmt.Errorf("bringing %s up: %w", name, err)
+			return nil, fmt.Errorf("bringing %s up: %w", name, err)
 		}
 	}
 	for _, v6 := range []bool{false, true} {
 		if err := k.addressHost(host, v6); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		if err := k.routePodRange(host, k.config.PodCIDR(v6)); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 	}
-	index, err := k.ensureTunnel()
-	return index, host, err
+	return host, k.ensureTunnel()
 }
 
 // addressHost gives the host's end the router's address of one family, and no other.

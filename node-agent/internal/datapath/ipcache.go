@@ -132,8 +132,10 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 		if before, ok := k.nodes[n.Name]; ok && (!slices.Equal(before.Addresses(), n.Addresses()) ||
 			slices.ContainsFunc(before.PodCIDRs, func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) })) {
 			changed = true
-			failed = append(failed, k.removeNode(before))
+			failed = append(failed, k.removeNode(before), k.forgetMode(before))
 		}
+		did, err := k.followMode(n)
+		changed, failed = changed || did, append(failed, err)
 		for _, e := range k.nodeEntries(n) {
 			did, err := k.putIP(e, ebpf.UpdateNoExist)
 			changed = changed || did
@@ -155,7 +157,9 @@ func (k *kernel) routeToNode(n Node, p netip.Prefix) error {
 	}
 	route := &netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol, MTU: k.mtu}
 	switch {
-	case k.config.Routing == RoutingTunnel:
+	case k.sendsPlain(n):
+		return k.routeAsIs(n, route, v6)
+	case k.tunnels(n):
 		host, err := netlink.LinkByName(hostName)
 		if err != nil {
 			return fmt.Errorf("finding %s: %w", hostName, err)
@@ -185,6 +189,8 @@ func (k *kernel) routeToNode(n Node, p netip.Prefix) error {
 		}
 		route.LinkIndex, route.Gw = hops[0].LinkIndex, net.IP(via.AsSlice())
 	default:
+		// One into the tunnel may be left from when this node had one.
+		_ = netlink.RouteDel(&netlink.Route{Dst: toIPNet(p), Protocol: routeProtocol})
 		return nil
 	}
 	if err := netlink.RouteReplace(route); err != nil {
@@ -201,7 +207,7 @@ func (k *kernel) DeleteNode(ctx context.Context, n Node) error {
 		}
 		failed := []error{k.removeNode(n)}
 		delete(k.nodes, n.Name)
-		failed = append(failed, k.nodeReached(n, false), k.identitiesChanged(true))
+		failed = append(failed, k.forgetMode(n), k.nodeReached(n, false), k.identitiesChanged(true))
 		return errors.Join(failed...)
 	})
 }

@@ -53,6 +53,8 @@ type kernel struct {
 	// kernelDrops says why the kernel's own drops are not seen; nil where they are.
 	kernelDrops error
 
+	modes modes
+
 	pressureMu sync.Mutex
 	pressures  map[string]MapPressure
 	masquerade masquerade
@@ -155,7 +157,7 @@ func (k *kernel) open() error {
 	if err := k.prepareHost(devices); err != nil {
 		return err
 	}
-	tunnelIfindex, hostLink, err := k.ensureInterfaces()
+	hostLink, err := k.ensureInterfaces()
 	if err != nil {
 		return err
 	}
@@ -167,8 +169,8 @@ func (k *kernel) open() error {
 		return err
 	}
 	setRetval := k.options.probes.Probe("set-retval") == nil
-	k.makeSpec = func() (*spec, error) { return newSpec(k.config, tunnelIfindex, k.mtu, setRetval) }
-	k.reattach = func() error { return k.attachAll(devices, tunnelIfindex, hostLink) }
+	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, setRetval) }
+	k.reattach = func() error { return k.attachAll(devices, k.modes.tunnelIfindex, hostLink) }
 	s, err := k.makeSpec()
 	if err != nil {
 		return err
@@ -205,6 +207,9 @@ func (k *kernel) open() error {
 // restore reads back what the maps hold.
 func (k *kernel) restore() error {
 	if err := k.restoreTunnels(); err != nil {
+		return err
+	}
+	if err := k.restoreModes(); err != nil {
 		return err
 	}
 	if err := k.restoreEndpoints(); err != nil {

@@ -30,6 +30,7 @@ type configLayout struct {
 	NATFirst, Bandwidth                                      uint16
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
+	Untunnel, Pad                                            uint32
 }
 
 // Values of configLayout.Tunnel.

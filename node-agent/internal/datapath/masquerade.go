@@ -84,7 +84,7 @@ func (k *kernel) netfilterSpec() netfilter.Spec {
 	s := netfilter.Spec{
 		PodCIDRs: c.PodCIDRs, Devices: c.Devices, NoTrack: c.NoConntrack, Forward: true, KeepConnections: c.BPFMasquerade,
 		Masquerade: c.Masquerade && !c.BPFMasquerade, Masquerade6: c.Masquerade6 && !c.BPFMasquerade,
-		Nodes: k.directNodes(), Unmasqueraded: k.masquerade.rules,
+		Nodes: k.directNodes(), Unmasqueraded: k.exempted(),
 	}
 	for _, p := range []netip.Prefix{c.NativeRoutingCIDR, c.NativeRoutingCIDR6} {
 		if p.IsValid() {
@@ -160,6 +160,9 @@ func (k *kernel) writeUnmasqueraded() error {
 	for _, p := range k.masquerade.rules {
 		want[prefixToKey(p)] |= unmasqueradedRule
 	}
+	for p := range k.modes.ranges {
+		want[prefixToKey(p)] |= unmasqueradedNode
+	}
 	m := k.objects.maps["unmasqueraded"]
 	var key ipcacheKeyLayout
 	var flags uint32
@@ -210,7 +213,7 @@ func (k *kernel) SetUnmasqueraded(ctx context.Context, prefixes []netip.Prefix) 
 		rules := slices.Clone(prefixes)
 		sortPrefixes(rules)
 		k.masquerade.rules = slices.Compact(rules)
-		return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetUnmasqueraded(k.masquerade.rules))
+		return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetUnmasqueraded(k.exempted()))
 	})
 }
 

@@ -45,11 +45,14 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values.PodNet6, values.PodMask6 = netAndMask(c.PodCIDR(true))
 	values.NativeNet, values.NativeMask = netAndMask(c.NativeRoutingCIDR)
 	values.NativeNet6, values.NativeMask6 = netAndMask(c.NativeRoutingCIDR6)
-	if c.Routing == RoutingTunnel {
-		values.Tunnel = tunnelVXLAN
+	if c.Routing == RoutingTunnel || c.untunnel {
+		values.Untunnel = tunnelVXLAN
 		if c.tunnelProtocol() == TunnelGeneve {
-			values.Tunnel = tunnelGeneve
+			values.Untunnel = tunnelGeneve
 		}
+	}
+	if c.Routing == RoutingTunnel {
+		values.Tunnel = values.Untunnel
 	}
 	if c.L7Proxy {
 		values.ProxyIfindex = uint32(c.hostIfindex)

@@ -78,6 +78,9 @@ func newRigOf(t *testing.T, c Config) *rig {
 	k := &kernel{
 		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{},
 	}
+	if err := k.restoreModes(); err != nil {
+		t.Fatal(err)
+	}
 	k.masquerade.keeper = netfilter.NewKeeper(nil, nil, slog.Default())
 	if err := k.startMasquerading(nil); err != nil {
 		t.Fatal(err)

@@ -1,74 +1,251 @@
 package datapath_test
 
 import (
+	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
-// Changing the routing mode goes node by node: while one node has the new mode and the other the old, their pods do not
-// reach each other. Pods of the same node do not notice, and connections go on afterwards. Prints the interruption.
+// tellOf tells the other node of c.nodes[i], as an agent does: the pods' addresses name their node in either mode.
+func (c *cluster) tellOf(t testing.TB, i int, routing datapath.RoutingMode) {
+	t.Helper()
+	n, other := c.nodes[i], c.nodes[1-i]
+	for _, p := range n.pods {
+		for _, a := range p.endpoint.Addresses {
+			must(t, other.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: p.endpoint.Identity, TunnelEndpoint: n.primary()}))
+		}
+	}
+	for _, p := range n.config.PodCIDRs {
+		must(t, other.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: p, Identity: 2, TunnelEndpoint: n.primary()}))
+	}
+	must(t, other.datapath.UpsertNode(ctx, datapath.Node{
+		Name: n.name, Address: n.config.NodeAddress, Address6: n.config.NodeAddress6, PodCIDRs: n.config.PodCIDRs,
+		RouterAddress: n.config.RouterAddress, RouterAddress6: n.config.RouterAddress6, Routing: routing,
+	}))
+}
+
+// stream sends a datagram every 2 ms and counts those that are not answered.
+type stream struct {
+	conn     net.Conn
+	stop     chan struct{}
+	wait     sync.WaitGroup
+	sent     uint32
+	mu       sync.Mutex
+	answered map[uint32]bool
+}
+
+func (s *space) stream(t testing.TB, to string) *stream {
+	t.Helper()
+	conn, err := s.dial("udp", to)
+	must(t, err)
+	out := &stream{conn: conn, stop: make(chan struct{}), answered: map[uint32]bool{}}
+	out.wait.Go(func() {
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-out.stop:
+				return
+			case <-tick.C:
+			}
+			out.sent++
+			var b [4]byte
+			binary.BigEndian.PutUint32(b[:], out.sent)
+			_, _ = conn.Write(b[:])
+		}
+	})
+	out.wait.Go(func() {
+		b := make([]byte, 64)
+		for {
+			n, err := conn.Read(b)
+			if n == 4 {
+				out.mu.Lock()
+				out.answered[binary.BigEndian.Uint32(b)] = true
+				out.mu.Unlock()
+			}
+			select {
+			case <-out.stop:
+				if err != nil {
+					return
+				}
+			default:
+			}
+		}
+	})
+	return out
+}
+
+// end gives how many datagrams were sent, how many of them lost, and for how long at a time.
+func (s *stream) end() (sent, lost uint32, longest time.Duration) {
+	close(s.stop)
+	_ = s.conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	s.wait.Wait()
+	s.conn.Close()
+	run := uint32(0)
+	for i := range s.sent {
+		if s.answered[i+1] {
+			run = 0
+			continue
+		}
+		lost++
+		run++
+		longest = max(longest, time.Duration(run)*2*time.Millisecond)
+	}
+	return s.sent, lost, longest
+}
+
+// Changing the routing mode goes node by node. While one node has the new mode and the other the old, their pods reach each
+// other all the same, in either direction and both families, and so do nodes and pods; connections go on.
 func TestModeSwitch(t *testing.T) {
-	c := newCluster(t, datapath.RoutingTunnel)
-	client, near, far := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
-	far.space.echoTCP(t, ":7000")
-	near.space.echoTCP(t, ":7000")
-	tell := func() {
-		for i, n := range c.nodes {
-			other := c.nodes[1-i]
-			must(t, n.datapath.UpsertNode(ctx, datapath.Node{
-				Name: other.name, Address: other.config.NodeAddress, Address6: other.config.NodeAddress6, PodCIDRs: other.config.PodCIDRs,
-				RouterAddress: other.config.RouterAddress, RouterAddress6: other.config.RouterAddress6,
-			}))
-			for _, p := range other.pods {
-				for _, a := range p.endpoint.Addresses {
-					e := datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: p.endpoint.Identity}
-					if n.config.Routing == datapath.RoutingTunnel {
-						e.TunnelEndpoint = other.primary()
-					}
-					must(t, n.datapath.UpsertIP(ctx, e))
+	for _, direct := range []bool{true, false} {
+		t.Run(fmt.Sprintf("native range known in tunnel mode: %v", direct), func(t *testing.T) { tryModeSwitch(t, direct) })
+	}
+}
+
+func tryModeSwitch(t *testing.T, rangeKnown bool) {
+	c := newClusterWith(t, datapath.RoutingTunnel, func(config *datapath.Config) {
+		if !rangeKnown {
+			config.NativeRoutingCIDR, config.NativeRoutingCIDR6 = netip.Prefix{}, netip.Prefix{}
+			config.AutoDirectNodeRoutes = false
+		}
+	})
+	for i := range c.nodes {
+		c.tellOf(t, i, datapath.RoutingTunnel)
+	}
+	pods := [2]*pod{c.nodes[0].pods[0], c.nodes[1].pods[0]}
+	for _, p := range append(pods[:], c.nodes[0].pods[1]) {
+		p.space.echoTCP(t, ":7000")
+		p.space.echoUDP(t, ":7000")
+	}
+	held, err := pods[0].space.dial("tcp4", pods[1].address.String()+":7000")
+	must(t, err)
+	defer held.Close()
+	reach := func(when string) {
+		t.Helper()
+		for i, p := range pods {
+			for _, to := range []netip.Addr{pods[1-i].address, pods[1-i].address6} {
+				at := netip.AddrPortFrom(to, 7000).String()
+				if got, err := p.space.try("tcp", at); err != nil || !strings.HasPrefix(got, "["+p.address6.String()+"]") && !strings.HasPrefix(got, p.address.String()+":") {
+					t.Errorf("%s: pod of node %d to %s: %q, %v; drops %v and %v", when, i+1, to, got, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+				}
+				if _, err := c.nodes[i].space.try("tcp", at); err != nil {
+					t.Errorf("%s: node %d to %s: %v; drops %v and %v", when, i+1, to, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
 				}
 			}
 		}
+		if _, err := ask(held, when); err != nil {
+			t.Errorf("%s: a connection of before did not go on: %v", when, err)
+		}
 	}
+	reach("before")
 	for _, routing := range []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel} {
-		for name, to := range map[string]netip.Addr{"IPv4": far.address, "IPv6": far.address6} {
-			if _, err := client.space.try("tcp", netip.AddrPortFrom(to, 7000).String()); err != nil {
-				t.Fatalf("before, by %s: %v", name, err)
+		var all []*stream
+		for i, p := range pods {
+			for _, to := range []netip.Addr{pods[1-i].address, pods[1-i].address6} {
+				all = append(all, p.space.stream(t, netip.AddrPortFrom(to, 7000).String()))
 			}
 		}
-		held, err := client.space.dial("tcp4", far.address.String()+":7000")
-		must(t, err)
-		defer held.Close()
-		if _, err := ask(held, "before"); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		for _, n := range c.nodes {
+		for i, n := range c.nodes {
+			if routing == datapath.RoutingNative {
+				c.tellOf(t, i, datapath.RoutingToNative)
+			}
 			must(t, n.datapath.Close())
 			n.config.Routing = routing
+			if !rangeKnown {
+				n.config.AutoDirectNodeRoutes = routing == datapath.RoutingNative
+				n.config.NativeRoutingCIDR, n.config.NativeRoutingCIDR6 = netip.Prefix{}, netip.Prefix{}
+				if routing == datapath.RoutingNative {
+					n.config.NativeRoutingCIDR, n.config.NativeRoutingCIDR6 = prefix("10.77.0.0/16"), prefix("fd00:10:77::/48")
+				}
+			}
 			n.open()
-			if _, err := client.space.try("tcp4", near.address.String()+":7000"); err != nil {
-				t.Errorf("to a pod of the same node meanwhile: %v", err)
+			// The new agent hears of the other node some time after its programs run, and the other node of it after that.
+			other := routing
+			if i == 0 {
+				other = map[datapath.RoutingMode]datapath.RoutingMode{datapath.RoutingNative: datapath.RoutingTunnel, datapath.RoutingTunnel: datapath.RoutingNative}[routing]
+			}
+			reach(fmt.Sprintf("node %d restarted for %s and knows of nobody", i+1, routing))
+			c.tellOf(t, 1-i, other)
+			reach(fmt.Sprintf("node %d restarted for %s", i+1, routing))
+			c.tellOf(t, i, routing)
+			reach(fmt.Sprintf("node %d has %s, and says so", i+1, routing))
+			if _, err := n.pods[0].space.try("tcp4", n.pods[1].address.String()+":7000"); err == nil && i == 1 {
+				t.Error("nobody listens there")
+			} else if err != nil && i == 0 {
+				t.Errorf("to a pod of the same node: %v", err)
 			}
 		}
-		tell()
-		for {
-			if _, err := client.space.try("tcp4", far.address.String()+":7000"); err == nil {
-				break
-			}
-			if time.Since(start) > 20*time.Second {
-				t.Fatalf("no way to the other node by %s", routing)
+		for _, s := range all {
+			sent, lost, longest := s.end()
+			t.Logf("to %s: %d of %d datagrams lost, at most %s without an answer", routing, lost, sent, longest)
+			if lost > 0 {
+				t.Errorf("to %s: %d of %d datagrams were lost", routing, lost, sent)
 			}
 		}
-		t.Logf("to %s: at most %s without a way between the two nodes", routing, time.Since(start).Round(time.Millisecond))
-		if _, err := ask(held, "after"); err != nil {
-			t.Errorf("a connection of before did not go on: %v", err)
+	}
+}
+
+// What was kept for the change ends: a native node takes nothing out of a tunnel any more once nobody sends by it, and its device
+// goes. A packet that claims to be of a pod and comes as it is, is dropped by a node of tunnel routing.
+func TestModeSwitchEnds(t *testing.T) {
+	c := newCluster(t, datapath.RoutingTunnel)
+	for i := range c.nodes {
+		c.tellOf(t, i, datapath.RoutingTunnel)
+	}
+	device := func(n *node) bool {
+		return n.space.in(func() error { _, err := netlink.LinkByName("fairlead_vxlan"); return err }) == nil
+	}
+	for i, n := range c.nodes {
+		must(t, n.datapath.Close())
+		n.config.Routing = datapath.RoutingNative
+		n.open()
+		c.tellOf(t, 1-i, n.config.Routing)
+		c.tellOf(t, i, n.config.Routing)
+		if !device(n) {
+			t.Errorf("%s took its tunnel away while the other node may send by it", n.name)
 		}
-		if _, err := client.space.try("tcp6", netip.AddrPortFrom(far.address6, 7000).String()); err != nil {
-			t.Errorf("by IPv6: %v", err)
+	}
+	for _, n := range c.nodes {
+		must(t, datapath.SettleModes(n.datapath, time.Now().Add(30*time.Second)))
+		if !device(n) {
+			t.Errorf("%s took its tunnel away at once", n.name)
 		}
+		must(t, datapath.SettleModes(n.datapath, time.Now().Add(2*time.Minute)))
+		if device(n) {
+			t.Errorf("%s still has a tunnel", n.name)
+		}
+	}
+	client, server := c.nodes[0].pods[0], c.nodes[1].pods[0]
+	server.space.echoTCP(t, ":7000")
+	if _, err := client.space.try("tcp4", server.address.String()+":7000"); err != nil {
+		t.Fatalf("after the end: %v", err)
+	}
+	// The second node to the tunnel, the first is said to be in it.
+	n := c.nodes[1]
+	must(t, n.datapath.Close())
+	n.config.Routing = datapath.RoutingTunnel
+	n.open()
+	c.tellOf(t, 0, datapath.RoutingTunnel)
+	claim := func() error {
+		// The first node sends as it is, for it is native.
+		_, err := client.space.try("tcp4", server.address.String()+":7000")
+		return err
+	}
+	before := drops(t, n)[132]
+	if _ = claim(); drops(t, n)[132] != before {
+		t.Errorf("packets of a node that had no tunnel just now were dropped: %v", drops(t, n))
+	}
+	must(t, datapath.SettleModes(n.datapath, time.Now().Add(2*time.Minute)))
+	if err := claim(); err == nil || drops(t, n)[132] == before {
+		t.Errorf("a packet of a pod that came as it is was taken: %v, drops %v", err, drops(t, n))
 	}
 }

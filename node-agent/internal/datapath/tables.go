@@ -137,6 +137,9 @@ func (k *kernel) maintain(ctx context.Context) {
 		wait = k.sweep()
 		k.measure()
 		k.growWherePressed(ctx)
+		if err := k.change(ctx, "ending a change of routing modes", func() error { return k.settleModes(time.Now()) }); err != nil && ctx.Err() == nil {
+			k.options.log.Warn("what was kept for a change of routing modes is still there", "error", err)
+		}
 		if k.config.ConntrackGCInterval > 0 {
 			wait = k.config.ConntrackGCInterval
 		}

@@ -81,41 +81,47 @@ func (c Config) overhead() int {
 	return ipv4HeaderLength + tunnelOverhead
 }
 
-// ensureTunnel makes the device of the tunnel as it should be, and none of the other kind. 0 is none.
-func (k *kernel) ensureTunnel() (int, error) {
+// ensureTunnel makes the device of the tunnel as it should be, and none of the other kind. Without tunnel it keeps one that is
+// there until no other node sends by it (modes.go).
+func (k *kernel) ensureTunnel() error {
 	wanted := k.config.TunnelDevice()
 	for _, p := range []TunnelProtocol{TunnelVXLAN, TunnelGeneve} {
 		name := tunnelDevice(p)
 		l, err := netlink.LinkByName(name)
-		if err != nil || (k.config.Routing == RoutingTunnel && name == wanted && portOf(l) == k.config.tunnelPort()) {
+		if err != nil || (name == wanted && portOf(l) == k.config.tunnelPort()) {
 			continue
 		}
 		if err := netlink.LinkDel(l); err != nil {
-			return 0, fmt.Errorf("removing %s: %w", name, err)
+			return fmt.Errorf("removing %s: %w", name, err)
 		}
-	}
-	if k.config.Routing != RoutingTunnel {
-		return 0, nil
 	}
 	l, err := netlink.LinkByName(wanted)
+	if k.config.Routing != RoutingTunnel {
+		if k.config.untunnel = err == nil; k.config.untunnel {
+			k.modes.untunnel, k.modes.tunnelIfindex = true, l.Attrs().Index
+		}
+		return nil
+	}
 	if err != nil {
+		k.modes.fresh = true
 		if err := netlink.LinkAdd(k.config.tunnelLink()); err != nil {
-			return 0, tunnelProblem(k.config, err)
+			return tunnelProblem(k.config, err)
 		}
 		if l, err = netlink.LinkByName(wanted); err != nil {
-			return 0, fmt.Errorf("finding %s: %w", wanted, err)
+			return fmt.Errorf("finding %s: %w", wanted, err)
 		}
 	}
 	if err := writeSysctl("net/ipv4/conf/"+wanted+"/rp_filter", "0"); err != nil {
-		return 0, err
+		return err
 	}
 	if err := k.quietIPv6(wanted); err != nil {
-		return 0, err
+		return err
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
-		return 0, tunnelProblem(k.config, err)
+		return tunnelProblem(k.config, err)
 	}
-	return l.Attrs().Index, nil
+	k.modes.tunnelIfindex = l.Attrs().Index
+	return nil
 }
 
 // tunnelLink is the device as it should be; its addresses come with each packet.

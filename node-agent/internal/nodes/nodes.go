@@ -25,9 +25,13 @@ import (
 	"fairlead.dev/node-agent/policy"
 )
 
+// RoutingAnnotation of a CiliumNode says how the node sends to other nodes' pods, so that those of another mode, while the
+// cluster changes node by node, are met in a form that they understand.
+const RoutingAnnotation = "fairlead.dev/routing"
+
 // FromCilium reads a CiliumNode; ok is false for one without an InternalIP.
 func FromCilium(n *ciliumv2.CiliumNode) (datapath.Node, bool) {
-	out := datapath.Node{Name: n.Name}
+	out := datapath.Node{Name: n.Name, Routing: datapath.RoutingMode(n.Annotations[RoutingAnnotation])}
 	for _, a := range n.Spec.Addresses {
 		address, err := netip.ParseAddr(a.IP)
 		if err != nil {

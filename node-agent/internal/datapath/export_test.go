@@ -1,0 +1,12 @@
+package datapath
+
+import (
+	"context"
+	"time"
+)
+
+// SettleModes is what the datapath does now and then, as at the given time.
+func SettleModes(d Datapath, now time.Time) error {
+	k := d.(*kernel)
+	return k.change(context.Background(), "ending a change of routing modes", func() error { return k.settleModes(now) })
+}
