@@ -110,7 +110,7 @@ int from_pod(struct __sk_buff *skb)
 	if (config.tunnel && is_too_large(skb, p) && !local_endpoint(&p->destination) &&
 	    !is_host(&p->destination)) {
 		drop(skb, p, r, DROP_FRAGMENTATION);
-		err = answer_too_big(skb, p);
+		err = pod_sent_too_big(skb, p);
 		return err < 0 ? TC_ACT_SHOT : err;
 	}
 

@@ -134,13 +134,13 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
     [
       'loadBalancer.acceleration',
       'XDP acceleration',
-      'native: in the driver, before the kernel’s own network code; best-effort: where the driver can.',
+      'What goes on to other nodes is sent on by the driver, before the kernel’s own network code. best-effort: where a driver can and nothing else gets slower; native: wherever a driver can. Each node’s status says for every device whether, and why.',
       { options: ['disabled', 'native', 'best-effort'] },
     ],
     [
       'loadBalancer.dsrDispatch',
       'DSR: how the service address travels',
-      'opt: as an IP option, which needs native routing.',
+      'opt: in an option of the packet’s own headers, which needs native routing.',
       { options: ['opt', 'geneve', 'ipip'] },
     ],
     ['maglev.tableSize', 'Maglev table size', 'A prime about 100 times the number of backends of the largest service.'],
@@ -155,6 +155,22 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
       'Pods are translated per packet then, as service meshes in the pod need it.',
     ],
     ['sessionAffinity', 'Session affinity', 'Serve sessionAffinity: ClientIP.'],
+    [
+      'enableXDPPrefilter',
+      'Refuse networks in the driver',
+      'What comes from refused networks is dropped by each device’s driver, at the least cost that there is. Needs drivers with XDP.',
+    ],
+    [
+      'xdpPrefilter.cidrs',
+      'Refused networks',
+      'Ranges of addresses from which nothing is accepted.',
+      { placeholder: '203.0.113.0/24' },
+    ],
+    [
+      'xdpPrefilter.cidrGroups',
+      'Refused CIDR groups',
+      'Names of CiliumCIDRGroups whose ranges are refused, as they change.',
+    ],
   ],
   policy: [
     [

@@ -54,7 +54,7 @@ export const valuesSchema = z.object({
   loadBalancer: group({
     mode: z._default(z.enum(['snat', 'dsr', 'hybrid']), 'snat'),
     algorithm: z._default(z.enum(['random', 'maglev']), 'random'),
-    acceleration: z._default(z.enum(['disabled', 'native', 'best-effort']), 'disabled'),
+    acceleration: z._default(z.enum(['disabled', 'native', 'best-effort']), 'best-effort'),
     // The other two are here so that they can be refused with the reason.
     dsrDispatch: z._default(z.enum(['opt', 'geneve', 'ipip']), 'opt'),
   }),
@@ -64,6 +64,8 @@ export const valuesSchema = z.object({
   hostPort: group({ enabled: flag(true) }),
   socketLB: group({ enabled: flag(true), hostNamespaceOnly: flag(false) }),
   sessionAffinity: flag(true),
+  enableXDPPrefilter: flag(false),
+  xdpPrefilter: group({ cidrs: texts(), cidrGroups: texts() }),
   policyEnforcementMode: z._default(z.enum(['default', 'always', 'never']), 'default'),
   policyCIDRMatchMode: texts(),
   policyAuditMode: flag(false),

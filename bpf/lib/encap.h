@@ -95,7 +95,7 @@ __verified_once int encapsulate_here(struct __sk_buff *skb, struct packet *p, __
 	struct bpf_fib_lookup fib = {};
 	struct bpf_redir_neigh next = {};
 	struct address remote, own;
-	__u32 hash, length = skb->len - ETH_HLEN, largest = length;
+	__u32 hash, length = packet_length(skb) - ETH_HLEN, largest = length;
 	__u8 ecn;
 
 	if (!p)
@@ -106,14 +106,14 @@ __verified_once int encapsulate_here(struct __sk_buff *skb, struct packet *p, __
 	if (p->later_fragment)
 		return encapsulate(skb, node, identity);
 	/* The length of the segments that a large packet will be cut into. */
-	if (skb->gso_size)
-		largest = p->l4 - ETH_HLEN + p->l4_length + skb->gso_size;
+	if (segment_size(skb))
+		largest = p->l4 - ETH_HLEN + p->l4_length + segment_size(skb);
 	for (int i = 0; i < 4; i++)
 		own.word[i] = config.underlay6 ? config.node_address6.word[i] : config.node_address.word[i];
 	fib_addresses(&fib, &own, &remote, config.underlay6);
 	fib.l4_protocol = IPPROTO_UDP;
 	fib.dport = config.tunnel_port;
-	fib.ifindex = skb->ifindex;
+	fib.ifindex = at_interface(skb);
 	fib.tot_len = largest + size;
 	if (length > 0xffff - size || bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return encapsulate(skb, node, identity);

@@ -96,7 +96,7 @@ __verified_once int emit(struct __sk_buff *skb, struct packet *p, struct report 
 	e->source_identity = r->source_identity;
 	e->dest_identity = r->dest_identity;
 	e->rule = r->rule;
-	e->ifindex = skb->ifindex;
+	e->ifindex = at_interface(skb);
 	e->length = p->length;
 	e->vni = r->vni;
 	e->source_port = p->source_port;

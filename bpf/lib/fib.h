@@ -72,9 +72,9 @@ __verified_once int forward_by_route(struct __sk_buff *skb, struct packet *p, bo
 	fib.l4_protocol = p->protocol;
 	fib.sport = p->source_port;
 	fib.dport = p->destination_port;
-	fib.ifindex = skb->ifindex;
-	if (!skb->gso_size)
-		fib.tot_len = skb->len - ETH_HLEN;
+	fib.ifindex = at_interface(skb);
+	if (!segment_size(skb))
+		fib.tot_len = packet_length(skb) - ETH_HLEN;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (p->v6)
 		step(STEP_ROUTE, 0, s->address[0] = p->destination,

@@ -13,57 +13,13 @@
  */
 #pragma once
 
-#include "choice.h"
 #include "deliver.h"
 #include "dsr.h"
 #include "encap.h"
 #include "fib.h"
+#include "front.h"
+#include "pmtu.h"
 #include "refuse.h"
-#include "snat.h"
-
-/* Keeps or refreshes what answers of this backend get as their source. Before the source is translated. */
-static __always_inline int remember_front(struct packet *p, struct service_work *w)
-{
-	struct connection *c;
-	__u64 now = bpf_ktime_get_coarse_ns();
-	bool opening;
-
-	connection_key(&w->key, p, NODE_ENDPOINT, OUT);
-	c = find_entry(&w->key, now, &opening);
-	if (c && !w->fresh) {
-		touch_entry(c, p, OUT, now, opening);
-		if (!goes_on(p, c))
-			return 0;
-		if (opening)
-			confirm(&w->key, c, now);
-		return open_choice(p, NODE_ENDPOINT);
-	}
-	c = new_entry(CONNECTION_REVERSE, &w->front, w->front_port);
-	return c ? keep_entry(&w->key, c, p, now, true) : -DROP_CT_INSERT;
-}
-
-/*
- * An answer of a backend to a client outside, with the client as its destination already: the service's
- * address back as its source. 1: done; 0: it is no such answer; or a negative drop reason.
- */
-__verified_once int restore_front(struct __sk_buff *skb, struct packet *p)
-{
-	struct service_work *w = service_work();
-	struct connection *c;
-	__u64 now = bpf_ktime_get_coarse_ns();
-	bool opening;
-	int err;
-
-	if (!p || !w || !(has_ports(p->protocol) || p->related))
-		return 0;
-	connection_key(&w->key, p, NODE_ENDPOINT, IN);
-	c = find_entry(&w->key, now, &opening);
-	if (!c || !(c->flags & CONNECTION_REVERSE))
-		return 0;
-	touch_entry(c, p, IN, now, opening);
-	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
-	return err ? err : 1;
-}
 
 /*
  * What the proxy of an ingress policy answers a client outside with, in place of a pod of this node: the
@@ -110,6 +66,15 @@ static __always_inline int swap_macs(struct __sk_buff *skb, struct packet *p)
 #define ENCAPSULATE (-1001)
 #define ELSEWHERE (-1002)
 
+/* Of from_client(): with what it has to tell the backend's node the packet is larger than the way takes. */
+#define TOO_LARGE 3
+
+static __always_inline bool too_large_to_tell(struct __sk_buff *skb, const struct packet *p)
+{
+	return by_dsr(p) && dsr_length(p) && (p->v6 || !p->may_fragment) && !segment_size(skb) &&
+	       packet_length(skb) - ETH_HLEN + dsr_length(p) > config.mtu;
+}
+
 /* To a backend on another node. A verdict, ENCAPSULATE or a negative drop reason. */
 __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct report *r)
 {
@@ -144,7 +109,8 @@ __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct r
 	return forward_by_fib(skb, p);
 }
 
-/* A packet of a client outside becomes one to a backend. 0, NO_SERVICE, REFUSED or a negative drop reason. */
+/* A packet of a client outside becomes one to a backend. 0, NO_SERVICE, REFUSED, TOO_LARGE or a negative drop
+ * reason. */
 __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct tracking *in)
 {
 	struct service_work *w = service_work();
@@ -157,6 +123,8 @@ __verified_once int from_client(struct __sk_buff *skb, struct packet *p, struct 
 	err = choose_backend(p, OUTSIDE, NODE_ENDPOINT);
 	if (err)
 		return err;
+	if (too_large_to_tell(skb, p) && !local_endpoint(&w->backend) && !is_host(&w->backend))
+		return TOO_LARGE;
 	/* Of an error what it quotes as well: the answer that it is about was the backend's. */
 	err = nat_rewrite(skb, p, false, &w->backend, w->port);
 	if (err || p->related)
@@ -190,7 +158,14 @@ __verified_once int serve_client(struct __sk_buff *skb, struct packet *p, struct
 		verdict = drop(skb, p, r, DROP_NO_BACKEND);
 		if (refuse(skb, p) || swap_macs(skb, p))
 			return verdict;
-		return bpf_redirect(skb->ifindex, 0);
+		return bpf_redirect(at_interface(skb), 0);
+	}
+	if (err == TOO_LARGE) {
+		/* As if the service had said so: what the client sent is quoted as it was. */
+		verdict = drop(skb, p, r, DROP_FRAGMENTATION);
+		if (answer_too_big(skb, p, config.mtu - dsr_length(p), &p->destination))
+			return verdict;
+		return bpf_redirect(at_interface(skb), 0);
 	}
 	if (err)
 		return drop(skb, p, r, err);

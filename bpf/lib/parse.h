@@ -8,6 +8,7 @@
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include "maps.h"
+#include "context.h"
 
 /* <linux/icmp.h> drags in the C library's headers. */
 #define ICMP_ECHOREPLY 0
@@ -281,7 +282,7 @@ __verified_once int parse(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return -DROP_INVALID;
-	p->length = skb->len;
+	p->length = packet_length(skb);
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return -DROP_INVALID;
 	__builtin_memcpy(p->source_mac, eth.h_source, 6);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * A pod's packet that is too large for the tunnel and must not be fragmented is answered with what fits
- * (fragmentation needed, packet too big), as a router would. Left to the tunnel device the outer packet would
- * be fragmented, and the pod would never know. In native routing the kernel's routes have the MTU and its
- * stack answers.
+ * A packet that gets longer here, does not fit then and must not be fragmented is answered with what fits
+ * (fragmentation needed, packet too big), as a router would: a pod's into the tunnel, and that of a client
+ * which has to tell the service's address (dsr.h). Left to the kernel the outer packet would be fragmented
+ * and the pod never know; the client would be told by a quote of a packet that it never sent. In native
+ * routing the kernel's routes have the MTU of what pods send and its stack answers.
  */
 #pragma once
 
@@ -43,16 +44,17 @@ static __always_inline __sum16 fold(__s64 sum)
 
 static __always_inline bool is_too_large(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 length = skb->len - ETH_HLEN;
+	__u32 length = packet_length(skb) - ETH_HLEN;
 
 	/* The length of the segments that a large packet will be cut into. */
-	if (skb->gso_size)
-		length = p->l4 - ETH_HLEN + p->l4_length + skb->gso_size;
+	if (segment_size(skb))
+		length = p->l4 - ETH_HLEN + p->l4_length + segment_size(skb);
 	/* No error is answered with an error. */
 	return length > config.mtu && !p->may_fragment && !p->related && !p->later_fragment;
 }
 
-static __noinline int answer_too_big4(struct __sk_buff *skb, const struct packet *p)
+static __noinline int answer_too_big4(struct __sk_buff *skb, const struct packet *p, __u32 mtu,
+				      const struct address *from)
 {
 	struct too_big4 m = {};
 	struct iphdr ip = {};
@@ -64,13 +66,13 @@ static __noinline int answer_too_big4(struct __sk_buff *skb, const struct packet
 	ip.tot_len = bpf_htons(sizeof(m));
 	ip.ttl = 64;
 	ip.protocol = IPPROTO_ICMP;
-	ip.saddr = config.router_address.word[3];
+	ip.saddr = from->word[3];
 	ip.daddr = p->source.word[3];
 	ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
 	m.ip = ip;
 	m.type = ICMP_DEST_UNREACH;
 	m.code = ICMP_FRAGMENTATION_NEEDED;
-	m.mtu = bpf_htons(config.mtu);
+	m.mtu = bpf_htons(mtu);
 	m.checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)&m.type, sizeof(m) - sizeof(ip), 0));
 	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(m), 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &m, sizeof(m), 0))
@@ -78,7 +80,8 @@ static __noinline int answer_too_big4(struct __sk_buff *skb, const struct packet
 	return 0;
 }
 
-static __noinline int answer_too_big6(struct __sk_buff *skb, const struct packet *p)
+static __noinline int answer_too_big6(struct __sk_buff *skb, const struct packet *p, __u32 mtu,
+				      const struct address *from)
 {
 	__be32 rest[2] = {bpf_htonl(sizeof(struct too_big6) - sizeof(struct ipv6hdr)),
 			  bpf_htonl(IPPROTO_ICMPV6)};
@@ -92,11 +95,11 @@ static __noinline int answer_too_big6(struct __sk_buff *skb, const struct packet
 	m.ip.nexthdr = IPPROTO_ICMPV6;
 	m.ip.hop_limit = 64;
 	for (int i = 0; i < 4; i++) {
-		m.ip.saddr.in6_u.u6_addr32[i] = config.router_address6.word[i];
+		m.ip.saddr.in6_u.u6_addr32[i] = from->word[i];
 		m.ip.daddr.in6_u.u6_addr32[i] = p->source.word[i];
 	}
 	m.type = ICMP6_TOO_BIG;
-	m.mtu = bpf_htonl(config.mtu);
+	m.mtu = bpf_htonl(mtu);
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&m.ip.saddr, 32, 0);
 	sum = bpf_csum_diff(NULL, 0, rest, sizeof(rest), sum);
 	m.checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)&m.type, sizeof(m) - sizeof(m.ip), sum));
@@ -106,22 +109,34 @@ static __noinline int answer_too_big6(struct __sk_buff *skb, const struct packet
 	return 0;
 }
 
-/* The answer in place of the packet, back to the pod. A verdict or a negative drop reason. */
-__verified_once int answer_too_big(struct __sk_buff *skb, struct packet *p)
+/* The answer in place of the packet, on its way back. `from` says so, of `mtu`. 0 or a negative drop reason.
+ */
+__verified_once int answer_too_big(struct __sk_buff *skb, struct packet *p, __u32 mtu,
+				   const struct address *from)
 {
 	__u8 macs[12];
 	int err;
 
-	if (!p)
+	if (!p || !from)
 		return -DROP_INVALID;
-	err = p->v6 ? answer_too_big6(skb, p) : answer_too_big4(skb, p);
+	err = p->v6 ? answer_too_big6(skb, p, mtu, from) : answer_too_big4(skb, p, mtu, from);
 	if (err)
 		return err;
 	__builtin_memcpy(macs, p->source_mac, 6);
 	__builtin_memcpy(macs + 6, p->dest_mac, 6);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return -DROP_WRITE_ERROR;
+	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) ? -DROP_WRITE_ERROR : 0;
+}
+
+/* To a pod. A verdict or a negative drop reason. */
+static __always_inline int pod_sent_too_big(struct __sk_buff *skb, struct packet *p)
+{
+	struct address router =
+	    p->v6 ? config_address(&config.router_address6) : config_address(&config.router_address);
+	int err = answer_too_big(skb, p, config.mtu, &router);
+
+	if (err)
+		return err;
 	/* Straight into the pod: whatever its policy says of the node, this is the answer to its own packet.
 	 */
-	return bpf_redirect_peer(skb->ifindex, 0);
+	return bpf_redirect_peer(at_interface(skb), 0);
 }

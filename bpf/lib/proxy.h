@@ -20,7 +20,7 @@
 
 static __always_inline bool is_from_proxy(struct __sk_buff *skb, __u8 direction)
 {
-	return (skb->mark & MARK_MASK) ==
+	return (packet_mark(skb) & MARK_MASK) ==
 	       (direction == INGRESS ? MARK_FROM_INGRESS_PROXY : MARK_FROM_EGRESS_PROXY);
 }
 
@@ -117,6 +117,6 @@ __verified_once int proxy_takes(struct __sk_buff *skb, struct packet *p, __be16 
 static __always_inline int redirect_to_proxy(struct __sk_buff *skb, __be16 port)
 {
 	step(STEP_PROXY, 0, s->port[0] = port);
-	skb->mark = MARK_TO_PROXY | (__u32)bpf_ntohs(port) << 16;
+	mark_packet(skb, MARK_TO_PROXY | (__u32)bpf_ntohs(port) << 16);
 	return bpf_redirect(config.proxy_ifindex, BPF_F_INGRESS);
 }

@@ -79,7 +79,7 @@ __verified_once int refuse_icmp4(struct __sk_buff *skb, struct packet *p)
 	struct unreachable4 h = {};
 
 	/* A header with options would not fit the quote's. */
-	if (!p || p->l4 != ETH_HLEN + sizeof(struct iphdr) || skb->gso_size)
+	if (!p || p->l4 != ETH_HLEN + sizeof(struct iphdr) || segment_size(skb))
 		return -1;
 	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(struct iphdr) + 8, 0) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, &h.quoted, sizeof(h.quoted) + sizeof(h.ports)) ||
@@ -115,7 +115,7 @@ __verified_once int refuse_icmp6(struct __sk_buff *skb, struct packet *p)
 	} pseudo = {};
 	__s64 sum;
 
-	if (!p || p->l4 != ETH_HLEN + sizeof(struct ipv6hdr) || skb->gso_size)
+	if (!p || p->l4 != ETH_HLEN + sizeof(struct ipv6hdr) || segment_size(skb))
 		return -1;
 	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(struct ipv6hdr) + 8, 0) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, &h.quoted, sizeof(h.quoted) + sizeof(h.ports)) ||

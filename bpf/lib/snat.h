@@ -436,8 +436,7 @@ static __noinline int snat_own(struct __sk_buff *skb, struct packet *p, const st
 		return 0;
 	}
 	if (in) {
-		/* What came in by an interface may still have its sender's socket, in another namespace. */
-		if (!skb->sk || skb->ingress_ifindex)
+		if (!of_own_socket(skb))
 			return 0;
 		if (nat_find(w, p))
 			return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);

@@ -62,6 +62,9 @@ function nodePorts(values: Values): readonly [number, number] | undefined {
   return found ? [Number(found[1]), Number(found[2])] : undefined;
 }
 
+/** A network that can be refused: not everybody. */
+const isRefusable = (cidr: string) => (parsePrefix(cidr) ?? parsePrefix6(cidr)) !== undefined && !cidr.endsWith('/0');
+
 const dsr = (values: Values) => values.loadBalancer.mode !== 'snat';
 
 /** Every rule that refuses: each one thing, with its reason. */
@@ -196,12 +199,39 @@ export const refusing: readonly Rule[] = [
     ],
   (values) =>
     !values.kubeProxyReplacement &&
-    (dsr(values) || values.loadBalancer.acceleration !== 'disabled' || values.loadBalancer.algorithm === 'maglev') && [
+    (dsr(values) || values.loadBalancer.acceleration === 'native' || values.loadBalancer.algorithm === 'maglev') && [
       'kubeProxyReplacement',
       'Modes of load balancing need kubeProxyReplacement.',
       'With it off, kube-proxy serves what comes from outside, in its own way.',
       'Set kubeProxyReplacement to true, or leave loadBalancer at its defaults.',
     ],
+  (values) =>
+    values.loadBalancer.acceleration === 'native' &&
+    values.routingMode === 'tunnel' && [
+      'loadBalancer.acceleration',
+      'XDP acceleration needs native routing.',
+      'What goes to other nodes travels in the tunnel, which is put on after XDP.',
+      'Set routingMode to native, or loadBalancer.acceleration to best-effort.',
+    ],
+  ({ enableXDPPrefilter, xdpPrefilter }) =>
+    !enableXDPPrefilter &&
+    xdpPrefilter.cidrs.length + xdpPrefilter.cidrGroups.length > 0 && [
+      'enableXDPPrefilter',
+      'Networks are to be refused, and the prefilter is off.',
+      'Nothing would be refused.',
+      'Turn it on, or name no networks.',
+    ],
+  ({ xdpPrefilter }) => {
+    const wrong = xdpPrefilter.cidrs.find((cidr) => !isRefusable(cidr));
+    return (
+      wrong !== undefined && [
+        'xdpPrefilter.cidrs',
+        `${wrong} cannot be refused.`,
+        'A network is an address and a length, and not everybody.',
+        'Write it as 203.0.113.0/24 or 2001:db8::/32.',
+      ]
+    );
+  },
   ({ maglev, loadBalancer }) =>
     loadBalancer.algorithm === 'maglev' &&
     !maglevSizes.includes(maglev.tableSize) && [
@@ -359,10 +389,10 @@ export const warning: readonly ((values: Values, facts: ValueFacts) => string | 
   ({ routingMode, loadBalancer }) =>
     routingMode === 'native' &&
     loadBalancer.mode !== 'snat' &&
-    'Direct server return: the network must let nodes answer with service addresses as their source, and let IP options through.',
+    'Direct server return: the network must let nodes answer with service addresses as their source, and let IP options (of IPv6: destination options) through.',
   ({ loadBalancer }) =>
     loadBalancer.acceleration === 'native' &&
-    'XDP acceleration needs a driver that has it on every device: look at the preflight, or use best-effort.',
+    'XDP acceleration needs a driver that has it on every device: look at the preflight. Devices without are served without it, and the node’s status is degraded.',
   ({ bandwidthManager }) =>
     bandwidthManager.enabled &&
     'Where a node’s kernel has no packet scheduler fq (look at the preflight), what is above a limit is dropped instead of delayed.',

@@ -113,6 +113,20 @@ describe('every combination that cannot work is refused by its field', () => {
       'loadBalancer.dsrDispatch',
       'Geneve',
     ],
+    ['XDP in a tunnel', set({ 'loadBalancer.acceleration': 'native' }), 'loadBalancer.acceleration', 'best-effort'],
+    [
+      'XDP beside kube-proxy',
+      set({ ...native, kubeProxyReplacement: false, 'bpf.masquerade': false, 'loadBalancer.acceleration': 'native' }),
+      'kubeProxyReplacement',
+      'kube-proxy',
+    ],
+    ['networks for a prefilter that is off', set({ 'xdpPrefilter.cidrGroups': ['bad'] }), 'enableXDPPrefilter', 'off'],
+    [
+      'a prefilter of everybody',
+      set({ enableXDPPrefilter: true, 'xdpPrefilter.cidrs': ['0.0.0.0/0'] }),
+      'xdpPrefilter.cidrs',
+      '0.0.0.0/0',
+    ],
     [
       'an odd Maglev table',
       set({ 'loadBalancer.algorithm': 'maglev', 'maglev.tableSize': 1000 }),
@@ -151,6 +165,9 @@ describe('every combination that cannot work is refused by its field', () => {
       'ipMasqAgent.enabled': true,
       'loadBalancer.mode': 'dsr',
       'loadBalancer.algorithm': 'maglev',
+      'loadBalancer.acceleration': 'native',
+      enableXDPPrefilter: true,
+      'xdpPrefilter.cidrs': ['203.0.113.0/24', '2001:db8:bad::/48'],
     });
     expect(checkValues(values, facts).obstacles).toEqual([]);
   });

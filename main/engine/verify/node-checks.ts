@@ -106,12 +106,16 @@ function sparing({ noTrack }: PrintedFacts, values: Values | undefined): Outcome
 
 /** B7: the configuration that the agent runs with, against the one that was asked for. */
 function configuration(facts: PrintedFacts, status: GetStatusResponse, values: Values | undefined): Outcome {
+  /** What the agent says of a part of it: which devices, and why. */
+  const component = (name: string) => status.components.find((one) => one.name === name)?.message ?? 'off';
   const lines: readonly (readonly [string, string])[] = [
     ['Routing', `${status.routingMode}${status.routingMode === 'tunnel' ? ` (${status.tunnelProtocol})` : ''}`],
     ['Native routing range', status.nativeRoutingCidr || 'none'],
     ['Direct node routes', String(status.autoDirectNodeRoutes)],
     ['Masquerading', status.masquerade],
     ['kube-proxy replacement', `${status.kubeProxyReplacement} [${status.devices.join(', ')} ${status.nodeAddress}]`],
+    ['XDP acceleration', component('xdp')],
+    ['XDP prefilter', component('prefilter')],
     ['Policy enforcement', status.policyEnforcementMode],
     ['MTU', String(status.mtu)],
     ['Pod CIDR', status.podCidr],

@@ -255,6 +255,6 @@ func (a *agent) settings(n thisNode, router, router6 netip.Addr) (datapath.Confi
 		IPCacheMax: a.config.BPF.IPCacheMax, MonitorAggregation: a.config.BPF.MonitorAggregation != "none",
 		MonitorAggregationInterval: 5 * time.Second, LoadBalancer: a.loadBalancer(), NetnsDirectory: netnsDirectory(), L7Proxy: *a.config.L7Proxy,
 		BandwidthManager:    a.config.BandwidthManager.Enabled,
-		MapDynamicSizeRatio: *a.config.BPF.MapDynamicSizeRatio, ConntrackGCInterval: a.config.GCInterval(),
+		MapDynamicSizeRatio: *a.config.BPF.MapDynamicSizeRatio, ConntrackGCInterval: a.config.GCInterval(), Prefilter: a.config.EnableXDPPrefilter,
 	}, nil
 }

@@ -65,6 +65,10 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		a.retry(ctx, s)
 		a.reportMasquerading(p)
 		a.reportBandwidth(ctx, s)
+		if w.refusals != nil {
+			a.note("refused networks", w.refusals.refresh(ctx))
+		}
+		a.reportXDP(p, w.refusals)
 		// A plugin that did not reach the agent while it started left its removal here.
 		a.note("recorded removals", cni.ProcessTombstones(ctx, filepath.Join(a.RunDirectory, "deleted"), p.Endpoints.Detach))
 		p.Endpoints.Sweep(ctx, abandoned, time.Now())

@@ -83,7 +83,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		}
 		if err == nil {
 			a.serviceHealth = services.NewHealth(ctx, a.isReady, a.log)
-			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d%s", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU(), accelerationNote(settings)))
+			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU()))
 			return a.build(n, pools[false], pools[true], settings, dp), nil
 		}
 		a.components.fail("datapath", err, "Run fairlead-agent preflight on the node.")
@@ -114,6 +114,9 @@ func (a *agent) recordOwn(c datapath.Config) error {
 	}
 	for _, device := range c.Devices {
 		errs = append(errs, record("program", device, "from_netdev at tc ingress, to_netdev at tc egress", cleanup))
+		if c.Prefilter || c.KubeProxyReplacement && c.LoadBalancer.Acceleration != datapath.AccelerationDisabled {
+			errs = append(errs, record("program", device, "prefilter, xdp_netdev or both (xdp_filtered) at XDP, where the driver has it", cleanup))
+		}
 	}
 	if c.KubeProxyReplacement {
 		errs = append(errs, record("cgroup", c.CgroupRoot, "connect4, sendmsg4, recvmsg4, getpeername4", cleanup))
@@ -189,6 +192,7 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 			IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(own, own.BitLen()), Identity: uint32(policy.IdentityHost)}, Owner: ipcache.Owner{NodeName: a.NodeName}}))
 	}
 	s.watcher = &watcher{ctx: ctx, parts: p, log: a.log, self: a.NodeName, refresh: newQueue(), policyChanged: make(chan struct{}, 1), selfChanged: make(chan struct{}, 1)}
+	s.watcher.refusals = a.newRefusals(p)
 	s.watcher.informers(a.client)
 	s.cluster.pods, s.cluster.namespaces, s.cluster.ceps = s.watcher.pods, s.watcher.namespaces, s.watcher.ceps
 	if err := p.Endpoints.Restore(ctx); err != nil {

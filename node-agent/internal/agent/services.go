@@ -104,11 +104,3 @@ func (w *watcher) zone(n *corev1.Node) {
 		w.note("zone", w.parts.Services.SetNode(w.ctx, func(own *services.Node) { own.Zone = n.Labels[corev1.LabelTopologyZone] }))
 	}
 }
-
-// accelerationNote says why there is none, where it was asked for.
-func accelerationNote(c datapath.Config) string {
-	if c.LoadBalancer.Acceleration != "best-effort" {
-		return ""
-	}
-	return ", clients outside at tc: XDP acceleration is not in this version"
-}

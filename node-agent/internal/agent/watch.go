@@ -56,6 +56,8 @@ type watcher struct {
 	apiServer  apiServerAddresses
 	// policyServices is what policies see of services.
 	policyServices policyServices
+	// refusals is nil where no networks are refused.
+	refusals *refusals
 }
 
 func (w *watcher) note(what string, err error) {
@@ -172,6 +174,7 @@ func (w *watcher) informers(c *kubernetes.Client) {
 		Changed: func(_, g *ciliumv2.CiliumCIDRGroup) { w.group(g) },
 		Deleted: func(g *ciliumv2.CiliumCIDRGroup) {
 			w.note("CIDR group", w.parts.Policies.RemoveCIDRGroup(w.ctx, g.Name))
+			w.note("refused networks", w.refusals.setGroup(w.ctx, g.Name, nil))
 			w.policyMoved()
 		}})
 	w.all = []watched{groups, w.pods, w.namespaces, svcs, slices, nodesOfKubernetes, cns, w.ids, w.ceps, w.cnps, w.ccnps, nps}

@@ -193,5 +193,6 @@ func (w *watcher) group(g *ciliumv2.CiliumCIDRGroup) {
 	slices.SortFunc(out.Prefixes, netip.Prefix.Compare)
 	out.Prefixes = slices.Compact(out.Prefixes)
 	w.note("CIDR group", w.parts.Policies.SetCIDRGroup(w.ctx, out))
+	w.note("refused networks", w.refusals.setGroup(w.ctx, g.Name, append([]netip.Prefix{}, out.Prefixes...)))
 	w.policyMoved()
 }

@@ -60,6 +60,7 @@ type Config struct {
 	ServiceOptions
 	ProxyOptions
 	MasqueradeOptions
+	XDPOptions
 }
 
 // Family says whether pods have addresses of it.
@@ -272,6 +273,7 @@ func (c *Config) check() error {
 			"In tunnel mode packets between nodes travel inside of the tunnel.", "Set routingMode: native, or autoDirectNodeRoutes: false.")
 	}
 	c.checkMasquerade(refuse)
+	c.checkXDP(refuse)
 	c.ProxyOptions.check(refuse)
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		refuse("MTU", fmt.Sprintf("%d is no usable MTU.", c.MTU), "It has to be 1280 to 65535.", "Use 0 to have it worked out.")

@@ -6,6 +6,8 @@ import (
 	"testing"
 )
 
+const nativeRouting = "routingMode: native\nipv4NativeRoutingCIDR: 10.0.0.0/8\n"
+
 func TestParse(t *testing.T) {
 	tests := []struct {
 		name, text string
@@ -43,7 +45,15 @@ func TestParse(t *testing.T) {
 		{"services", "loadBalancer: {mode: snat, algorithm: maglev, acceleration: best-effort}\nmaglev: {tableSize: 1021, hashSeed: JLfvgnHc2kaSUFaI}\nnodePort: {range: \"30000,31000\"}\nsocketLB: {hostNamespaceOnly: true}\nexternalIPs: {enabled: false}\n", ""},
 		{"direct server return in a tunnel", "loadBalancer: {mode: dsr}\n", "loadBalancer.mode"},
 		{"unknown algorithm", "loadBalancer: {algorithm: dice}\n", "loadBalancer.algorithm"},
-		{"XDP", "loadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
+		{"XDP in a tunnel", "loadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
+		{"XDP beside kube-proxy", nativeRouting + "kubeProxyReplacement: false\nloadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
+		{"XDP", nativeRouting + "loadBalancer: {acceleration: native, mode: dsr}\n", ""},
+		{"direct server return beside kube-proxy", nativeRouting + "kubeProxyReplacement: false\nloadBalancer: {mode: hybrid}\n", "loadBalancer.mode"},
+		{"direct server return by Geneve", nativeRouting + "loadBalancer: {mode: dsr, dsrDispatch: geneve}\n", "loadBalancer.dsrDispatch"},
+		{"prefilter", "enableXDPPrefilter: true\nxdpPrefilter: {cidrs: [203.0.113.0/24, \"2001:db8:bad::/48\"], cidrGroups: [bad]}\n", ""},
+		{"prefilter that is off", "xdpPrefilter: {cidrGroups: [bad]}\n", "enableXDPPrefilter"},
+		{"prefilter of everybody", "enableXDPPrefilter: true\nxdpPrefilter: {cidrs: [\"::/0\"]}\n", "xdpPrefilter.cidrs[0]"},
+		{"prefilter of nothing", "enableXDPPrefilter: true\nxdpPrefilter: {cidrs: [203.0.113.9]}\n", "xdpPrefilter.cidrs[0]"},
 		{"table size", "maglev: {tableSize: 1000}\n", "maglev.tableSize"},
 		{"seed", "maglev: {hashSeed: short}\n", "maglev.hashSeed"},
 		{"node ports", "nodePort: {range: \"32767,30000\"}\n", "nodePort.range"},

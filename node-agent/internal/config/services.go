@@ -24,10 +24,10 @@ type LoadBalancer struct {
 	Mode string `json:"mode,omitempty"`
 	// Algorithm is random (default) or maglev.
 	Algorithm string `json:"algorithm,omitempty"`
-	// Acceleration is disabled (default) or best-effort: XDP where the agent and the devices can, which this version
-	// cannot; native is refused.
+	// Acceleration by XDP of what goes on to other nodes: best-effort (default) where it can and slows nothing else, native
+	// wherever a driver has it (what cannot is degraded in status), disabled nowhere.
 	Acceleration string `json:"acceleration,omitempty"`
-	// DSRDispatch is how the service's address travels with DSR; opt, an IP option, is the only way.
+	// DSRDispatch is how the service's address travels with DSR; opt, an option of the packet's own headers, is the only way.
 	DSRDispatch string `json:"dsrDispatch,omitempty"`
 }
 
@@ -63,7 +63,7 @@ var maglevSizes = []int{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 1
 func (c *Config) fillServices() {
 	fill(&c.LoadBalancer.Mode, "snat")
 	fill(&c.LoadBalancer.Algorithm, "random")
-	fill(&c.LoadBalancer.Acceleration, "disabled")
+	fill(&c.LoadBalancer.Acceleration, "best-effort")
 	fill(&c.LoadBalancer.DSRDispatch, "opt")
 	fill(&c.NodePort.Range, "30000,32767")
 	fill(&c.Maglev.TableSize, 16381)
@@ -87,11 +87,21 @@ func (c *Config) checkServices(refuse func(field, what, why, fix string), oneOf 
 	oneOf("loadBalancer.mode", c.LoadBalancer.Mode, "snat", "dsr", "hybrid")
 	oneOf("loadBalancer.algorithm", c.LoadBalancer.Algorithm, "random", "maglev")
 	oneOf("loadBalancer.acceleration", c.LoadBalancer.Acceleration, "disabled", "native", "best-effort")
-	if c.LoadBalancer.Acceleration == "native" {
-		refuse("loadBalancer.acceleration", "Acceleration by XDP is not in this version.", "Clients outside are served at tc ingress of the devices.",
-			"Set loadBalancer.acceleration: best-effort, or disabled.")
+	if c.LoadBalancer.Acceleration == "native" && c.RoutingMode == "tunnel" {
+		refuse("loadBalancer.acceleration", "native needs routingMode native.", "What goes to other nodes travels in the tunnel, which is put on at tc ingress.",
+			"Set loadBalancer.acceleration: best-effort, or routingMode: native.")
 	}
-	oneOf("loadBalancer.dsrDispatch", c.LoadBalancer.DSRDispatch, "opt")
+	if c.LoadBalancer.Acceleration == "native" && !*c.KubeProxyReplacement {
+		refuse("loadBalancer.acceleration", "native needs kubeProxyReplacement.", "kube-proxy serves clients outside, in the kernel's stack.",
+			"Set loadBalancer.acceleration: best-effort, or kubeProxyReplacement: true.")
+	}
+	switch c.LoadBalancer.DSRDispatch {
+	case "geneve", "ipip":
+		refuse("loadBalancer.dsrDispatch", fmt.Sprintf("%q is not in this version.", c.LoadBalancer.DSRDispatch),
+			"The service's address travels in an option of the packet's own headers, and nothing is wrapped.", "Set loadBalancer.dsrDispatch: opt, with routingMode: native.")
+	default:
+		oneOf("loadBalancer.dsrDispatch", c.LoadBalancer.DSRDispatch, "opt")
+	}
 	if _, _, ok := c.NodePortRange(); !ok {
 		refuse("nodePort.range", fmt.Sprintf("%q is not a range of ports.", c.NodePort.Range), "It is the first and the last port.", "Write it as 30000,32767.")
 	}
@@ -109,6 +119,10 @@ func (c *Config) checkServices(refuse func(field, what, why, fix string), oneOf 
 	if c.LoadBalancer.Mode != "snat" && c.RoutingMode != "native" {
 		refuse("loadBalancer.mode", fmt.Sprintf("%q needs routingMode native.", c.LoadBalancer.Mode),
 			"The service's address travels in an IP option, which a tunnel to the backend's node would hide.", "Set routingMode: native, or loadBalancer.mode: snat.")
+	}
+	if c.LoadBalancer.Mode != "snat" && !*c.KubeProxyReplacement {
+		refuse("loadBalancer.mode", fmt.Sprintf("%q needs kubeProxyReplacement.", c.LoadBalancer.Mode),
+			"kube-proxy serves clients outside, and its answers go back by the node that was asked.", "Set kubeProxyReplacement: true, or loadBalancer.mode: snat.")
 	}
 	if c.BPF.LBMapMax != 0 && c.BPF.LBMapMax < 1024 {
 		refuse("bpf.lbMapMax", fmt.Sprintf("%d frontends are too few.", c.BPF.LBMapMax), "Every address and port of a service is one.", "Use at least 1024, or 0 for the default.")

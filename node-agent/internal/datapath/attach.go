@@ -23,16 +23,24 @@ type attachment struct {
 	ingress bool
 	cgroup  string
 	kind    ebpf.AttachType
+	// xdp puts it into the device's driver.
+	xdp bool
 }
 
 func (a attachment) String() string {
 	if a.cgroup != "" {
 		return fmt.Sprintf("cgroup %s %s", a.program, a.cgroup)
 	}
+	if a.xdp {
+		return "xdp " + a.device
+	}
 	return fmt.Sprintf("tcx %s %s", a.direction(), a.device)
 }
 
 func (a attachment) direction() string {
+	if a.xdp {
+		return "xdp"
+	}
 	if a.ingress {
 		return "ingress"
 	}
@@ -54,7 +62,7 @@ func (k *kernel) attach(a attachment) error {
 	if program == nil {
 		return fmt.Errorf("attaching %s: no such program", a.program)
 	}
-	if a.cgroup == "" && !k.tcx {
+	if a.cgroup == "" && !a.xdp && !k.tcx {
 		return attachClsact(a, program)
 	}
 	pin := a.pin(k.linkDirectory())
@@ -75,9 +83,12 @@ func (k *kernel) attach(a attachment) error {
 	}
 	var made link.Link
 	var err error
-	if a.cgroup != "" {
+	switch {
+	case a.cgroup != "":
 		made, err = link.AttachCgroup(link.CgroupOptions{Path: a.cgroup, Attach: a.kind, Program: program})
-	} else {
+	case a.xdp:
+		made, err = link.AttachXDP(link.XDPOptions{Interface: a.ifindex, Program: program, Flags: link.XDPDriverMode})
+	default:
 		kind := ebpf.AttachTCXEgress
 		if a.ingress {
 			kind = ebpf.AttachTCXIngress
@@ -96,7 +107,7 @@ func (k *kernel) attach(a attachment) error {
 
 // detach removes the link or the filter; what is not there is fine.
 func (k *kernel) detach(a attachment) error {
-	if a.cgroup == "" && !k.tcx {
+	if a.cgroup == "" && !a.xdp && !k.tcx {
 		return detachClsact(a)
 	}
 	pin := a.pin(k.linkDirectory())

@@ -66,6 +66,10 @@ type Config struct {
 	bandwidth BandwidthMode
 	// untunnel has packets taken out of the tunnel in native routing, too; see modes.go.
 	untunnel bool
+	// Prefilter drops what comes from refused networks before the stack sees it; see SetRefused.
+	Prefilter bool
+	// xdpPrograms are those of xdp_netdev.bpf.c that some device is to have.
+	xdpPrograms []string
 	// KubeProxyReplacement turns service translation on (socket hooks and per-packet); LoadBalancer is how it is done.
 	KubeProxyReplacement bool
 	LoadBalancer         LoadBalancer
@@ -332,6 +336,11 @@ type Datapath interface {
 	SetUnmasqueraded(ctx context.Context, prefixes []netip.Prefix) error
 	// Masquerading tells how what leaves the cluster is translated, and what others did to it.
 	Masquerading() Masquerading
+	// XDP tells what happens on each device before the kernel's stack sees a packet, and why.
+	XDP() []XDPDevice
+	// SetRefused makes the networks that the prefilter drops exactly those given; Refused counts what came from them.
+	SetRefused(ctx context.Context, networks []netip.Prefix) error
+	Refused() ([]Refused, error)
 	// NAT lists translated sources, at most limit where that is not 0.
 	NAT(limit int) ([]NATEntry, error)
 

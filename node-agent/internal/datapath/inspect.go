@@ -105,10 +105,29 @@ func (k *kernel) suppressed(reason uint32) (sum uint64, err error) {
 	return sum, nil
 }
 
+// dropPolicyDeny is DROP_POLICY_DENY.
+const dropPolicyDeny = 181
+
+// refusedSum is what the prefilter dropped, which counts by network and not by reason.
+func (k *kernel) refusedSum() (sum Refused, err error) {
+	if k.objects.maps["refused"] == nil {
+		return sum, nil
+	}
+	each, err := k.refused.counters(k.objects.maps)
+	for _, r := range each {
+		sum.Packets, sum.Bytes = sum.Packets+r.Packets, sum.Bytes+r.Bytes
+	}
+	return sum, err
+}
+
 // Drops implements Datapath: the counters that are not zero, those of forwarded packets included.
 func (k *kernel) Drops() ([]DropCount, error) {
 	var out []DropCount
 	err := k.read("reading counters", func() error {
+		refused, err := k.refusedSum()
+		if err != nil {
+			return err
+		}
 		m := k.objects.maps["metrics"]
 		for index := range m.MaxEntries() {
 			var perCPU []counterLayout
@@ -118,6 +137,9 @@ func (k *kernel) Drops() ([]DropCount, error) {
 			c := DropCount{Reason: uint8(index / 2), Forwarded: index < 2, Direction: Direction(index % 2)}
 			for _, n := range perCPU {
 				c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes
+			}
+			if c.Reason == dropPolicyDeny && c.Direction == Ingress {
+				c.Packets, c.Bytes = c.Packets+refused.Packets, c.Bytes+refused.Bytes
 			}
 			if held, err := k.suppressed(uint32(c.Reason)); err == nil && !c.Forwarded && c.Direction == Ingress {
 				c.Suppressed = held

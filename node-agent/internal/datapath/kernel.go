@@ -58,6 +58,9 @@ type kernel struct {
 	pressureMu sync.Mutex
 	pressures  map[string]MapPressure
 	masquerade masquerade
+	// xdp is what is on the devices' XDP hooks; refused the prefilter's networks.
+	xdp     []xdpPlan
+	refused refusedTable
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -168,6 +171,10 @@ func (k *kernel) open() error {
 	if err := k.chooseBandwidth(devices); err != nil {
 		return err
 	}
+	if k.xdp, err = planXDP(k.config, devices); err != nil {
+		return err
+	}
+	k.config.xdpPrograms = xdpPrograms(k.xdp)
 	setRetval := k.options.probes.Probe("set-retval") == nil
 	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, setRetval) }
 	k.reattach = func() error { return k.attachAll(devices, k.modes.tunnelIfindex, hostLink) }
@@ -196,6 +203,9 @@ func (k *kernel) open() error {
 		}
 	}
 	if err := k.removeOtherPins(); err != nil {
+		return err
+	}
+	if err := k.removePrefilterPins(); err != nil {
 		return err
 	}
 	if k.kernelDrops = k.watchKernelDrops(); k.kernelDrops != nil {
@@ -260,6 +270,9 @@ func (k *kernel) attachAll(devices []netlink.Link, tunnelIfindex int, hostLink n
 			return err
 		}
 		wanted[filepath.Base(a.pin(k.linkDirectory()))] = true
+	}
+	if err := k.attachXDP(wanted); err != nil {
+		return err
 	}
 	// Links of devices that are no longer configured or gone.
 	entries, err := os.ReadDir(k.linkDirectory())

@@ -24,9 +24,9 @@ const (
 )
 
 // withOutside6 gives the client outside and the node's device to it addresses of version 6.
-func withOutside6(t *testing.T, c *cluster) *space {
+func withOutside6(t *testing.T, c *cluster, adjust func(*datapath.Config)) *space {
 	t.Helper()
-	outside := withOutside(t, c, nil)
+	outside := withOutside(t, c, adjust)
 	set := func(s *space, device, text string) {
 		must(t, s.in(func() error {
 			// An address that is still being checked cannot be used.
@@ -109,7 +109,7 @@ func echoService6(protocol uint8, backends ...datapath.Backend) datapath.Service
 
 func TestServicesOfVersion6(t *testing.T) {
 	eachRouting(t, func(t *testing.T, c *cluster) {
-		outside := withOutside6(t, c)
+		outside := withOutside6(t, c, nil)
 		here, there := c.nodes[0].pods[0], c.nodes[1].pods[0]
 		must(t, c.nodes[1].datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("2001:db8:77::1/128"), Identity: 6}))
 		client := c.nodes[0].pods[1].space

@@ -91,6 +91,21 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 		}
 		out.collections[name] = collection
 	}
+	if len(c.xdpPrograms) > 0 {
+		collection, err := xdpCollection(c.xdpPrograms)
+		if err != nil {
+			return nil, err
+		}
+		if v := collection.Variables["config"]; v != nil {
+			if err := v.Set(values); err != nil {
+				return nil, fmt.Errorf("specialising xdp_netdev: %w", err)
+			}
+		}
+		if m := collection.Maps["maglev"]; m != nil {
+			m.InnerMap.MaxEntries = values.MaglevSize
+		}
+		out.collections["xdp_netdev"] = collection
+	}
 	out.resize(sizesFromMemory(memoryBytes(), c.MapDynamicSizeRatio, out.sizes()))
 	out.resize(map[string]uint32{
 		"nat": uint32(c.NATMax), "connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),

@@ -1,17 +1,20 @@
 package datapath
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 )
 
 // prefilterNetworks is how many refused networks have counters of their own (PREFILTER_NETWORKS).
 const prefilterNetworks = 65536
+
+// prefilterMaps are those that only the prefilter has.
+var prefilterMaps = []string{"refused4", "refused6", "refused"}
 
 // Refused is what came from one refused network and was dropped.
 type Refused struct {
@@ -19,13 +22,12 @@ type Refused struct {
 	Packets, Bytes uint64
 }
 
-// Prefilter drops packets of refused networks in XDP, where a packet costs least. It belongs to one caller.
-type Prefilter struct {
-	collection *ebpf.Collection
-	links      []link.Link
-	indexes    map[netip.Prefix]uint32
-	free       []uint32
-	next       uint32
+// refusedTable is what is in the prefilter's maps. It belongs to one caller at a time.
+type refusedTable struct {
+	// indexes of the counters; nil until they were read.
+	indexes map[netip.Prefix]uint32
+	free    []uint32
+	next    uint32
 }
 
 type network4Key struct {
@@ -38,110 +40,116 @@ type network6Key struct {
 	Address [16]byte
 }
 
-// NewPrefilter loads the program; it refuses nothing and is attached nowhere yet. `shared` are maps of the datapath
-// by name (events, lost), so that samples join its events; those that are missing are its own.
-func NewPrefilter(shared map[string]*ebpf.Map) (*Prefilter, error) {
-	raw, err := compiled.ReadFile("objects/prefilter.o")
-	if err != nil {
-		return nil, fmt.Errorf("reading the object of prefilter: %w", err)
-	}
-	s, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("parsing the object of prefilter: %w", err)
-	}
-	replacements := map[string]*ebpf.Map{}
-	for name := range s.Maps {
-		if m := shared[name]; m != nil {
-			replacements[name] = m
-		}
-	}
-	c, err := ebpf.NewCollectionWithOptions(s, ebpf.CollectionOptions{MapReplacements: replacements})
-	if err != nil {
-		return nil, fmt.Errorf("loading prefilter: %w", err)
-	}
-	return &Prefilter{collection: c, indexes: map[netip.Prefix]uint32{}}, nil
-}
-
-// Attach puts the program on a device: in its driver, or else (generic) before the stack. It says which.
-func (p *Prefilter) Attach(ifindex int) (native bool, err error) {
-	for _, mode := range []link.XDPAttachFlags{link.XDPDriverMode, link.XDPGenericMode} {
-		var l link.Link
-		l, err = link.AttachXDP(link.XDPOptions{Program: p.collection.Programs["prefilter"], Interface: ifindex, Flags: mode})
-		if err == nil {
-			p.links = append(p.links, l)
-			return mode == link.XDPDriverMode, nil
-		}
-	}
-	return false, fmt.Errorf("attaching prefilter to interface %d: %w", ifindex, err)
-}
-
-func (p *Prefilter) entry(n netip.Prefix) (*ebpf.Map, any) {
+func refusedEntry(maps map[string]*ebpf.Map, n netip.Prefix) (*ebpf.Map, any) {
 	if n.Addr().Is4() {
-		return p.collection.Maps["refused4"], network4Key{uint32(n.Bits()), n.Addr().As4()}
+		return maps["refused4"], network4Key{uint32(n.Bits()), n.Addr().As4()}
 	}
-	return p.collection.Maps["refused6"], network6Key{uint32(n.Bits()), n.Addr().As16()}
+	return maps["refused6"], network6Key{uint32(n.Bits()), n.Addr().As16()}
 }
 
-// Set makes exactly these networks refused. Counters of those that stay go on; those of a new one begin at nothing.
-func (p *Prefilter) Set(networks []netip.Prefix) error {
+// restore reads what an earlier run left, whose counters go on.
+func (t *refusedTable) restore(maps map[string]*ebpf.Map) error {
+	if t.indexes != nil {
+		return nil
+	}
+	found := map[netip.Prefix]uint32{}
+	taken := map[uint32]bool{}
+	var key4 network4Key
+	var key6 network6Key
+	var index uint32
+	note := func(n netip.Prefix) {
+		found[n], taken[index] = index, true
+		t.next = max(t.next, index+1)
+	}
+	all := maps["refused4"].Iterate()
+	for all.Next(&key4, &index) {
+		note(netip.PrefixFrom(netip.AddrFrom4(key4.Address), int(key4.Length)))
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("reading the prefilter: %w", err)
+	}
+	all = maps["refused6"].Iterate()
+	for all.Next(&key6, &index) {
+		note(netip.PrefixFrom(netip.AddrFrom16(key6.Address), int(key6.Length)))
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("reading the prefilter: %w", err)
+	}
+	for i := range t.next {
+		if !taken[i] {
+			t.free = append(t.free, i)
+		}
+	}
+	t.indexes = found
+	return nil
+}
+
+// set makes exactly these networks refused. Counters of those that stay go on; those of a new one begin at nothing.
+func (t *refusedTable) set(maps map[string]*ebpf.Map, networks []netip.Prefix) error {
+	if err := t.restore(maps); err != nil {
+		return err
+	}
 	wanted := map[netip.Prefix]bool{}
 	for _, n := range networks {
 		wanted[n.Masked()] = true
 	}
-	for n, index := range p.indexes {
+	for n, index := range t.indexes {
 		if wanted[n] {
 			continue
 		}
-		m, key := p.entry(n)
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		m, key := refusedEntry(maps, n)
+		if err := ignoreMissing(m.Delete(key)); err != nil {
 			return fmt.Errorf("taking %s from the prefilter: %w", n, err)
 		}
-		delete(p.indexes, n)
-		p.free = append(p.free, index)
+		delete(t.indexes, n)
+		t.free = append(t.free, index)
 	}
 	processors, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("counting processors: %w", err)
 	}
 	for n := range wanted {
-		if _, has := p.indexes[n]; has {
+		if _, has := t.indexes[n]; has {
 			continue
 		}
-		index, err := p.number()
+		index, err := t.number()
 		if err != nil {
 			return fmt.Errorf("refusing %s: %w", n, err)
 		}
-		m, key := p.entry(n)
-		if err := p.collection.Maps["refused"].Put(index, make([]counterLayout, processors)); err != nil {
+		m, key := refusedEntry(maps, n)
+		if err := maps["refused"].Put(index, make([]counterLayout, processors)); err != nil {
 			return fmt.Errorf("clearing the counter of %s: %w", n, err)
 		}
 		if err := m.Put(key, index); err != nil {
 			return fmt.Errorf("refusing %s: %w", n, err)
 		}
-		p.indexes[n] = index
+		t.indexes[n] = index
 	}
 	return nil
 }
 
-func (p *Prefilter) number() (uint32, error) {
-	if n := len(p.free); n > 0 {
-		index := p.free[n-1]
-		p.free = p.free[:n-1]
+func (t *refusedTable) number() (uint32, error) {
+	if n := len(t.free); n > 0 {
+		index := t.free[n-1]
+		t.free = t.free[:n-1]
 		return index, nil
 	}
-	if p.next == prefilterNetworks {
+	if t.next == prefilterNetworks {
 		return 0, fmt.Errorf("the prefilter holds %d networks and no more", prefilterNetworks)
 	}
-	p.next++
-	return p.next - 1, nil
+	t.next++
+	return t.next - 1, nil
 }
 
-// Counters are the drops of every refused network.
-func (p *Prefilter) Counters() ([]Refused, error) {
-	out := make([]Refused, 0, len(p.indexes))
-	for n, index := range p.indexes {
+// counters are the drops of every refused network.
+func (t *refusedTable) counters(maps map[string]*ebpf.Map) ([]Refused, error) {
+	if err := t.restore(maps); err != nil {
+		return nil, err
+	}
+	out := make([]Refused, 0, len(t.indexes))
+	for n, index := range t.indexes {
 		var each []counterLayout
-		if err := p.collection.Maps["refused"].Lookup(index, &each); err != nil {
+		if err := maps["refused"].Lookup(index, &each); err != nil {
 			return nil, fmt.Errorf("reading the counter of %s: %w", n, err)
 		}
 		r := Refused{Network: n}
@@ -153,12 +161,40 @@ func (p *Prefilter) Counters() ([]Refused, error) {
 	return out, nil
 }
 
-// Close detaches and unloads it.
-func (p *Prefilter) Close() error {
-	var errs []error
-	for _, l := range p.links {
-		errs = append(errs, l.Close())
+// SetRefused implements Datapath.
+func (k *kernel) SetRefused(ctx context.Context, networks []netip.Prefix) error {
+	return k.change(ctx, "refusing networks", func() error {
+		if k.objects.maps["refused"] == nil {
+			if len(networks) == 0 {
+				return nil
+			}
+			return errors.New("the prefilter is off")
+		}
+		return k.refused.set(k.objects.maps, networks)
+	})
+}
+
+// Refused implements Datapath.
+func (k *kernel) Refused() (out []Refused, err error) {
+	err = k.read("reading the prefilter", func() error {
+		if k.objects.maps["refused"] == nil {
+			return nil
+		}
+		out, err = k.refused.counters(k.objects.maps)
+		return err
+	})
+	return out, err
+}
+
+// removePrefilterPins gives back the memory of a prefilter that is off now, which no program reads any more.
+func (k *kernel) removePrefilterPins() error {
+	for _, name := range prefilterMaps {
+		if k.objects.maps[name] != nil {
+			continue
+		}
+		if err := os.Remove(mapPin(k.mapDirectory(), name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the map %s: %w", name, err)
+		}
 	}
-	p.collection.Close()
-	return errors.Join(errs...)
+	return nil
 }

@@ -17,16 +17,33 @@ const (
 	xdpPass = 2
 )
 
+// Prefilter is the program alone, with maps of its own.
+type Prefilter struct {
+	collection *ebpf.Collection
+	table      refusedTable
+}
+
+func (p *Prefilter) Set(networks []netip.Prefix) error {
+	return p.table.set(p.collection.Maps, networks)
+}
+
+func (p *Prefilter) Counters() ([]Refused, error) { return p.table.counters(p.collection.Maps) }
+
 func newPrefilter(t testing.TB, networks ...string) *Prefilter {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it loads programs into the kernel")
 	}
-	p, err := NewPrefilter(nil)
+	s, err := xdpCollection([]string{xdpPrefilter})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.Close() })
+	c, err := ebpf.NewCollection(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	p := &Prefilter{collection: c}
 	if err := p.Set(prefixes(networks...)); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func TestHTTPPolicyForClientsOutside(t *testing.T) {
 				c := newClusterWith(t, routing, func(config *datapath.Config) {
 					config.L7Proxy, config.BPFMasquerade = true, masquerade == "programs"
 				})
-				outside := withOutside6(t, c)
+				outside := withOutside6(t, c, nil)
 				for i, n := range c.nodes {
 					for _, a := range []string{"192.0.2.%d/32", "2001:db8:77::%d/128"} {
 						at := prefix(fmt.Sprintf(a, 2-i))

@@ -28,11 +28,13 @@ func TestVerifierEffort(t *testing.T) {
 		t.Skipf("cannot mount a bpf file system: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
-	s, err := newSpec(rigConfig(RoutingTunnel), 1, 1450, true)
+	config := rigConfig(RoutingTunnel)
+	config.xdpPrograms = []string{xdpServices, xdpPrefilter, xdpBoth}
+	s, err := newSpec(config, 1, 1450, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range hookObjects {
+	for _, name := range append([]string{"xdp_netdev"}, hookObjects...) {
 		c := s.collections[name].Copy()
 		for _, m := range c.Maps {
 			m.Pinning, m.MaxEntries = ebpf.PinNone, min(m.MaxEntries, 4096)
@@ -41,7 +43,7 @@ func TestVerifierEffort(t *testing.T) {
 			Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats, LogSizeStart: 1 << 20},
 		})
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %+v", name, err)
 			continue
 		}
 		for program, p := range loaded.Programs {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/xdpfeatures"
 )
 
 // Facts of one node. Problems names what could not be read.
@@ -84,7 +86,7 @@ func (f *Facts) readLinks() error {
 	if err != nil {
 		return err
 	}
-	features, _ := xdpFeatures()
+	features, _ := xdpfeatures.Get()
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -109,7 +111,7 @@ func (f *Facts) readLinks() error {
 		}
 		f.Interfaces = append(f.Interfaces, entry)
 		if card, ok := readCard(socket, l, entry); ok {
-			card.XDP = xdpOf(features, a.Index)
+			card.XDP = xdpfeatures.Mode(features, a.Index)
 			f.Cards = append(f.Cards, card)
 		}
 	}

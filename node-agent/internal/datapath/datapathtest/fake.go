@@ -29,6 +29,8 @@ type Fake struct {
 	nat       []datapath.NATEntry
 	// unmasqueraded is what SetUnmasqueraded left.
 	unmasqueraded []netip.Prefix
+	xdp           []datapath.XDPDevice
+	refused       []netip.Prefix
 	drops         []datapath.DropCount
 	handlers      map[int]subscriber
 	next          int

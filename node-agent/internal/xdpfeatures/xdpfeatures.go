@@ -1,4 +1,5 @@
-package facts
+// Package xdpfeatures asks the kernel what drivers say of their XDP.
+package xdpfeatures
 
 import (
 	"encoding/binary"
@@ -14,11 +15,18 @@ const (
 	netdevDeviceGet   = 1
 	netdevIfindex     = 1
 	netdevXDPFeatures = 3
-	xdpBasic          = 1
 )
 
-// xdpFeatures gives the driver's XDP features by interface index; an error where the kernel does not say.
-func xdpFeatures() (map[int]uint64, error) {
+// Features of a driver (enum netdev_xdp_act).
+const (
+	// Basic: programs run in the driver, and can drop, pass and send back.
+	Basic = 1
+	// Transmit: frames that a program redirects can be sent by this device.
+	Transmit = 4
+)
+
+// Get gives the drivers' features by interface index; an error where the kernel does not say.
+func Get() (map[int]uint64, error) {
 	family, err := netlink.GenlFamilyGet("netdev")
 	if err != nil {
 		return nil, fmt.Errorf("asking for drivers' XDP features: %w", err)
@@ -52,12 +60,13 @@ func xdpFeatures() (map[int]uint64, error) {
 	return features, nil
 }
 
-func xdpOf(features map[int]uint64, index int) string {
+// Mode is native, generic or unknown: how programs run at the interface.
+func Mode(features map[int]uint64, index int) string {
 	value, known := features[index]
 	switch {
 	case !known:
 		return "unknown"
-	case value&xdpBasic != 0:
+	case value&Basic != 0:
 		return "native"
 	default:
 		return "generic"
