@@ -114,7 +114,7 @@ int from_pod(struct __sk_buff *skb)
 		return err < 0 ? TC_ACT_SHOT : err;
 	}
 
-	if (config.services && has_ports(p->protocol)) {
+	if (config.services && (has_ports(p->protocol) || p->related)) {
 		err = serve(skb, p, r, ep, out);
 		if (err != CONTINUE)
 			return err;

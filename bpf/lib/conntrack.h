@@ -425,8 +425,7 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		t->report = report_due(c, p, t->side, now);
 		r->trace_reason = t->reply ? TRACE_REPLY : TRACE_ESTABLISHED;
 	}
-	/* Of errors, those that a pod answers clients outside with. */
-	if (t->reply && (c->flags & CONNECTION_REVERSE) && (!p->related || t->side == OUT)) {
+	if (t->reply && (c->flags & CONNECTION_REVERSE)) {
 		t->reverse = true;
 		t->has_service = true;
 		t->service = c->translated;

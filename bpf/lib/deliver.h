@@ -22,9 +22,12 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct
 		if (err)
 			return err;
 	}
-	if (t->reverse && !t->to_proxy)
-		return rewrite(skb, p, true, &t->service, t->service_port);
-	return 0;
+	if (!t->reverse || t->to_proxy)
+		return 0;
+	/* An error that somebody on the way sent keeps its sender. */
+	if (p->related && !same_address(&p->source, &p->inner_destination))
+		return rewrite_quoted(skb, p, false, &t->service, t->service_port);
+	return nat_rewrite(skb, p, true, &t->service, t->service_port);
 }
 
 /* What admit() let in: to its proxy. The proxy opens a connection of its own into the pod. */

@@ -37,7 +37,7 @@ __verified_once int translate(struct __sk_buff *skb, struct packet *p, struct en
 	t->service = w->front;
 	t->service_port = w->front_port;
 	t->opening = w->opening;
-	return rewrite(skb, p, false, &w->backend, w->port);
+	return nat_rewrite(skb, p, false, &w->backend, w->port);
 }
 
 /* The pod is its own backend: it gets a client with another address. 0 or a negative drop reason. */
@@ -51,6 +51,8 @@ __verified_once int hairpin(struct __sk_buff *skb, struct packet *p, struct endp
 	if (!p || !ep || !t || !w)
 		return -DROP_INVALID;
 	w->from = hairpin_address(p->v6);
+	if (p->related)
+		return nat_rewrite(skb, p, true, &w->from, p->inner_destination_port);
 	__builtin_memset(&w->key, 0, sizeof(w->key));
 	w->key.endpoint = ep->id;
 	w->key.protocol = p->protocol;
@@ -103,6 +105,8 @@ __verified_once int hairpin_back(struct __sk_buff *skb, struct packet *p, struct
 	if (!c || !(c->flags & CONNECTION_REVERSE))
 		return -DROP_NO_BACKEND;
 	touch_entry(c, p, OUT, now, opening);
-	err = rewrite(skb, p, true, &c->translated, c->translated_port);
-	return err ? err : rewrite(skb, p, false, &w->from, p->destination_port);
+	err = nat_rewrite(skb, p, true, &c->translated, c->translated_port);
+	if (err)
+		return err;
+	return nat_rewrite(skb, p, false, &w->from, p->related ? p->inner_source_port : p->destination_port);
 }

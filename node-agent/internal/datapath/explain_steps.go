@@ -257,6 +257,10 @@ func (r *rawStep) step() ExplainStep {
 	case stepDecap:
 		s = ExplainStep{Kind: "decapsulation", Identity: r.Number[0], Text: fmt.Sprintf("out of the tunnel from node %s, identity %d", from, r.Number[0])}
 	case stepNAT:
+		if r.What == natIn {
+			s = ExplainStep{Kind: "nat", Map: "nat", Found: true, Rewrite: fmt.Sprintf("destination %s → %s", from, to), Text: fmt.Sprintf("an answer to what was masqueraded as %s: for %s", from, to)}
+			break
+		}
 		how := "a free port is taken"
 		if r.Found != 0 {
 			how = "the connection has its port already"

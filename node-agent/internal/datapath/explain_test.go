@@ -44,6 +44,7 @@ func someService(name, at string, protocol uint8, backends ...netip.AddrPort) da
 		ServiceID: datapath.ServiceID{Namespace: "default", Name: name, Protocol: protocol},
 		Frontends: []datapath.Frontend{{Address: front.Addr(), Port: front.Port(), Protocol: protocol}},
 	}
+	s.V6 = front.Addr().Is6()
 	for _, b := range backends {
 		s.Backends = append(s.Backends, datapath.Backend{Address: b.Addr(), Port: b.Port(), Internal: true, External: true})
 	}
@@ -281,21 +282,21 @@ func TestExplainIsTrue(t *testing.T) {
 		counts := map[datapath.Outcome]int{}
 		for round := range 6 {
 			randomPolicies(t, random, pods, ports)
-			fronts := randomServices(t, random, c, pods, ports)
-			for range 10 {
-				from, protocol := pods[random.IntN(len(pods))], protocols[random.IntN(2)]
-				to := netip.AddrPortFrom(pods[random.IntN(len(pods))].address, ports[random.IntN(len(ports))])
+			fronts := [2][]netip.AddrPort{randomServices(t, random, c, pods, ports, false), randomServices(t, random, c, pods, ports, true)}
+			for range 12 {
+				from, protocol, v6 := pods[random.IntN(len(pods))], protocols[random.IntN(2)], random.IntN(2)
+				to := netip.AddrPortFrom(pods[random.IntN(len(pods))].at(v6 == 1), ports[random.IntN(len(ports))])
 				if random.IntN(3) == 0 {
-					to = fronts[random.IntN(len(fronts))]
+					to = fronts[v6][random.IntN(len(fronts[v6]))]
 				}
-				if to.Addr() == from.address {
+				if to.Addr() == from.at(v6 == 1) {
 					continue
 				}
 				said := c.explain(t, from, to, protocol, true)
 				counts[said.Outcome]++
-				network := map[uint8]string{unix.IPPROTO_TCP: "tcp4", unix.IPPROTO_UDP: "udp4"}[protocol]
-				came := arrives(from.space, network, to.String())
-				if want := said.Outcome == datapath.OutcomeDelivered; came != want {
+				network := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[protocol]
+				want := said.Outcome == datapath.OutcomeDelivered
+				if came := arrives(from.space, network, to.String(), want); came != want {
 					t.Errorf("round %d: %s from %s to %s: explain says %s, but a packet of it arrives: %v%s", round, network, from.address, to, said.Outcome, came, steps(said))
 				}
 			}
@@ -307,20 +308,25 @@ func TestExplainIsTrue(t *testing.T) {
 	})
 }
 
-// arrives tells whether a first packet gets through and is answered; a short wait, since most of them are dropped.
-func arrives(s *space, network, to string) bool {
+// arrives tells whether a first packet gets through and is answered. One that is said to be dropped is not waited for long, since
+// most of them are.
+func arrives(s *space, network, to string, expected bool) bool {
+	wait := 120 * time.Millisecond
+	if expected {
+		wait = 3 * time.Second
+	}
 	var answered bool
 	_ = s.in(func() error {
-		c, err := (&net.Dialer{Timeout: 120 * time.Millisecond}).Dial(network, to)
+		c, err := (&net.Dialer{Timeout: wait}).Dial(network, to)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if network == "tcp4" {
+		if network == "tcp" {
 			answered = true
 			return nil
 		}
-		_ = c.SetDeadline(time.Now().Add(120 * time.Millisecond))
+		_ = c.SetDeadline(time.Now().Add(wait))
 		if _, err := fmt.Fprintln(c, "x"); err != nil {
 			return err
 		}
@@ -362,19 +368,22 @@ func randomPolicies(t *testing.T, random *rand.Rand, pods []*pod, ports []uint16
 }
 
 // randomServices have one backend or none each, since a real packet and a tried one may be given different ones.
-func randomServices(t *testing.T, random *rand.Rand, c *cluster, pods []*pod, ports []uint16) []netip.AddrPort {
+func randomServices(t *testing.T, random *rand.Rand, c *cluster, pods []*pod, ports []uint16, v6 bool) []netip.AddrPort {
 	t.Helper()
 	var out []netip.AddrPort
 	for i := range 3 {
-		front := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 80)
+		name, front := fmt.Sprint(i), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 80)
+		if v6 {
+			name, front = name+"-6", netip.AddrPortFrom(addr(fmt.Sprintf("fd00:96::1:%d", i)), 80)
+		}
 		out = append(out, front)
 		var backends []netip.AddrPort
 		if random.IntN(4) > 0 {
-			backends = append(backends, netip.AddrPortFrom(pods[random.IntN(len(pods))].address, ports[random.IntN(len(ports))]))
+			backends = append(backends, netip.AddrPortFrom(pods[random.IntN(len(pods))].at(v6), ports[random.IntN(len(ports))]))
 		}
 		for _, n := range c.nodes {
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-				must(t, n.datapath.UpsertService(ctx, someService(fmt.Sprint(i), front.String(), protocol, backends...)))
+				must(t, n.datapath.UpsertService(ctx, someService(name, front.String(), protocol, backends...)))
 			}
 		}
 	}
