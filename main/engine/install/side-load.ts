@@ -8,23 +8,11 @@ import type { StepContext } from './steps.ts';
 /** Where containerd listens; k3s has its own. */
 const sockets = ['/run/containerd/containerd.sock', '/run/k3s/containerd/containerd.sock'] as const;
 
-/** How often a command that may be repeated is tried. */
-const tries = 3;
-
-/** Runs a command that may be repeated: a channel that ends without an answer, as under heavy load, is no verdict. */
-async function runAgain(session: SshSession, command: string, signal: AbortSignal) {
-  let ran = await session.run(command, { signal });
-  for (let attempt = 1; attempt < tries && !ran.ok && !signal.aborted && !session.closed.aborted; attempt++)
-    ran = await session.run(command, { signal });
-  return ran;
-}
-
 /** `ctr` for the kubelet's images, with sudo where the login is not root's. */
 async function containerCommand(session: SshSession, signal: AbortSignal): Promise<Result<string>> {
-  const probe = await runAgain(
-    session,
+  const probe = await session.run(
     'if [ "$(id -u)" = 0 ]; then echo root; elif sudo -n true 2>/dev/null; then echo sudo; else echo none; fi; command -v ctr || ls /usr/local/bin/ctr /var/lib/rancher/k3s/data/current/bin/ctr 2>/dev/null | head -1',
-    signal,
+    { signal },
   );
   if (!probe.ok) return probe;
   const [right, command] = probe.value.stdout.toString('utf8').trim().split('\n');
@@ -54,7 +42,7 @@ async function digestOn(
   name: string,
   signal: AbortSignal,
 ): Promise<Result<string | undefined>> {
-  const listed = await runAgain(session, `${ctr} images list name==${name}`, signal);
+  const listed = await session.run(`${ctr} images list name==${name}`, { signal });
   if (!listed.ok) return listed;
   if (listed.value.code !== 0)
     return failed({
@@ -116,7 +104,7 @@ export async function sideLoad(
         why: imported.value.stderr.trim() || `ctr ended with ${imported.value.code}.`,
         fix: 'Look at free space below /var/lib/containerd and at the containerd log of the node.',
       });
-    const tagged = await runAgain(session, `${ctr} images tag --force ${image.name} ${image.reference}`, signal);
+    const tagged = await session.run(`${ctr} images tag --force ${image.name} ${image.reference}`, { signal });
     if (!tagged.ok) return tagged;
     const after = await digestOn(session, ctr, image.reference, signal);
     if (!after.ok) return after;

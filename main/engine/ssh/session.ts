@@ -16,6 +16,86 @@ function broke(host: string, doing: string, error: unknown): Failure {
   };
 }
 
+interface Running {
+  readonly ended: Promise<Result<SshCommandResult>>;
+}
+
+/**
+ * Collects what a command writes and how it ends. To be called in ssh2's own callback: the answer "it has begun" and all
+ * that follows, to the end, may have come in one piece, and is told in one go. Whoever listened only after a promise, as
+ * microtasks run when all of it has been told, would miss the exit status.
+ */
+function collect(
+  host: string,
+  doing: string,
+  channel: ClientChannel,
+  options: Parameters<SshSession['run']>[1] & object,
+): Promise<Result<SshCommandResult>> {
+  return new Promise<Result<SshCommandResult>>((resolve) => {
+    const stdout: Buffer[] = [];
+    let size = 0;
+    let stderr = '';
+    let code: number | null = null;
+    let exited = false;
+    let ended: string | undefined;
+    const abort = () => {
+      channel.signal('KILL');
+      channel.close();
+      resolve(
+        failed({
+          code: 'cancelled',
+          what: `${doing} on ${host} was ended.`,
+          why: 'It was no longer needed.',
+          fix: 'Nothing to do.',
+        }),
+      );
+    };
+    options.signal?.addEventListener('abort', abort, { once: true });
+    channel.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size > largestOutput) {
+        ended = `it wrote more than ${largestOutput >> 20} MiB`;
+        channel.close();
+      } else stdout.push(chunk);
+    });
+    channel.stderr.on('data', (chunk: Buffer) => {
+      if (stderr.length < 1 << 20) stderr += chunk.toString('utf8');
+    });
+    channel.on('exit', (status: number | null) => {
+      exited = true;
+      code = status;
+    });
+    channel.on('error', (error: Error) => {
+      ended = error.message;
+    });
+    channel.on('close', () => {
+      options.signal?.removeEventListener('abort', abort);
+      if (ended !== undefined || !exited)
+        return resolve(failed(broke(host, doing, ended ?? 'the connection was lost')));
+      resolve(ok({ code, stdout: Buffer.concat(stdout), stderr }));
+    });
+    if (options.signal?.aborted) return abort();
+    if (options.input) {
+      // A command that ends before it has read everything is judged by its exit code.
+      pipeline(options.input, channel, { end: true }).catch(() => {});
+    } else channel.end();
+  });
+}
+
+/** A shell over a channel; in ssh2's own callback, for the reason of `collect`. */
+function shellOf(channel: ClientChannel): SshShell {
+  const exit = Promise.withResolvers<{ readonly code: number | null; readonly signal: string | null }>();
+  channel.on('exit', (code: number | null, signal?: string) => exit.resolve({ code, signal: signal ?? null }));
+  channel.on('close', () => exit.resolve({ code: null, signal: null }));
+  channel.on('error', () => {});
+  return {
+    stream: channel,
+    exit: exit.promise,
+    resize: (columns, rows) => channel.setWindow(rows, columns, 0, 0),
+    close: () => channel.close(),
+  };
+}
+
 /** Dresses an authenticated client. `close` ends it and every hop below it. */
 export function createSession(
   route: readonly string[],
@@ -50,76 +130,20 @@ export function createSession(
     close,
     async run(command, options = {}) {
       const doing = `Running ${command.split(' ')[0]}`;
-      const opened = await open<ClientChannel>(doing, (done) => client.exec(command, done));
-      if (!opened.ok) return opened;
-      const channel = opened.value;
-      return new Promise<Result<SshCommandResult>>((resolve) => {
-        const stdout: Buffer[] = [];
-        let size = 0;
-        let stderr = '';
-        let code: number | null = null;
-        let exited = false;
-        let ended: string | undefined;
-        const abort = () => {
-          channel.signal('KILL');
-          channel.close();
-          resolve(
-            failed({
-              code: 'cancelled',
-              what: `${doing} on ${host} was ended.`,
-              why: 'It was no longer needed.',
-              fix: 'Nothing to do.',
-            }),
-          );
-        };
-        options.signal?.addEventListener('abort', abort, { once: true });
-        if (options.signal?.aborted) return abort();
-        channel.on('data', (chunk: Buffer) => {
-          size += chunk.length;
-          if (size > largestOutput) {
-            ended = `it wrote more than ${largestOutput >> 20} MiB`;
-            channel.close();
-          } else stdout.push(chunk);
-        });
-        channel.stderr.on('data', (chunk: Buffer) => {
-          if (stderr.length < 1 << 20) stderr += chunk.toString('utf8');
-        });
-        channel.on('exit', (status: number | null) => {
-          exited = true;
-          code = status;
-        });
-        channel.on('error', (error: Error) => {
-          ended = error.message;
-        });
-        channel.on('close', () => {
-          options.signal?.removeEventListener('abort', abort);
-          if (ended !== undefined || !exited)
-            return resolve(failed(broke(host, doing, ended ?? 'the connection was lost')));
-          resolve(ok({ code, stdout: Buffer.concat(stdout), stderr }));
-        });
-        if (options.input) {
-          // A command that ends before it has read everything is judged by its exit code.
-          pipeline(options.input, channel, { end: true }).catch(() => {});
-        } else channel.end();
-      });
+      const opened = await open<Running>(doing, (done) =>
+        client.exec(command, (error, channel) =>
+          done(error, error ? (undefined as never) : { ended: collect(host, doing, channel, options) }),
+        ),
+      );
+      return opened.ok ? await opened.value.ended : opened;
     },
     async shell(columns, rows) {
-      const opened = await open<ClientChannel>('Opening a shell', (done) =>
-        client.shell({ term: 'xterm-256color', cols: columns, rows, width: 0, height: 0 }, done),
+      const opened = await open<SshShell>('Opening a shell', (done) =>
+        client.shell({ term: 'xterm-256color', cols: columns, rows, width: 0, height: 0 }, (error, channel) =>
+          done(error, error ? (undefined as never) : shellOf(channel)),
+        ),
       );
-      if (!opened.ok) return opened;
-      const channel = opened.value;
-      const exit = Promise.withResolvers<{ readonly code: number | null; readonly signal: string | null }>();
-      channel.on('exit', (code: number | null, signal?: string) => exit.resolve({ code, signal: signal ?? null }));
-      channel.on('close', () => exit.resolve({ code: null, signal: null }));
-      channel.on('error', () => {});
-      const shell: SshShell = {
-        stream: channel,
-        exit: exit.promise,
-        resize: (newColumns, newRows) => channel.setWindow(newRows, newColumns, 0, 0),
-        close: () => channel.close(),
-      };
-      return ok(shell);
+      return opened;
     },
     async upload(localPath, remotePath, progress) {
       const doing = `Copying to ${remotePath}`;

@@ -18,7 +18,12 @@ export interface SshFixture {
   readonly directory: string;
   readonly identity: string;
   /** Starts a real sshd on loopback with a host key of its own. */
-  readonly start: (options?: { readonly hostKey?: string; readonly port?: number }) => Promise<TestServer>;
+  readonly start: (options?: {
+    readonly hostKey?: string;
+    readonly port?: number;
+    /** Channels that one connection may have; sshd's own default unless told. */
+    readonly sessions?: number;
+  }) => Promise<TestServer>;
   readonly file: (name: string, text: string) => string;
   readonly close: () => Promise<void>;
 }
@@ -73,7 +78,7 @@ export function openFixture(): SshFixture {
       if (process.getuid?.() === 0) mkdirSync('/run/sshd', { recursive: true });
       const config = file(
         `sshd-${port}`,
-        `Port ${port}\nListenAddress 127.0.0.1\nHostKey ${key}\nPidFile none\nAuthorizedKeysFile ${identity}.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nLogLevel ERROR\n`,
+        `Port ${port}\nListenAddress 127.0.0.1\nHostKey ${key}\nPidFile none\nAuthorizedKeysFile ${identity}.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nLogLevel ERROR\n${options.sessions ? `MaxSessions ${options.sessions}\n` : ''}`,
       );
       const child: ChildProcess = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore', detached: false });
       const stop = async () => {
