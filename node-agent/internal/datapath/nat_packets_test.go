@@ -120,7 +120,7 @@ func (f flow) frame() []byte {
 }
 
 // dissect takes a packet apart and complains about checksums that are wrong, those of what it quotes included.
-func dissect(t *testing.T, packet []byte) flow {
+func dissect(t testing.TB, packet []byte) flow {
 	t.Helper()
 	var f flow
 	var l4 []byte

@@ -19,7 +19,7 @@ import (
 
 // rig has all programs loaded on maps of their own, without any interface: packets are given by BPF_PROG_TEST_RUN.
 type rig struct {
-	t *testing.T
+	t testing.TB
 	*kernel
 	// loopback's index stands for every interface: the kernel's test runner wants one that exists.
 	ifindex uint32
@@ -42,7 +42,7 @@ func rigConfig(routing RoutingMode) Config {
 	}
 }
 
-func newRig(t *testing.T, routing RoutingMode, adjust ...func(*Config)) *rig {
+func newRig(t testing.TB, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
 	c := rigConfig(routing)
 	for _, change := range adjust {
@@ -51,7 +51,7 @@ func newRig(t *testing.T, routing RoutingMode, adjust ...func(*Config)) *rig {
 	return newRigOf(t, c)
 }
 
-func newRigOf(t *testing.T, c Config) *rig {
+func newRigOf(t testing.TB, c Config) *rig {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it loads programs into the kernel")

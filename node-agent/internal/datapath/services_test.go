@@ -69,7 +69,7 @@ func (r *rig) seen(f Frontend) (out [2][]string) {
 	return out
 }
 
-func count(t *testing.T, m *ebpf.Map) (n int) {
+func count(t testing.TB, m *ebpf.Map) (n int) {
 	t.Helper()
 	var key, value []byte
 	all := m.Iterate()
