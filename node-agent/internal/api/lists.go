@@ -103,7 +103,7 @@ func (s *Service) GetEndpointPolicy(_ context.Context, r *fairleadv1.GetEndpoint
 	}
 	out := &fairleadv1.GetEndpointPolicyResponse{}
 	for _, l := range lines {
-		line := &fairleadv1.PolicyLine{Direction: policy.Direction(l.Direction).String(), Identity: l.Identity, Protocol: uint32(l.Protocol),
+		line := &fairleadv1.PolicyLine{Endpoint: r.GetEndpoint(), Direction: policy.Direction(l.Direction).String(), Identity: l.Identity, Protocol: uint32(l.Protocol),
 			Port: uint32(l.Port), PortPrefix: uint32(l.PortPrefix), Deny: l.Deny, Labels: p.labels(l.Identity)}
 		if info, ok := p.Policies.Rule(l.Rule); ok {
 			line.Rule = ruleText(info)

@@ -110,6 +110,9 @@ func printNAT(w io.Writer, answer *fairleadv1.ListNATResponse, limit uint32) err
 	return nil
 }
 
+// hostEndpoint is the number of the node itself among the endpoints.
+const hostEndpoint = 65535
+
 func policyList() *cobra.Command {
 	var s settings
 	var only uint32
@@ -126,6 +129,8 @@ func policyList() *cobra.Command {
 				}
 				endpoints := answer.GetEndpoints()
 				slices.SortFunc(endpoints, func(a, b *fairleadv1.EndpointInfo) int { return int(a.GetId()) - int(b.GetId()) })
+				// The node itself has lines where the host firewall governs it.
+				endpoints = append(endpoints, &fairleadv1.EndpointInfo{Id: hostEndpoint})
 				all := &fairleadv1.GetEndpointPolicyResponse{}
 				var rows [][]string
 				for _, endpoint := range endpoints {
@@ -137,12 +142,16 @@ func policyList() *cobra.Command {
 						return err
 					}
 					all.Lines = append(all.Lines, policy.GetLines()...)
+					pod := endpoint.GetNamespace() + "/" + endpoint.GetPodName()
+					if endpoint.GetId() == hostEndpoint {
+						pod = "(this node)"
+					}
 					for _, l := range policy.GetLines() {
 						verdict := "allow"
 						if l.GetDeny() {
 							verdict = "deny"
 						}
-						rows = append(rows, []string{fmt.Sprint(endpoint.GetId()), endpoint.GetNamespace() + "/" + endpoint.GetPodName(), l.GetDirection(), verdict,
+						rows = append(rows, []string{fmt.Sprint(endpoint.GetId()), pod, l.GetDirection(), verdict,
 							fmt.Sprint(l.GetIdentity()), protocolName(l.GetProtocol()), portText(l.GetPort(), l.GetPortPrefix()), l.GetRule(), strings.Join(l.GetLabels(), " ")})
 					}
 				}
@@ -153,7 +162,7 @@ func policyList() *cobra.Command {
 		},
 	}
 	s.bind(command)
-	command.Flags().Uint32Var(&only, "endpoint", 0, "only this endpoint")
+	command.Flags().Uint32Var(&only, "endpoint", 0, "only this endpoint; 65535 is the node itself")
 	return command
 }
 

@@ -77,7 +77,8 @@ func TestCommands(t *testing.T) {
 		{args: []string{"status", "-o", "json"}, want: []string{`"routing_mode":`, `"tunnel"`}},
 		{args: []string{"status", "-o", "yaml"}, fail: `-o takes table or json, not "yaml"`},
 		{args: []string{"endpoints"}, want: []string{"ENDPOINT", "galaxy/xwing", "4321", "Enabled", "Disabled"}},
-		{args: []string{"bpf", "policy", "list"}, want: []string{"8080-8095", "rule1", "allow", "TCP"}},
+		{args: []string{"bpf", "policy", "list"}, want: []string{"8080-8095", "rule1", "allow", "TCP", "galaxy/xwing", "65535  ", "(this node)"}},
+		{args: []string{"bpf", "policy", "list", "--endpoint", "65535"}, want: []string{"(this node)"}},
 		{args: []string{"bpf", "metrics", "list"}, fail: "does not know that question"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {

@@ -2544,6 +2544,7 @@ type PolicyLine struct {
 	Deny       bool     `protobuf:"varint,7,opt,name=deny,proto3" json:"deny,omitempty"`
 	// "Kind namespace/name section".
 	Rule          string `protobuf:"bytes,8,opt,name=rule,proto3" json:"rule,omitempty"`
+	Endpoint      uint32 `protobuf:"varint,9,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2634,6 +2635,14 @@ func (x *PolicyLine) GetRule() string {
 	return ""
 }
 
+func (x *PolicyLine) GetEndpoint() uint32 {
+	if x != nil {
+		return x.Endpoint
+	}
+	return 0
+}
+
+// Endpoint 65535 is the node itself, which has lines where the host firewall governs it.
 type GetEndpointPolicyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Endpoint      uint32                 `protobuf:"varint,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
@@ -4371,7 +4380,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\aentries\x18\b \x01(\x04R\aentries\"\x15\n" +
 	"\x13ListPoliciesRequest\"K\n" +
 	"\x14ListPoliciesResponse\x123\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x17.fairlead.v1.PolicyInfoR\bpolicies\"\xd7\x01\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x17.fairlead.v1.PolicyInfoR\bpolicies\"\xf3\x01\n" +
 	"\n" +
 	"PolicyLine\x12\x1c\n" +
 	"\tdirection\x18\x01 \x01(\tR\tdirection\x12\x1a\n" +
@@ -4382,7 +4391,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\vport_prefix\x18\x06 \x01(\rR\n" +
 	"portPrefix\x12\x12\n" +
 	"\x04deny\x18\a \x01(\bR\x04deny\x12\x12\n" +
-	"\x04rule\x18\b \x01(\tR\x04rule\"6\n" +
+	"\x04rule\x18\b \x01(\tR\x04rule\x12\x1a\n" +
+	"\bendpoint\x18\t \x01(\rR\bendpoint\"6\n" +
 	"\x18GetEndpointPolicyRequest\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\rR\bendpoint\"J\n" +
 	"\x19GetEndpointPolicyResponse\x12-\n" +
