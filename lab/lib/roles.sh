@@ -16,7 +16,7 @@ router() {
 
 outside() {
 	wait_link
-	ip addr add "$FAR.10/24" dev eth0; ip link set eth0 up; ip route add default via "$FAR.1"
+	ip addr add "$FAR.10/24" dev eth0; ip addr add "$FAR.11/24" dev eth0; ip link set eth0 up; ip route add default via "$FAR.1"
 	give6 outside "$FAR6::1"
 	ssh_server
 	service outside "$TOOLS/outside"
@@ -24,6 +24,7 @@ outside() {
 	. {
 		hosts {
 			$FAR.10 outside.test www.outside.test
+			$FAR.11 other.outside.test
 			$FAR.1 router.outside.test
 			fallthrough
 		}

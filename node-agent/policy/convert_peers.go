@@ -221,6 +221,10 @@ func (c *converter) parseCIDR(path, text string, bare bool) (netip.Prefix, bool)
 		c.fail("invalid-cidr", path, fmt.Sprintf("%q is not a range of addresses", text), "Nothing would be selected.", fix)
 		return netip.Prefix{}, false
 	}
+	// An IPv4 range in the clothes of IPv6 is what it is: packets have these addresses as IPv4.
+	if address := prefix.Addr(); address.Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(address.Unmap(), prefix.Bits()-96)
+	}
 	if prefix != prefix.Masked() {
 		c.warn("host-bits", path, fmt.Sprintf("%s has bits behind its length; the range is %s", text, prefix.Masked()),
 			"The range may be wider than it looks.", fmt.Sprintf("Write %s.", prefix.Masked()))

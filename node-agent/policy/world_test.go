@@ -9,6 +9,7 @@ import (
 func TestFamiliesOfTheWorld(t *testing.T) {
 	for peers, want := range map[string][2]bool{
 		`"toCIDR":["0.0.0.0/0"]`: {true, false}, `"toCIDR":["::/0"]`: {false, true}, `"toEntities":["world"]`: {true, true},
+		`"toCIDR":["::ffff:0.0.0.0/96"]`:                      {true, false},
 		`"toCIDRSet":[{"cidr":"::/0","except":["fd00::/8"]}]`: {false, true}, `"toCIDR":["203.0.113.0/24"]`: {false, false},
 	} {
 		e := NewEngine()

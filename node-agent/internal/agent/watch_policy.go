@@ -154,6 +154,7 @@ func (w *watcher) publishAPIServer() {
 			ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: single(a), Identity: uint32(identities[a])}}))
 	}
 	w.apiServer.published = now
+	w.note("API server's address", w.parts.Policies.PruneAPIServer(w.ctx))
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
@@ -174,6 +175,11 @@ func (w *watcher) node(n *corev1.Node) {
 func (w *watcher) nodeDeleted(n *corev1.Node) {
 	w.note("node", w.parts.Nodes.SetAddresses(w.ctx, n.Name, nil))
 	w.note("node in policies", w.parts.Policies.RemoveNode(w.ctx, n.Name))
+	w.apiServer.mu.Lock()
+	defer w.apiServer.mu.Unlock()
+	if slices.ContainsFunc(nodes.Addresses(n), func(a netip.Addr) bool { return slices.Contains(w.apiServer.published, a) }) {
+		w.publishAPIServer()
+	}
 }
 
 // group reads a CiliumCIDRGroup; a range that cannot be read is left out, and the log says so.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"slices"
 
 	"fairlead.dev/node-agent/policy"
 )
@@ -12,17 +11,22 @@ import (
 // Names lists what policies in force select peers by name with.
 func (m *Manager) Names() []policy.NameRule { return m.engine.Names() }
 
-// labelsOf a range: its own, and those of the names that DNS gave it for.
+// labelsOf a range: its own, those of the names that DNS gave it for, and that the API server is there.
 func (m *Manager) labelsOf(prefix netip.Prefix) policy.Labels {
 	labels := policy.LabelsForCIDR(prefix)
-	if names := m.names[prefix]; len(names) > 0 {
-		labels = slices.Clone(labels)
-		for _, name := range names {
-			labels = append(labels, policy.LabelForName(name))
-		}
-		labels = policy.NewLabels(labels...)
+	for _, name := range m.names[prefix] {
+		labels = append(labels, policy.LabelForName(name))
 	}
-	return labels
+	if m.isAPIServer(prefix) {
+		labels = append(labels, policy.Label{Source: policy.SourceReserved, Key: "kube-apiserver"})
+	}
+	return policy.NewLabels(labels...)
+}
+
+// isAPIServer tells whether the range is the API server's address, and no node's.
+func (m *Manager) isAPIServer(prefix netip.Prefix) bool {
+	_, is := m.nodes.outside[prefix]
+	return is
 }
 
 // SetNames tells by which rules' names addresses are selected now; an empty list is none. When it returns, the kernel's lines

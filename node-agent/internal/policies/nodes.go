@@ -21,6 +21,9 @@ type nodeTable struct {
 	ofTheirOwn, cidr bool
 	// host is told whether the node's own traffic is enforced; nil where the host firewall is off.
 	host func(ctx context.Context, enforced [2]bool) error
+	// outside are addresses of the API server that are no node's; formerlyOutside those that were, until they are withdrawn.
+	outside         map[netip.Prefix]struct{}
+	formerlyOutside []netip.Prefix
 }
 
 type nodeState struct {
@@ -107,7 +110,8 @@ func (m *Manager) NodeIdentity(ctx context.Context, name string) (policy.Numeric
 }
 
 // SetAPIServer takes in the addresses of the API server's endpoints and gives the identity of each: the node's that it runs
-// on, which carries the label kube-apiserver then, or the reserved one.
+// on, which carries the label kube-apiserver then, or the reserved one; that of its address where it runs on no node, so that
+// it is the world, and a range means it, as much as the entity does. When the answer is published, PruneAPIServer is called.
 func (m *Manager) SetAPIServer(ctx context.Context, addresses []netip.Addr) (map[netip.Addr]policy.NumericIdentity, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,17 +122,50 @@ func (m *Manager) SetAPIServer(ctx context.Context, addresses []netip.Addr) (map
 	for _, a := range addresses {
 		out[a] = policy.IdentityKubeAPIServer
 	}
+	outside := maps.Clone(out)
 	for name, n := range m.nodes.all {
 		if changed {
 			errs = append(errs, m.updateNode(ctx, name, n))
 		}
 		for _, a := range n.addresses {
+			delete(outside, a)
 			if _, ok := out[a]; ok && n.id != 0 {
 				out[a] = n.id
 			}
 		}
 	}
+	former := m.nodes.outside
+	m.nodes.outside = make(map[netip.Prefix]struct{}, len(outside))
+	for a := range outside {
+		m.nodes.outside[netip.PrefixFrom(a, a.BitLen())] = struct{}{}
+	}
+	for prefix := range m.nodes.outside {
+		if id, known := m.prefixes[prefix]; known {
+			errs = append(errs, m.apply(ctx, m.engine.AddIdentity(id, m.labelsOf(prefix))))
+		} else if err := m.addPrefix(ctx, prefix); err != nil {
+			errs = append(errs, err)
+		}
+		if id, known := m.prefixes[prefix]; known {
+			out[prefix.Addr()] = id
+		}
+		delete(former, prefix)
+	}
+	m.nodes.formerlyOutside = slices.AppendSeq(m.nodes.formerlyOutside, maps.Keys(former))
 	return out, errors.Join(errs...)
+}
+
+// PruneAPIServer withdraws the identities of addresses that are the API server's no more.
+func (m *Manager) PruneAPIServer(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, prefix := range m.nodes.formerlyOutside {
+		if id, known := m.prefixes[prefix]; known {
+			errs = append(errs, m.apply(ctx, m.engine.AddIdentity(id, m.labelsOf(prefix))))
+		}
+	}
+	m.nodes.formerlyOutside = nil
+	return errors.Join(append(errs, m.prunePrefixes(ctx))...)
 }
 
 // updateNode writes what policy sees of a node; called with mu held.

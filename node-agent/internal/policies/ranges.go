@@ -152,7 +152,7 @@ func (m *Manager) prunePrefixes(ctx context.Context) error {
 		if _, ok := slices.BinarySearchFunc(wanted, prefix, netip.Prefix.Compare); ok {
 			continue
 		}
-		if len(m.names[prefix]) > 0 {
+		if len(m.names[prefix]) > 0 || m.isAPIServer(prefix) || slices.Contains(m.nodes.formerlyOutside, prefix) {
 			continue
 		}
 		delete(m.prefixes, prefix)

@@ -231,6 +231,56 @@ func TestNodesAreNamedByTheirLabels(t *testing.T) {
 	}
 }
 
+// TestAPIServerOutside: an API server that runs on no node is the world as well, and a range means its address; a node that
+// takes the address over makes it a node's.
+func TestAPIServerOutside(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, ModeDefault)
+	r.UseNodes(NodeOptions{Self: "one"})
+	_, _ = r.AddSubject(ctx, 1, labels(t, "k8s:app=web"), nil)
+	address := netip.MustParseAddr("198.51.100.10")
+	publish := func() {
+		t.Helper()
+		identities, err := r.SetAPIServer(ctx, []netip.Addr{address})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.cache.Upsert(ctx, ipcache.SourceKubernetesAPI, ipcache.Entry{IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(address, 32), Identity: uint32(identities[address])}})
+		if err := r.PruneAPIServer(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	peers := map[string][2]bool{ // Whether it is meant, outside of the cluster and on a node.
+		`"toEntities":["kube-apiserver"]`: {true, true}, `"toEntities":["world"]`: {true, false}, `"toEntities":["remote-node"]`: {false, true},
+		`"toCIDR":["198.51.100.10/32"]`: {true, false}, `"toCIDR":["198.51.100.0/24"]`: {true, false}, `"toCIDR":["0.0.0.0/0"]`: {true, false},
+		`"toEntities":["cluster"]`: {true, true},
+	}
+	for i, where := range []string{"outside", "on a node"} {
+		for to, want := range peers {
+			if err := r.Upsert(ctx, parse(t, document("p", `{"endpointSelector":{},"egress":[{`+to+`}]}`))); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.allowed(t, 1, policy.Egress, address.String(), 443); got != want[i] {
+				t.Errorf("%s, %s: reached %v, want %v", where, to, got, want[i])
+			}
+		}
+		if err := r.Delete(ctx, policy.Ref{Kind: policy.KindCiliumNetworkPolicy, Namespace: "a", Name: "p"}); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			_ = r.SetNode(ctx, "two", nil, []netip.Addr{address})
+			publish()
+		}
+	}
+	if e, _ := r.cache.Find(address); policy.NumericIdentity(e.Identity) != policy.IdentityKubeAPIServer {
+		t.Errorf("on a node the address has identity %d", e.Identity)
+	}
+	if len(r.prefixes) > 0 {
+		t.Errorf("ranges were left behind: %v", r.prefixes)
+	}
+}
+
 // ordered is a datapath that looks at every publication of an address: the identity that it gets has to have its lines.
 type ordered struct {
 	datapath.Datapath
