@@ -51,12 +51,6 @@ export function exclusionsFor(facilities: Facilities): Exclusion[] {
   return rules;
 }
 
-/**
- * Tests that fail because this network decides otherwise on purpose, with what it does instead. They run all the same, and
- * count as failed.
- */
-export const decisions: readonly Exclusion[] = [];
-
 /** One line of the suite's list of tests: "FILE:LINE: full name". */
 export function namesOf(listing: string): string[] {
   return listing
