@@ -194,13 +194,6 @@ export const clusters = {
   ),
   /** Nodes, pods, services and agents of a connected cluster. */
   inventory: streams(clusterInput, inventorySchema),
-  /** What this user may do; a denied verb has its reason. */
-  rights: reads(
-    clusterInput,
-    z.object({
-      rights: z.readonly(z.array(z.object({ action: z.string(), allowed: z.boolean(), reason: z.string() }))),
-    }),
-  ),
   /** Removes one pod, so that its controller makes it anew. */
   deletePod: writes(z.object({ cluster: clusterIdSchema, namespace: z.string(), name: z.string() }), z.object({})),
 } as const;

@@ -7,6 +7,7 @@ import { install } from './install.ts';
 import { logs } from './logs.ts';
 import { policies } from './policies.ts';
 import { questions } from './questions.ts';
+import { rights } from './rights.ts';
 import { support } from './support.ts';
 import { terminals } from './terminals.ts';
 import { topology } from './topology.ts';
@@ -23,6 +24,7 @@ export const contract = {
   logs,
   policies,
   questions,
+  rights,
   support,
   terminals,
   topology,
@@ -42,6 +44,7 @@ export * from './logs.ts';
 export * from './policies.ts';
 export * from './procedure.ts';
 export * from './questions.ts';
+export * from './rights.ts';
 export * from './support.ts';
 export * from './terminals.ts';
 export * from './topology.ts';

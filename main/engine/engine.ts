@@ -14,6 +14,7 @@ import { createLogs } from './logs/index.ts';
 import { createPolicies } from './policies/index.ts';
 import { createQuestions } from './questions/index.ts';
 import { createRecordings } from './recordings/index.ts';
+import { createRights } from './rights/index.ts';
 import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
 import { createSupport } from './support/index.ts';
@@ -86,12 +87,16 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       denyLoginPrograms: options.denyLoginPrograms ?? false,
       showLogin: (name, url, signal) => questions.browser({ about: name, title: `Log in to ${name}`, url }, signal),
       ssh,
-      connected: (connection) => void terminals.connected(connection),
+      connected(connection) {
+        rights.connected(connection);
+        void terminals.connected(connection);
+      },
       ...(options.context === undefined ? {} : { context: options.context }),
       ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),
     }),
   );
   const { connections } = clusters;
+  const rights = createRights({ connections });
   const terminals = opening.use(createTerminals({ connections, audit, log, owner: openOwner(stateDirectory) }));
   const agents = createAgents({ connections, log });
   opening.defer(() => agents.close());
@@ -129,6 +134,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     logs: createLogs({ connections, log }),
     policies: opening.use(createPolicies({ connections, agents, audit, log })),
     questions: questions.implementation,
+    rights,
     support: createSupport({ connections, agents, log, stateDirectory }),
     terminals,
     topology: opening.use(createTopology({ connections, agents, log })),

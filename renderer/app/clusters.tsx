@@ -3,7 +3,8 @@ import { createContext, type ReactNode, useCallback, useContext, useEffect, useM
 import type { Cluster, Inventory } from '../../contract/clusters.ts';
 import type { Failure } from '../../contract/failure.ts';
 import { usePreferences } from './preferences.ts';
-import { type Loaded, useLatest, useProcedure } from './streams.ts';
+import { forgetRights } from './rights-store.ts';
+import { type Loaded, useLatest } from './streams.ts';
 
 interface ClusterList {
   readonly clusters: readonly Cluster[];
@@ -16,8 +17,6 @@ interface ClustersValue {
   /** The cluster that views show, if there is one. */
   readonly current: Cluster | undefined;
   readonly inventory: Loaded<Inventory>;
-  /** What the user may not do in the current cluster, with the reason, by the contract's name ("policies.apply"). */
-  readonly denied: ReadonlyMap<string, string>;
   readonly choose: (id: string) => void;
 }
 
@@ -35,15 +34,6 @@ export function writeBlocked(cluster: Cluster | undefined): string | undefined {
   if (!isConnected(cluster)) return 'The cluster is not connected.';
   if (cluster.protected) return 'The cluster is protected. Unlock it in Clusters first.';
   return undefined;
-}
-
-/**
- * The same with the user's own rights: why `action` ("install.apply", "policies.remove") cannot be done on the current
- * cluster; undefined when it can, or when the rights are not known (the API server decides then).
- */
-export function useBlocked(action: string): string | undefined {
-  const { current, denied } = useClusters();
-  return writeBlocked(current) ?? denied.get(action);
 }
 
 /** Provides the list of clusters, the current one and its inventory to all views: one stream each. */
@@ -64,16 +54,11 @@ export function ClustersProvider({ children }: { readonly children: ReactNode })
     `inventory ${id}`,
     id && connected ? (client, handlers) => client.clusters.inventory({ cluster: id }, handlers) : undefined,
   );
-  const rights = useProcedure(
-    `rights ${id}`,
-    id && connected && current?.source !== 'recording'
-      ? (client, signal) => client.clusters.rights({ cluster: id }, { signal })
-      : undefined,
-  ).value?.rights;
-  const denied = useMemo(
-    () => new Map((rights ?? []).filter((right) => !right.allowed).map((right) => [right.action, right.reason])),
-    [rights],
-  );
+  // Whoever comes back is asked anew what may be done.
+  useEffect(() => {
+    if (id && connected) return () => forgetRights(id);
+    return undefined;
+  }, [id, connected]);
   useEffect(() => {
     if (id && id !== remembered && id === wanted) remember({ cluster: id });
   }, [id, remembered, wanted, remember]);
@@ -84,10 +69,7 @@ export function ClustersProvider({ children }: { readonly children: ReactNode })
     },
     [navigate, remember],
   );
-  const value = useMemo(
-    () => ({ list, current, inventory, denied, choose }),
-    [list, current, inventory, denied, choose],
-  );
+  const value = useMemo(() => ({ list, current, inventory, choose }), [list, current, inventory, choose]);
   return <ClustersContext value={value}>{children}</ClustersContext>;
 }
 

@@ -226,7 +226,6 @@ export function createFixtureConnection(name: string): Connection {
           return ok({});
         }),
       inventory: (_input, handlers) => inventory.follow(handlers),
-      rights: () => soon(() => ok({ rights: [{ action: 'policies.write', allowed: true, reason: '' }] })),
       deletePod: ({ cluster }) => soon(() => (isProtected(cluster) ? failed(refused) : ok({}))),
     },
     explain: {

@@ -9,13 +9,14 @@ const failing = <T>(handlers: StreamHandlers<T>) => {
 };
 
 /** Logs, support bundles and questions of a fixture: nothing is asked, and agents do not answer. */
-export const fixtureSupport: Pick<Client, 'logs' | 'questions' | 'support'> = {
+export const fixtureSupport: Pick<Client, 'logs' | 'questions' | 'rights' | 'support'> = {
   support: {
     items: () => soon({ items: [] }),
     preview: () => soon({ files: [], failures: [] }),
     collect: (_input, handlers) => failing(handlers),
   },
   logs: { follow: (_input, handlers) => failing(handlers) },
+  rights: { review: () => soon({ user: 'operator', rights: [] }) },
   questions: {
     watch: (_input, handlers) => {
       void handlers.batch([{ questions: [] }]);

@@ -11,6 +11,7 @@ import { openAuditLog } from '../application/audit.ts';
 import { type ApiServer, findHyperkube, startApiServer } from '../kube/testing/api-server.ts';
 import { makeCertificate } from '../kube/testing/certificates.ts';
 import { silent } from '../log.ts';
+import { createRights } from '../rights/index.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type Clusters, createClusters } from './index.ts';
 import { countBackends, workloadOf } from './inventory-rows.ts';
@@ -366,8 +367,9 @@ describe.skipIf(!hyperkube)(
       expect(readFileSync(join(opened.stateDirectory, 'audit.jsonl'), 'utf8')).toContain(
         '"subject":"default/p1","result":"done"',
       );
-      const rights = await opened.api.rights({ cluster: id }, context());
-      expect(rights.ok && rights.value.rights.every((right) => right.allowed)).toBe(true);
+      const rights = createRights({ connections: opened.clusters.connections });
+      const review = await rights.review({ cluster: id, namespace: '' }, context());
+      expect(review.ok && review.value.rights.filter((right) => !right.allowed)).toEqual([]);
       stop.abort();
       expect(await streaming).toBeUndefined();
     });
@@ -376,12 +378,17 @@ describe.skipIf(!hyperkube)(
       const opened = open([server.kubeconfig]);
       const list = await opened.until((clusters) => clusters.length === 3);
       const viewer = idOf(list, 'viewer');
-      const rights = await opened.api.rights({ cluster: viewer }, context());
-      if (!rights.ok) throw new Error(rights.failure.why);
-      expect(rights.value.rights.find((right) => right.action === 'install.apply')).toMatchObject({
-        allowed: false,
-        reason: expect.stringContaining('You may not'),
-      });
+      const rights = createRights({ connections: opened.clusters.connections });
+      for (const namespace of ['', 'default']) {
+        const review = await rights.review({ cluster: viewer, namespace }, context());
+        if (!review.ok) throw new Error(review.failure.why);
+        expect(review.value.user).toBe('viewer');
+        expect(review.value.rights.filter((right) => right.allowed)).toEqual([]);
+        const place = namespace === '' ? 'every namespace' : 'namespace default';
+        expect(review.value.rights.find((right) => right.action === 'clusters.deletePod')?.reason).toContain(
+          `Your user “viewer” may not delete pods in ${place}`,
+        );
+      }
       const ended = await opened.api.inventory({ cluster: viewer }, { push: async () => {} }, context());
       expect(ended?.code).toBe('kube.forbidden');
       await opened.until((clusters) => clusters.find((cluster) => cluster.id === viewer)?.state === 'degraded');

@@ -23,7 +23,6 @@ import {
   watchFiles,
 } from './kubeconfig-files.ts';
 import { discover } from './remote.ts';
-import { askRights } from './rights.ts';
 import { openStore } from './store.ts';
 
 export interface ClustersOptions {
@@ -379,13 +378,6 @@ export function createClusters(options: ClustersOptions): Clusters {
         sink,
         signal,
       );
-    },
-    async rights({ cluster: id }) {
-      const cluster = clusters.get(id);
-      const connection = cluster ? await cluster.get() : failed(unknown(id));
-      if (!connection.ok) return connection;
-      const rights = await askRights(connection.value);
-      return rights.ok ? ok({ rights: rights.value }) : rights;
     },
     async deletePod({ cluster: id, namespace, name }) {
       const writable = connections.writable(id);

@@ -27,12 +27,6 @@ export interface ConnectionOptions {
 export interface OwnedConnection extends ClusterConnection {
   /** One small request; the round trip in milliseconds. */
   readonly measure: () => Promise<Result<{ readonly milliseconds: number; readonly version: string }>>;
-  /** Asks whether this user may do something. */
-  readonly may: (
-    verb: string,
-    type: Pick<ResourceType, 'group' | 'plural'>,
-    options?: { readonly namespace?: string; readonly subresource?: string },
-  ) => Promise<Result<{ readonly allowed: boolean; readonly reason: string }>>;
   /** Called with each failure that a request or watch has met. */
   readonly onTrouble: (listener: (failure: Failure) => void) => void;
   /** Ends every request, watch, exec and port-forward. */
@@ -350,33 +344,6 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
             milliseconds: Math.round((performance.now() - before) * 10) / 10,
             version: result.value.gitVersion ?? '',
           })
-        : result;
-    },
-    async may(verb, type, where = {}) {
-      const review = {
-        apiVersion: 'authorization.k8s.io/v1',
-        kind: 'SelfSubjectAccessReview',
-        spec: {
-          resourceAttributes: {
-            verb,
-            group: type.group,
-            resource: type.plural,
-            ...(where.namespace ? { namespace: where.namespace } : {}),
-            ...(where.subresource ? { subresource: where.subresource } : {}),
-          },
-        },
-      };
-      const result = await json<{ readonly status?: { readonly allowed?: boolean; readonly reason?: string } }>(
-        {
-          method: 'POST',
-          path: '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews',
-          body: JSON.stringify(review),
-          type: 'application/json',
-        },
-        'Asking for rights',
-      );
-      return result.ok
-        ? ok({ allowed: result.value.status?.allowed === true, reason: result.value.status?.reason ?? '' })
         : result;
     },
     onTrouble(listener) {

@@ -1,6 +1,6 @@
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import type { CallContext, Implementation } from '../../../contract/implementation.ts';
-import type { Cluster, Inventory } from '../../../contract/index.ts';
+import { actionSchema, type Cluster, type Inventory } from '../../../contract/index.ts';
 import { validatePolicy } from '../policies/validate.ts';
 import { policyEngine } from '../policies/wasm/policy-engine.ts';
 import type { OpenRecording, OpenRecordings } from './index.ts';
@@ -119,6 +119,7 @@ export function wrapImplementation(
     logs,
     policies,
     questions,
+    rights,
     support,
     terminals,
     topology,
@@ -126,6 +127,13 @@ export function wrapImplementation(
   } = live;
   return {
     questions,
+    rights: {
+      async review(input, context) {
+        if (!isRecording(input.cluster)) return await rights.review(input, context);
+        const denied = actionSchema.options.map((action) => ({ action, allowed: false, reason: readOnly.what }));
+        return ok({ user: '', rights: denied });
+      },
+    },
     explain: {
       packet: async (input, context) =>
         isRecording(input.cluster) ? failed(noExplain) : await explain.packet(input, context),
@@ -196,11 +204,6 @@ export function wrapImplementation(
         if (!isRecording(input.cluster)) return await clusters.forget(input, context);
         open.close(input.cluster);
         return ok({});
-      },
-      async rights(input, context) {
-        if (!isRecording(input.cluster)) return await clusters.rights(input, context);
-        const denied = ['policies.apply', 'policies.remove', 'install.apply', 'clusters.deletePod', 'terminals.open'];
-        return ok({ rights: denied.map((action) => ({ action, allowed: false, reason: readOnly.what })) });
       },
       setProtected: async (input, context) =>
         isRecording(input.cluster) ? failed(readOnly) : await clusters.setProtected(input, context),

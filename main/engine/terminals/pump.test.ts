@@ -6,19 +6,13 @@ import { createPump } from './pump.ts';
 /** A view that takes nothing until it is told to. */
 function view() {
   const events: TerminalEvent[] = [];
-  let open = Promise.withResolvers<void>();
-  let waiting = Promise.withResolvers<void>();
+  const open = Promise.withResolvers<void>();
+  const waiting = Promise.withResolvers<void>();
   return {
     events,
     /** Resolves once the pump waits for the view. */
     asked: () => waiting.promise,
-    take() {
-      open.resolve();
-    },
-    hold() {
-      open = Promise.withResolvers<void>();
-      waiting = Promise.withResolvers<void>();
-    },
+    take: () => open.resolve(),
     sink: {
       push: async (items: readonly TerminalEvent[]) => {
         waiting.resolve();

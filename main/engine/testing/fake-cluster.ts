@@ -140,10 +140,15 @@ export class FakeCluster implements ClusterConnection {
     options: { readonly dryRun?: boolean } = {},
   ): Promise<Result<T>> {
     this.#note('create', type.kind, object.metadata.name, options.dryRun);
+    if (type.kind === 'SelfSubjectRulesReview' || type.kind === 'SelfSubjectReview')
+      return this.onReview(type.kind, object) as Result<T>;
     if (type.kind === 'SelfSubjectAccessReview')
       return ok({ ...object, status: { allowed: this.allowed(object) } } as unknown as T);
     return ok(this.#store(type, object, options.dryRun) as T);
   }
+
+  /** Answers to "what may I?" and "who am I?". */
+  onReview: (kind: string, review: KubeObject) => Result<KubeObject> = (kind) => failed(notFound(kind, ''));
 
   /** Answer to "may I?". */
   allowed: (review: object) => boolean = () => true;

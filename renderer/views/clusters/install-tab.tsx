@@ -2,7 +2,8 @@ import { useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { InstallProgress, Plan } from '../../../contract/install.ts';
 import type { Values } from '../../../contract/values.ts';
-import { useBlocked, useClusters } from '../../app/clusters.tsx';
+import { useClusters } from '../../app/clusters.tsx';
+import { useBlocked } from '../../app/rights.ts';
 import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
 import { Banner, Facts, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
@@ -44,7 +45,13 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
     client.install.watch({ cluster: id }, handlers),
   );
   const running = progress.value?.state === 'running';
-  const blocked = useBlocked('install.apply');
+  const blocked = {
+    install: useBlocked('install.install'),
+    upgrade: useBlocked('install.upgrade'),
+    // Going back changes the same objects as going on.
+    rollback: useBlocked('install.upgrade'),
+    uninstall: useBlocked('install.uninstall'),
+  };
 
   if (!status.value) {
     return (
@@ -100,7 +107,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
         ) : step.at === 'plan' ? (
           <InstallPlan
             plan={step.plan}
-            blocked={blocked}
+            blocked={blocked[step.plan.action]}
             pending={apply.pending}
             failure={apply.failure}
             rollout={rollout}
@@ -159,7 +166,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                 <InstallLast
                   last={known.last}
                   installed={known.installed}
-                  blocked={blocked}
+                  blocked={known.installed ? blocked.upgrade : blocked.install}
                   pending={plan.pending}
                   onResume={(before) => void makePlan(known.installed ? 'upgrade' : 'install', before)}
                   onRollBack={() => void makePlan('rollback')}
@@ -172,7 +179,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                     <ReasonedButton
                       variant="default"
                       size="compact-sm"
-                      blocked={blocked}
+                      blocked={blocked.upgrade}
                       loading={plan.pending}
                       onClick={() => void makePlan('upgrade', known.values ?? values, { kubeProxy: 'restore' })}
                     >
@@ -186,12 +193,15 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
               <div className={styles.footer} style={{ justifyContent: 'flex-start' }}>
                 {known.installed ? (
                   <>
-                    <ReasonedButton blocked={blocked} onClick={() => setStep({ at: 'values', action: 'upgrade' })}>
+                    <ReasonedButton
+                      blocked={blocked.upgrade}
+                      onClick={() => setStep({ at: 'values', action: 'upgrade' })}
+                    >
                       Change values or upgrade…
                     </ReasonedButton>
                     <ReasonedButton
                       variant="default"
-                      blocked={blocked}
+                      blocked={blocked.uninstall}
                       loading={plan.pending}
                       onClick={() => void makePlan('uninstall')}
                     >
@@ -200,7 +210,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
                   </>
                 ) : (
                   <ReasonedButton
-                    blocked={blocked ?? (known.image ? undefined : 'No image was built on this machine.')}
+                    blocked={blocked.install ?? (known.image ? undefined : 'No image was built on this machine.')}
                     onClick={() => setStep({ at: 'values', action: 'install' })}
                   >
                     Install…

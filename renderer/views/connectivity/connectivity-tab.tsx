@@ -12,7 +12,7 @@ import {
 import { useMemo, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { ConnectivityCase, ConnectivityProgress, ConnectivityResult } from '../../../contract/connectivity.ts';
-import { useBlocked } from '../../app/clusters.tsx';
+import { useBlocked } from '../../app/rights.ts';
 import { useAction, useLatest, useProcedure } from '../../app/streams.ts';
 import { download } from '../../ui/download.ts';
 import { Banner, Empty, Facts, FailureCard, ReasonedButton, SkeletonRows, Spacer } from '../../ui/pieces.tsx';
@@ -39,7 +39,7 @@ export function ConnectivityTab({ cluster }: { readonly cluster: Cluster }) {
   const id = cluster.id;
   const [outside, setOutside] = useState('');
   const [round, setRound] = useState(0);
-  const blocked = useBlocked('terminals.open');
+  const blocked = useBlocked('connectivity.start');
   const known = useProcedure('connectivity cases', (client, signal) => client.connectivity.cases({}, { signal }));
   const start = useAction((client, cases: readonly string[] | undefined) =>
     client.connectivity.start({

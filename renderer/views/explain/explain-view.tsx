@@ -6,6 +6,7 @@ import type { Cluster } from '../../../contract/clusters.ts';
 import type { PacketAnswer, PacketQuestion } from '../../../contract/explain.ts';
 import { useClusters } from '../../app/clusters.tsx';
 import { NeedsCluster } from '../../app/needs-cluster.tsx';
+import { useDenied } from '../../app/rights.ts';
 import { useAction } from '../../app/streams.ts';
 import { Banner, Empty, FailureCard, ReasonedButton, Toolbar } from '../../ui/pieces.tsx';
 import { Status } from '../../ui/status.tsx';
@@ -44,12 +45,14 @@ function Explain({ cluster }: { readonly cluster: Cluster }) {
     return { senders: pods, receivers: [...services, ...pods] };
   }, [inventory.value]);
   const number = protocol === 'icmp' ? 0 : Number(port);
+  const denied = useDenied('agents.reach');
   const blocked =
-    from.trim() === '' || to.trim() === ''
+    denied ??
+    (from.trim() === '' || to.trim() === ''
       ? 'Say who sends and who should get it.'
       : protocol !== 'icmp' && !(Number.isInteger(number) && number >= 1 && number <= 65_535)
         ? 'A port is a number from 1 to 65535.'
-        : undefined;
+        : undefined);
   const run = async () => {
     if (blocked) return;
     void navigate({ to: '/explain', search: { from, to, protocol, port: String(number) }, replace: true });

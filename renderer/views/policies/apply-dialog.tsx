@@ -2,7 +2,7 @@ import { Button, Modal } from '@mantine/core';
 import { lazy, Suspense } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { PolicyId } from '../../../contract/policies.ts';
-import { writeBlocked } from '../../app/clusters.tsx';
+import { useBlocked } from '../../app/rights.ts';
 import { useAction, useProcedure } from '../../app/streams.ts';
 import { Banner, FailureCard, ReasonedButton, SkeletonRows } from '../../ui/pieces.tsx';
 
@@ -45,8 +45,12 @@ export function ApplyDialog(props: ApplyDialogProps) {
       resourceVersion: resourceVersion || change?.resourceVersion || '',
     }),
   );
+  const denied = useBlocked(
+    `policies.${change?.action === 'create' ? 'create' : 'update'}.${id?.kind ?? 'CiliumNetworkPolicy'}`,
+    id?.namespace,
+  );
   const blocked =
-    writeBlocked(cluster) ??
+    denied ??
     (change === undefined
       ? 'The server has not answered the dry run yet.'
       : change.action === 'unchanged'

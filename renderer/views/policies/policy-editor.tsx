@@ -6,6 +6,7 @@ import { lazy, Suspense, useEffect, useMemo, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import { type PolicyId, type PolicySummary, policyKindSchema } from '../../../contract/policies.ts';
 import { useClusters, writeBlocked } from '../../app/clusters.tsx';
+import { useBlocked, useDenied } from '../../app/rights.ts';
 import { useAction, useProcedure } from '../../app/streams.ts';
 import type { EditorHandle } from '../../ui/code/yaml-editor.tsx';
 import type { Schema } from '../../ui/code/yaml-path.ts';
@@ -182,11 +183,17 @@ function LoadedEditor(props: LoadedEditorProps) {
   const listedBefore = useRef(false);
   if (summary) listedBefore.current = true;
   const gone = id !== undefined && props.listed && !summary && listedBefore.current && !remove.pending;
-  const blocked = writeBlocked(cluster);
+  const written = checked?.id ?? id;
+  const removeBlocked = useBlocked(`policies.remove.${id?.kind ?? kind}`, id?.namespace);
+  // The API server asks for the right to write also where it is only asked what it would store.
+  const storeDenied = useDenied(
+    `policies.${id && !gone ? 'update' : 'create'}.${written?.kind ?? kind}`,
+    written?.namespace,
+  );
   const recorded = cluster.source === 'recording';
   const errors = problems.filter((problem) => problem.severity === 'error').length;
   const dryRunBlocked =
-    (recorded ? blocked : undefined) ??
+    (recorded ? writeBlocked(cluster) : storeDenied) ??
     (id && !dirty && !gone ? 'Nothing has been changed.' : undefined) ??
     (errors > 0 ? 'The text has errors: they are listed at the right.' : undefined);
   const submit = () => {
@@ -225,7 +232,7 @@ function LoadedEditor(props: LoadedEditorProps) {
             <ReasonedButton
               variant="default"
               leftSection={<IconTrash size={14} />}
-              blocked={blocked ?? (gone ? 'It has been deleted already.' : undefined)}
+              blocked={gone ? 'It has been deleted already.' : removeBlocked}
               onClick={() => setDeleting(true)}
             >
               Delete

@@ -4,6 +4,7 @@ import { create } from 'zustand';
 import type { Cluster, Pod } from '../../../contract/clusters.ts';
 import type { DebugProfile, TerminalTarget } from '../../../contract/terminals.ts';
 import { useClusters } from '../../app/clusters.tsx';
+import { useBlocked } from '../../app/rights.ts';
 import { useProcedure } from '../../app/streams.ts';
 import { Confirm } from '../../ui/confirm.tsx';
 import { Copy } from '../../ui/pieces.tsx';
@@ -118,6 +119,7 @@ function DebugContainer({ cluster, asked, onClose, onOpen }: DebugContainerProps
   const [container, setContainer] = useState(asked.container);
   const [profile, setProfile] = useState<DebugProfile>('netadmin');
   const { typed, setTyped, image } = useImage(cluster.id, pod?.node ?? '');
+  const denied = useBlocked('terminals.debug', namespace);
   const command = [
     `kubectl debug -it -n ${namespace} ${name}`,
     `--image=${image}`,
@@ -129,7 +131,7 @@ function DebugContainer({ cluster, asked, onClose, onOpen }: DebugContainerProps
       opened
       title={`Debug container in ${namespace}/${name}`}
       confirm="Add it and open a shell"
-      blocked={imageProblem(image)}
+      blocked={denied ?? imageProblem(image)}
       onClose={onClose}
       onConfirm={() => onOpen({ kind: 'debug', cluster: cluster.id, namespace, pod: name, container, image, profile })}
     >
@@ -176,13 +178,14 @@ interface NodePodProps {
 
 function NodePod({ cluster, node, onClose, onOpen }: NodePodProps) {
   const { typed, setTyped, image } = useImage(cluster.id, node);
+  const denied = useBlocked('terminals.nodePod');
   return (
     <Confirm
       opened
       danger
       title={`Debug pod on ${node}`}
       confirm="Make the pod and open a shell"
-      blocked={imageProblem(image)}
+      blocked={denied ?? imageProblem(image)}
       onClose={onClose}
       onConfirm={() => onOpen({ kind: 'node-pod', cluster: cluster.id, node, image })}
     >

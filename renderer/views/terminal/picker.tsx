@@ -2,8 +2,10 @@ import { Select, TextInput } from '@mantine/core';
 import { IconBox, IconSearch, IconServer } from '@tabler/icons-react';
 import { useMemo, useRef, useState } from 'react';
 import type { Cluster, ClusterNode, Pod } from '../../../contract/clusters.ts';
+import type { Action } from '../../../contract/rights.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
-import { useBlocked, useClusters, writeBlocked } from '../../app/clusters.tsx';
+import { useClusters, writeBlocked } from '../../app/clusters.tsx';
+import { blockedNow, useBlocked } from '../../app/rights.ts';
 import { useShortcuts } from '../../app/shortcuts.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { ReasonedButton, SkeletonRows, Toolbar } from '../../ui/pieces.tsx';
@@ -16,10 +18,16 @@ interface Choice {
   readonly pod: Pod | undefined;
   readonly node: ClusterNode | undefined;
   readonly name: string;
-  /** Why no shell can be opened there. */
+  /** Why no shell can be opened there, whatever the user's rights are. */
   readonly blocked: string | undefined;
-  /** What would have to be made in the cluster for a shell of another kind. */
-  readonly other: { readonly label: string; readonly blocked: string | undefined; readonly ask: () => void };
+  readonly namespace: string;
+  /** A shell of another kind, for which something has to be made in the cluster. */
+  readonly other: {
+    readonly label: string;
+    readonly blocked: string | undefined;
+    readonly action: Action;
+    readonly ask: () => void;
+  };
 }
 
 /** Shells that are tried in a container, the better one first. */
@@ -34,10 +42,6 @@ interface PickerProps {
 /** Where a shell can be opened: every container and every node. */
 export function Picker({ cluster, onPick, onCancel }: PickerProps) {
   const { inventory } = useClusters();
-  const exec = useBlocked('terminals.open');
-  const debug = useBlocked('terminals.debug');
-  const nodePod = useBlocked('terminals.nodePod');
-  const blockedHere = writeBlocked(cluster);
   const [find, setFind] = useState('');
   const [kind, setKind] = useState('all');
   const input = useRef<HTMLInputElement>(null);
@@ -52,10 +56,12 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         pod: undefined,
         node,
         name: node.name,
-        blocked: blockedHere ?? (node.ssh ? undefined : 'No host of the SSH configuration fits this node.'),
+        blocked: node.ssh ? undefined : 'No host of the SSH configuration fits this node.',
+        namespace: '',
         other: {
           label: 'By pod…',
-          blocked: nodePod,
+          blocked: undefined,
+          action: 'terminals.nodePod',
           ask: () => useAsking.getState().ask({ kind: 'node-pod', node: node.name }),
         },
       }),
@@ -75,17 +81,19 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
           pod,
           node: undefined,
           name: `${pod.namespace}/${pod.name}`,
-          blocked: exec ?? (pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`),
+          blocked: pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`,
+          namespace: pod.namespace,
           other: {
             label: 'Debug…',
-            blocked: debug ?? (pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`),
+            blocked: pod.phase === 'Running' ? undefined : `The pod is ${pod.phase}.`,
+            action: 'terminals.debug',
             ask: () => useAsking.getState().ask({ kind: 'debug', namespace: pod.namespace, pod: pod.name, container }),
           },
         }),
       ),
     );
     return [...nodes, ...pods];
-  }, [inventory.value, cluster.id, exec, debug, nodePod, blockedHere]);
+  }, [inventory.value, cluster.id]);
   const rows = useMemo(() => {
     const words = find.toLowerCase().split(/\s+/).filter(Boolean);
     return choices.filter(
@@ -152,24 +160,7 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         title: '',
         width: '140px',
         end: true,
-        render: (choice) => (
-          <span style={{ display: 'inline-flex', gap: 6 }}>
-            <ReasonedButton
-              size="compact-xs"
-              variant="subtle"
-              blocked={choice.other.blocked}
-              onClick={(event) => {
-                event.stopPropagation();
-                choice.other.ask();
-              }}
-            >
-              {choice.other.label}
-            </ReasonedButton>
-            <ReasonedButton size="compact-xs" variant="default" blocked={choice.blocked}>
-              Open
-            </ReasonedButton>
-          </span>
-        ),
+        render: (choice) => <Openers choice={choice} />,
       },
     ],
     [],
@@ -212,7 +203,7 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
           rowKey={(choice) => choice.key}
           rowHeight={30}
           onSelect={(choice) => {
-            if (!choice.blocked) onPick(choice.target);
+            if (!choice.blocked && !openBlockedNow(cluster, choice)) onPick(choice.target);
           }}
           initialSort={{ column: 'kind', descending: false }}
           empty={<p style={{ padding: 16 }}>Nothing fits “{find}”.</p>}
@@ -221,5 +212,41 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         <SkeletonRows rows={12} label="Reading the cluster" />
       )}
     </>
+  );
+}
+
+/** Why no shell can be opened there for want of a right, as far as that is known. A node's own sshd decides about SSH. */
+function openBlockedNow(cluster: Cluster, choice: Choice): string | undefined {
+  return choice.target.kind === 'node'
+    ? writeBlocked(cluster)
+    : blockedNow(cluster, 'terminals.open', choice.namespace);
+}
+
+/** The buttons of one row, each with the reason when it cannot be used. */
+function Openers({ choice }: { readonly choice: Choice }) {
+  const { current } = useClusters();
+  const exec = useBlocked('terminals.open', choice.namespace);
+  const other = useBlocked(choice.other.action, choice.namespace);
+  return (
+    <span style={{ display: 'inline-flex', gap: 6 }}>
+      <ReasonedButton
+        size="compact-xs"
+        variant="subtle"
+        blocked={choice.other.blocked ?? other}
+        onClick={(event) => {
+          event.stopPropagation();
+          choice.other.ask();
+        }}
+      >
+        {choice.other.label}
+      </ReasonedButton>
+      <ReasonedButton
+        size="compact-xs"
+        variant="default"
+        blocked={choice.blocked ?? (choice.target.kind === 'node' ? writeBlocked(current) : exec)}
+      >
+        Open
+      </ReasonedButton>
+    </span>
   );
 }

@@ -13,8 +13,9 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useEffect, useRef, useState } from 'react';
 import type { Cluster } from '../../../contract/clusters.ts';
 import type { TerminalTarget } from '../../../contract/terminals.ts';
-import { isConnected, useBlocked, useClusters } from '../../app/clusters.tsx';
+import { isConnected, useClusters } from '../../app/clusters.tsx';
 import { NeedsCluster } from '../../app/needs-cluster.tsx';
+import { useBlocked } from '../../app/rights.ts';
 import { useClient } from '../../app/streams.ts';
 import { clusterColour, useNow } from '../../app/top-bar.tsx';
 import { download } from '../../ui/download.ts';
@@ -350,7 +351,7 @@ function Waiting({ session, at, attempt, reason }: WaitingProps) {
 /** Where one way does not lead to a shell, another may. */
 function OtherWay({ target, code }: { readonly target: TerminalTarget; readonly code: string }) {
   const ask = useAsking((state) => state.ask);
-  const debug = useBlocked('terminals.debug');
+  const debug = useBlocked('terminals.debug', target.kind === 'pod' ? target.namespace : '');
   const nodePod = useBlocked('terminals.nodePod');
   if (code === 'terminal.no-shell' && target.kind === 'pod')
     return (
