@@ -42,8 +42,8 @@ export const clusterSchema = z.object({
   route: z.readonly(z.array(z.string())),
   /** Chosen by the user ("#rrggbb"); otherwise the console takes one that follows from the id. */
   colour: z.optional(z.string()),
-  /** True while the context would run a program to log in and that has not been allowed. */
-  execPlugin: z.optional(z.object({ command: z.string(), allowed: z.boolean() })),
+  /** The program that the context runs to log in. `locked`: none may run here, and nobody can allow one. */
+  execPlugin: z.optional(z.object({ command: z.string(), allowed: z.boolean(), locked: z.boolean() })),
 });
 export type Cluster = Readonly<z.infer<typeof clusterSchema>>;
 

@@ -59,9 +59,9 @@ test.describe('what a user may not do', () => {
   async function refused(page: Page, button: Locator, reason: string): Promise<void> {
     await expect(button).toHaveAttribute('aria-disabled', 'true', { timeout: 30_000 });
     await expect(button).toHaveAccessibleDescription(new RegExp(reason));
-    await button.focus();
+    await button.hover();
     await expect(page.getByRole('tooltip').filter({ hasText: reason })).toBeVisible();
-    await page.keyboard.press('Escape');
+    await page.mouse.move(0, 0);
   }
   const user = (name: string) => `Your user “system:serviceaccount:default:${name}” may not`;
   const button = (page: Page, name: string | RegExp) => page.getByRole('button', { name });

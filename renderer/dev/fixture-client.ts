@@ -209,7 +209,7 @@ export function createFixtureConnection(name: string): Connection {
         ),
       allowExecPlugin: ({ cluster }) =>
         soon(() => {
-          change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true } });
+          change(cluster, { state: 'idle', execPlugin: { command: 'aws', allowed: true, locked: false } });
           return ok({});
         }),
       setProtected: (input) =>

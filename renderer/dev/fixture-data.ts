@@ -83,7 +83,7 @@ export function makeClusters(preset: Preset): Cluster[] {
       name: 'payments-eks',
       server: 'ABCD.gr7.eu-central-1.eks.example:443',
       state: 'needs-login',
-      execPlugin: { command: 'aws', allowed: false },
+      execPlugin: { command: 'aws', allowed: false, locked: false },
       failure: {
         code: 'cluster.exec-not-allowed',
         what: 'This context logs in with a program that has not been allowed.',

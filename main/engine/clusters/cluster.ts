@@ -100,7 +100,13 @@ export class ManagedCluster {
       route: this.#route(context?.cluster.proxyUrl),
       ...(colour === undefined ? {} : { colour }),
       ...(description
-        ? { execPlugin: { command: description.command, allowed: this.#options.allowed(description.hash) === true } }
+        ? {
+            execPlugin: {
+              command: description.command,
+              allowed: this.#options.allowed(description.hash) === true,
+              locked: this.#options.allowed(description.hash) === 'denied',
+            },
+          }
         : {}),
     };
   }

@@ -237,7 +237,7 @@ describe('the list', () => {
       ),
     ]);
     const { id, execPlugin } = only(await opened.until((clusters) => clusters.length === 1));
-    expect(execPlugin).toEqual({ command: program, allowed: false });
+    expect(execPlugin).toEqual({ command: program, allowed: false, locked: false });
     expect(await opened.api.connect({ cluster: id }, context())).toMatchObject({
       ok: false,
       failure: { code: 'cluster.login-not-allowed' },

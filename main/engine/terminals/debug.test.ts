@@ -316,8 +316,10 @@ test('a console knows its own, and that a process is gone', () => {
     const first = openOwner(directory);
     const again = openOwner(directory);
     expect(again.name).toBe(first.name);
-    const id = first.name.split('.')[0];
+    const [id, pid, since] = first.name.split('.');
     expect(first.isGone(first.name)).toBe(false);
+    // Its number is used again by another process: that is not it.
+    if (since) expect(first.isGone(`${id}.${pid}.${Number(since) - 1}`)).toBe(true);
     // Process 1 always runs; no process has the number 2^22 + 1.
     expect(first.isGone(`${id}.1`)).toBe(false);
     expect(first.isGone(`${id}.4194305`)).toBe(true);

@@ -9,17 +9,29 @@ export interface Owner {
   readonly isGone: (name: string) => boolean;
 }
 
-function runs(pid: number): boolean {
+/** When a process began, as the kernel counts; "" where there is no /proc. Numbers of processes are used again, these are not. */
+function began(pid: number): string {
   try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    // Somebody else's process: it is there, but it is no console of this user.
-    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The name in the second field may hold anything, spaces and brackets too.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+  } catch {
+    return '';
   }
 }
 
-/** Reads, or makes, the name in the state directory; the number of the process stands behind it. */
+function runs(pid: number, since: string): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    // Somebody else's process is there, but it is no console of this user.
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+  }
+  const now = began(pid);
+  return since === '' || now === '' || now === since;
+}
+
+/** Reads, or makes, the name in the state directory; the number of the process, and since when it runs, stand behind it. */
 export function openOwner(stateDirectory: string): Owner {
   const file = join(stateDirectory, 'console-id');
   let id = '';
@@ -37,11 +49,12 @@ export function openOwner(stateDirectory: string): Owner {
       // Without it the next console does not know this one's: they go at their deadline.
     }
   }
+  const own = `${id}.${process.pid}.${began(process.pid)}`;
   return {
-    name: `${id}.${process.pid}`,
+    name: own,
     isGone(name) {
-      const [other, pid] = name.split('.');
-      return other === id && Number(pid) !== process.pid && !runs(Number(pid));
+      const [other, pid, since = ''] = name.split('.');
+      return other === id && name !== own && !runs(Number(pid), since);
     },
   };
 }

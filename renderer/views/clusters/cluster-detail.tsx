@@ -163,6 +163,7 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
   const paint = useAction((client, colour: string) => client.clusters.setColour({ cluster: cluster.id, colour }));
   const connected = isConnected(cluster);
   const untrusted = cluster.execPlugin !== undefined && !cluster.execPlugin.allowed;
+  const locked = cluster.execPlugin?.locked === true;
   const failure =
     connect.failure ??
     disconnect.failure ??
@@ -279,6 +280,13 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
         <div className={styles.notices}>
           <FailureCard failure={failure} />
         </div>
+      ) : null}
+      {untrusted && !failure && cluster.state === 'idle' ? (
+        <Banner tone={locked ? 'warn' : 'info'}>
+          {locked
+            ? `It logs in with a program (${cluster.execPlugin?.command}), and no login program may run here: this console is locked to that.`
+            : `It logs in with a program (${cluster.execPlugin?.command}) that has not been allowed. Nothing has been run, and nothing was sent.`}
+        </Banner>
       ) : null}
       <Confirm
         opened={dialog === 'unlock'}

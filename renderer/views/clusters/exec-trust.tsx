@@ -75,7 +75,13 @@ export function ExecTrust({ cluster, onClose }: { readonly cluster: Cluster; rea
             Cancel
           </Button>
           <ReasonedButton
-            blocked={value ? undefined : 'What would be run is not known yet.'}
+            blocked={
+              cluster.execPlugin?.locked
+                ? 'No login program may run here: Fairlead was started with --deny-login-programs.'
+                : value
+                  ? undefined
+                  : 'What would be run is not known yet.'
+            }
             loading={allow.pending}
             onClick={() => value && void allow.run(value.hash).then((done) => done && onClose())}
           >

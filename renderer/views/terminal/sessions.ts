@@ -138,7 +138,7 @@ function connect(client: Client, id: string, target: TerminalTarget, screen: Scr
     },
     {
       // What has been sent cannot be taken back by Ctrl+C: little may be under way.
-      window: { items: 256, bytes: 512 << 10 },
+      window: { items: 256, bytes: 1 << 20 },
       // The promise settles when the screen has drawn: until then the producer gets no more credit.
       batch: async (items) => {
         const drawn: Promise<void>[] = [];
