@@ -237,9 +237,8 @@ func (p *xdpPlan) refused(why string) {
 
 // transmits says whether frames can be sent by the device from XDP; kernels that do not know are trusted.
 func transmits(index int) bool {
-	features, err := xdpfeatures.Get()
-	value, known := features[index]
-	return err != nil || !known || value&xdpfeatures.Transmit != 0
+	features, err := xdpfeatures.Of(index)
+	return err != nil || features&xdpfeatures.Transmit != 0
 }
 
 // putXDPDevice publishes a device whose clients are served.

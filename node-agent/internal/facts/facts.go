@@ -86,7 +86,6 @@ func (f *Facts) readLinks() error {
 	if err != nil {
 		return err
 	}
-	features, _ := xdpfeatures.Get()
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -111,7 +110,7 @@ func (f *Facts) readLinks() error {
 		}
 		f.Interfaces = append(f.Interfaces, entry)
 		if card, ok := readCard(socket, l, entry); ok {
-			card.XDP = xdpfeatures.Mode(features, a.Index)
+			card.XDP = xdpfeatures.Mode(a.Index)
 			f.Cards = append(f.Cards, card)
 		}
 	}

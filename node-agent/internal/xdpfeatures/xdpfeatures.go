@@ -25,46 +25,42 @@ const (
 	Transmit = 4
 )
 
-// Get gives the drivers' features by interface index; an error where the kernel does not say.
-func Get() (map[int]uint64, error) {
+// Of gives an interface's features; an error where the kernel does not say. One at a time: in a list of all, the kernel does
+// not mark that more follow, and the library would stop at the first.
+func Of(index int) (uint64, error) {
 	family, err := netlink.GenlFamilyGet("netdev")
 	if err != nil {
-		return nil, fmt.Errorf("asking for drivers' XDP features: %w", err)
+		return 0, fmt.Errorf("asking for a driver's XDP features: %w", err)
 	}
-	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
+	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
 	request.AddData(&nl.Genlmsg{Command: netdevDeviceGet, Version: 1})
+	request.AddData(nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(index))))
 	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("asking for drivers' XDP features: %w", err)
+		return 0, fmt.Errorf("asking for the XDP features of interface %d: %w", index, err)
 	}
-	features := map[int]uint64{}
 	for _, answer := range answers {
 		if len(answer) < nl.SizeofGenlmsg {
 			continue
 		}
 		attributes, err := nl.ParseRouteAttr(answer[nl.SizeofGenlmsg:])
 		if err != nil {
-			return nil, fmt.Errorf("reading drivers' XDP features: %w", err)
+			return 0, fmt.Errorf("reading the XDP features of interface %d: %w", index, err)
 		}
-		index, value := -1, uint64(0)
 		for _, a := range attributes {
-			switch {
-			case a.Attr.Type == netdevIfindex && len(a.Value) >= 4:
-				index = int(binary.NativeEndian.Uint32(a.Value))
-			case a.Attr.Type == netdevXDPFeatures && len(a.Value) >= 8:
-				value = binary.NativeEndian.Uint64(a.Value)
+			if a.Attr.Type == netdevXDPFeatures && len(a.Value) >= 8 {
+				return binary.NativeEndian.Uint64(a.Value), nil
 			}
 		}
-		features[index] = value
 	}
-	return features, nil
+	return 0, fmt.Errorf("asking for the XDP features of interface %d: the kernel did not say", index)
 }
 
 // Mode is native, generic or unknown: how programs run at the interface.
-func Mode(features map[int]uint64, index int) string {
-	value, known := features[index]
+func Mode(index int) string {
+	value, err := Of(index)
 	switch {
-	case !known:
+	case err != nil:
 		return "unknown"
 	case value&Basic != 0:
 		return "native"
