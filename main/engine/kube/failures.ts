@@ -69,6 +69,7 @@ export const loginCodes: ReadonlySet<string> = new Set([
   'cluster.certificate-rejected',
   // Logins on the way: a person has to answer, or to mend something, before trying again helps.
   'ssh.authentication-failed',
+  'ssh.certificates-unsupported',
   'ssh.host-key-changed',
   'ssh.host-key-revoked',
   'ssh.host-key-unknown',

@@ -11,6 +11,8 @@ export type AskSecrets = (question: SecretQuestion) => Promise<readonly string[]
 export interface Login {
   readonly handler: ssh2.AuthHandlerMiddleware;
   readonly notes: readonly string[];
+  /** Certificates of the user that could not be used. */
+  readonly certificates: readonly string[];
   /** True once the person has given up on a question. */
   readonly cancelled: () => boolean;
 }
@@ -69,6 +71,7 @@ interface FoundKeys {
   /** Public halves that the configuration names, for IdentitiesOnly. */
   readonly named: ReadonlySet<string>;
   readonly notes: readonly string[];
+  readonly certificates: readonly string[];
 }
 
 function findKeys(settings: HostSettings, unlocked: UnlockedKeys): FoundKeys {
@@ -92,13 +95,15 @@ function findKeys(settings: HostSettings, unlocked: UnlockedKeys): FoundKeys {
       }
       named.add(publicOf(key));
       usable.push(key);
-      if (existsSync(`${file}-cert.pub`))
-        notes.push(`The certificate ${file}-cert.pub is not used: SSH certificates of users are not supported.`);
     } catch (error) {
       notes.push(`${file} cannot be read (${error instanceof Error ? error.message : String(error)}).`);
     }
   }
-  return { usable, locked, named, notes };
+  const certificates = [
+    ...settings.certificateFiles,
+    ...settings.identityFiles.map((file) => `${file}-cert.pub`),
+  ].filter((file) => existsSync(file));
+  return { usable, locked, named, notes, certificates };
 }
 
 /**
@@ -110,7 +115,7 @@ export function prepareLogin(
   unlocked: UnlockedKeys,
   ask: AskSecrets | undefined,
 ): Result<Login> {
-  const { usable, locked, named, notes: found } = findKeys(settings, unlocked);
+  const { usable, locked, named, notes: found, certificates } = findKeys(settings, unlocked);
   const notes = [...found];
   const mayAsk = settings.batchMode ? undefined : ask;
   const agent = settings.agent && existsSync(settings.agent) ? settings.agent : '';
@@ -200,6 +205,7 @@ export function prepareLogin(
   const methods = attempts(() => left);
   return ok({
     notes,
+    certificates,
     cancelled: () => given,
     handler: (methodsLeft, _partial, callback) => {
       left = methodsLeft as readonly string[] | null;

@@ -12,6 +12,8 @@ export interface HostSettings {
   readonly user: string;
   readonly identityFiles: readonly string[];
   readonly identitiesOnly: boolean;
+  /** Certificates that the configuration names beside keys (CertificateFile). */
+  readonly certificateFiles: readonly string[];
   /** Socket of the agent; "" for none. */
   readonly agent: string;
   /** Hops on the way, nearest first; each an alias or user@host:port. */
@@ -181,6 +183,7 @@ function settingsOf(config: SSHConfig, alias: string): HostSettings {
       identities.length > 0
         ? identities
         : ['id_ed25519', 'id_ecdsa', 'id_rsa'].map((name) => join(homedir(), '.ssh', name)),
+    certificateFiles: files('certificatefile', []),
     identitiesOnly: one('identitiesonly')?.toLowerCase() === 'yes',
     agent: socket,
     proxyJump: jump === undefined || jump.toLowerCase() === 'none' ? [] : jump.split(',').map((hop) => hop.trim()),

@@ -66,6 +66,44 @@ describe.skipIf(!sshd)(`real sshd on loopback${sshd ? '' : ' (skipped: openssh-s
     return result.failure;
   };
 
+  /** OpenSSH's own ssh gets in with this; the library cannot, by file or by agent, and the failure has to say so. */
+  it('says that a certificate of the user cannot be used, and what can be done instead', async () => {
+    const authority = makeKey(join(fixture.directory, 'authority'));
+    const key = makeKey(join(fixture.directory, 'certified'));
+    execFileSync('ssh-keygen', ['-q', '-s', authority, '-I', 'me', '-n', user, '-V', '+1d', `${key}.pub`]);
+    const server = await fixture.start({ userAuthority: `${authority}.pub` });
+    const certificate = `${key}-cert.pub`;
+    const openssh = (...more: readonly string[]) =>
+      execFileSync('ssh', [
+        ...['-F', '/dev/null', '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null'],
+        ...['-o', 'BatchMode=yes', '-o', 'LogLevel=ERROR', '-i', key, '-p', String(server.port), ...more],
+        ...[`${user}@127.0.0.1`, 'echo in'],
+      ]).toString();
+    expect(openssh()).toBe('in\n');
+    const beside = setUp(host('certified', server, `  IdentityFile ${key}\n`), known(server));
+    const named = setUp(host('certified', server, `  CertificateFile ${certificate}\n`), known(server));
+    for (const { connector } of [beside, named]) {
+      const failure = await failureOf(connector, 'certified');
+      expect(failure.code).toBe('ssh.certificates-unsupported');
+      expect(failure.why).toContain(certificate);
+      expect(failure.fix).toContain('authorized_keys');
+    }
+    // What the failure says of agents is so: this one holds the certificate, and OpenSSH gets in with it.
+    const socket = join(fixture.directory, 'agent');
+    const started = execFileSync('ssh-agent', ['-a', socket]).toString();
+    const agent = Number(/SSH_AGENT_PID=(\d+)/.exec(started)?.[1]);
+    try {
+      execFileSync('ssh-add', ['-q', key], { env: { ...process.env, SSH_AUTH_SOCK: socket } });
+      const byAgent = setUp(
+        host('certified', server, `  IdentityFile ${key}\n  IdentityAgent ${socket}\n`),
+        known(server),
+      );
+      expect((await failureOf(byAgent.connector, 'certified')).code).toBe('ssh.certificates-unsupported');
+    } finally {
+      process.kill(agent);
+    }
+  });
+
   it('runs commands with input, exit code and errors', async () => {
     const { connector } = setUp(host('one', one), known(one));
     const session = await connect(connector, 'one');

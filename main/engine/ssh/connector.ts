@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream';
 import ssh2 from 'ssh2';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import type { Log } from '../log.ts';
-import { prepareLogin, type UnlockedKeys } from './authentication.ts';
+import { type Login, prepareLogin, type UnlockedKeys } from './authentication.ts';
 import { type HostSettings, hopSettings, loadSshConfig, type SshConfiguration } from './config.ts';
 import {
   fingerprint,
@@ -185,7 +185,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
         };
       };
       const refused = (error: Error & { readonly level?: string }) =>
-        refusal ?? (auth.value.cancelled() ? givenUp(settings) : connectFailure(settings, error, auth.value.notes));
+        refusal ?? (auth.value.cancelled() ? givenUp(settings) : connectFailure(settings, error, auth.value));
       signal?.addEventListener('abort', abort, { once: true });
       if (signal?.aborted) return abort();
       client.on('ready', () => settle(ok(client)));
@@ -215,7 +215,11 @@ export function createSshConnector(options: SshOptions): SshConnector {
                 verify(failure === undefined);
               },
               (error: unknown) => {
-                refusal = connectFailure(settings, error instanceof Error ? error : new Error(String(error)), []);
+                refusal = connectFailure(
+                  settings,
+                  error instanceof Error ? error : new Error(String(error)),
+                  undefined,
+                );
                 verify(false);
               },
             );
@@ -223,9 +227,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
           authHandler: auth.value.handler,
         });
       } catch (error) {
-        settle(
-          failed(connectFailure(settings, error instanceof Error ? error : new Error(String(error)), auth.value.notes)),
-        );
+        settle(failed(connectFailure(settings, error instanceof Error ? error : new Error(String(error)), auth.value)));
       }
     });
   };
@@ -319,7 +321,7 @@ export function createSshConnector(options: SshOptions): SshConnector {
                     connectFailure(
                       next,
                       new Error(`${settings.alias} cannot reach ${next.hostName}:${next.port}: ${error.message}`),
-                      [],
+                      undefined,
                     ),
                   )
                 : ok(channel),
@@ -375,7 +377,7 @@ function dialTcp(settings: HostSettings): Promise<Result<Duplex>> {
     );
     socket.once('error', (error) => {
       clearTimeout(timer);
-      resolve(failed(connectFailure(settings, error, [])));
+      resolve(failed(connectFailure(settings, error, undefined)));
     });
     socket.once('connect', () => {
       clearTimeout(timer);
@@ -397,10 +399,19 @@ function timedOut(settings: HostSettings): Failure {
 function connectFailure(
   settings: HostSettings,
   error: Error & { readonly level?: string },
-  notes: readonly string[],
+  login: Pick<Login, 'notes' | 'certificates'> | undefined,
 ): Failure {
+  const notes = login?.notes ?? [];
+  const [certificate] = login?.certificates ?? [];
   const what = `${settings.alias} was not connected.`;
   const at = `${settings.hostName}:${settings.port}`;
+  if (error.level === 'client-authentication' && certificate !== undefined)
+    return {
+      code: 'ssh.certificates-unsupported',
+      what,
+      why: `${at} accepted none of the keys for user ${settings.user} by themselves, and the certificate ${certificate} was not used: the SSH library names the certificate’s algorithm in its signatures, which OpenSSH refuses. This also goes for a certificate in an SSH agent.${notes.length > 0 ? ` ${notes.join(' ')}` : ''}`,
+      fix: `Have a key of yours accepted there as it is (authorized_keys of ${settings.user}), or log in with a password or code. For a node of a cluster, its debug pod needs no SSH.`,
+    };
   if (error.level === 'client-authentication') {
     return {
       code: 'ssh.authentication-failed',

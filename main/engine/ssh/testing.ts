@@ -23,6 +23,8 @@ export interface SshFixture {
     readonly port?: number;
     /** Channels that one connection may have; sshd's own default unless told. */
     readonly sessions?: number;
+    /** Lets users in by certificates of this authority, and by nothing else. */
+    readonly userAuthority?: string;
   }) => Promise<TestServer>;
   readonly file: (name: string, text: string) => string;
   readonly close: () => Promise<void>;
@@ -78,7 +80,7 @@ export function openFixture(): SshFixture {
       if (process.getuid?.() === 0) mkdirSync('/run/sshd', { recursive: true });
       const config = file(
         `sshd-${port}`,
-        `Port ${port}\nListenAddress 127.0.0.1\nHostKey ${key}\nPidFile none\nAuthorizedKeysFile ${identity}.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nLogLevel ERROR\n${options.sessions ? `MaxSessions ${options.sessions}\n` : ''}`,
+        `Port ${port}\nListenAddress 127.0.0.1\nHostKey ${key}\nPidFile none\nAuthorizedKeysFile ${options.userAuthority ? 'none' : `${identity}.pub`}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nLogLevel ERROR\n${options.sessions ? `MaxSessions ${options.sessions}\n` : ''}${options.userAuthority ? `TrustedUserCAKeys ${options.userAuthority}\n` : ''}`,
       );
       const child: ChildProcess = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore', detached: false });
       const stop = async () => {
