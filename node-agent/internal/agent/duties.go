@@ -24,6 +24,8 @@ import (
 const (
 	retryInterval = 2 * time.Second
 	probeInterval = 10 * time.Second
+	// leftoverRounds of retryInterval pass between two looks for what other networks have on the node.
+	leftoverRounds = 30
 	// identityGrace is how long an identity stays that no endpoint has.
 	identityGrace = 5 * time.Minute
 )
@@ -64,6 +66,9 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		}
 		a.retry(ctx, s)
 		a.reportMasquerading(p)
+		if round%leftoverRounds == 0 {
+			a.reportLeftovers(datapath.FindLeftovers())
+		}
 		a.reportBandwidth(ctx, s)
 		if w.refusals != nil {
 			a.note("refused networks", w.refusals.refresh(ctx))

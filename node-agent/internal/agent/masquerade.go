@@ -87,11 +87,14 @@ func exhausted(counts []datapath.DropCount) (n uint64) {
 // reportMasquerading says in status how what leaves the cluster is translated, and what is wrong with it.
 func (a *agent) reportMasquerading(p *api.Parts) {
 	m := p.Datapath.Masquerading()
-	if m.Mode == "off" {
-		a.components.set("masquerade", api.StateOff, "packets leave the cluster with pods' addresses", "")
-		return
-	}
 	message := m.Mode
+	if m.Mode == "off" {
+		message = "packets leave the cluster with pods' addresses"
+		if m.Err == nil && m.Netfilter.Err == nil && m.Netfilter.Repairs == 0 && len(m.Netfilter.Foreign) == 0 {
+			a.components.set("masquerade", api.StateOff, message, "")
+			return
+		}
+	}
 	if m.FirstPort > 0 {
 		message += fmt.Sprintf(", ports %d to 65535 towards each destination", m.FirstPort)
 	}
@@ -109,7 +112,7 @@ func (a *agent) reportMasquerading(p *api.Parts) {
 			"Fewer connections to one destination from one node, or a smaller node port range (nodePort.range). See: fairlead-agent bpf nat list")
 	case len(m.Netfilter.Foreign) > 0:
 		a.components.set("masquerade", api.StateDegraded, message+"; chains of others drop what is forwarded by default: "+strings.Join(m.Netfilter.Foreign, ", "),
-			"Accept pods' ranges there where packets have to pass the host's stack.")
+			"Accept pods' ranges there where packets have to pass the host's stack (of iptables-legacy: `iptables-legacy -I FORWARD -s RANGE -j ACCEPT`, and the same with -d).")
 	default:
 		a.components.ok("masquerade", message)
 	}

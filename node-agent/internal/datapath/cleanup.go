@@ -42,7 +42,6 @@ func Cleanup(ctx context.Context, bpffs string) error {
 		}
 		note("removing packet schedulers", removeSchedulers(func(int) bool { return false }))
 		note("removing the proxies' routes", removeProxyRoutes())
-		note("removing the proxies' rules", writeProxyTable(ns, false))
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 			note("listing routes", err)

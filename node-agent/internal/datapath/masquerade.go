@@ -66,6 +66,12 @@ func masqueradeBits(c Config) (bits uint32) {
 // startNetfilter makes the tables of nftables and iptables as the configuration wants them.
 func (k *kernel) startNetfilter() error {
 	k.masquerade.keeper = netfilter.NewKeeper(func() (*nftables.Conn, error) { return connectNetfilter(k.namespace) }, netfilter.Journal(k.options.journal), k.options.log)
+	k.masquerade.keeper.Legacy = func() (out []string) {
+		if err := k.namespace.do(func() error { out = netfilter.LegacyForwardDrops(); return nil }); err != nil {
+			k.options.log.Debug("the tables of iptables-legacy were not looked at", "error", err)
+		}
+		return out
+	}
 	if err := k.masquerade.keeper.Set(k.netfilterSpec()); err != nil {
 		return &Problem{
 			Code: "nftables.failed", What: "The packet filter's rules cannot be written.", Why: "Masquerading, or exempting pods' packets from tracking, needs them, and the kernel's nftables refused.",
@@ -85,6 +91,9 @@ func (k *kernel) netfilterSpec() netfilter.Spec {
 		PodCIDRs: c.PodCIDRs, Devices: c.Devices, NoTrack: c.NoConntrack, Forward: true, KeepConnections: c.BPFMasquerade,
 		Masquerade: c.Masquerade && !c.BPFMasquerade, Masquerade6: c.Masquerade6 && !c.BPFMasquerade,
 		Nodes: k.directNodes(), Unmasqueraded: k.exempted(),
+	}
+	if c.L7Proxy {
+		s.Proxies = &netfilter.Marks{Mask: markMask, FromEgressProxy: MarkFromEgressProxy, ToProxy: markToProxy}
 	}
 	for _, p := range []netip.Prefix{c.NativeRoutingCIDR, c.NativeRoutingCIDR6} {
 		if p.IsValid() {

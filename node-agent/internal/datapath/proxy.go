@@ -61,14 +61,10 @@ func families() []int {
 // removes what an earlier run made.
 func (k *kernel) ensureProxyRoutes() error {
 	if !k.config.L7Proxy {
-		return errors.Join(removeProxyRoutes(), writeProxyTable(k.namespace, false))
+		return removeProxyRoutes()
 	}
 	// Servers of the node itself answer with the node's address, and it comes in by this interface.
 	if err := writeSysctl("net/ipv4/conf/"+hostName+"/accept_local", "1"); err != nil {
-		return err
-	}
-	k.options.journal("nftables", "inet "+proxyTableName, "", "marks answers to the proxies", "nft delete table inet "+proxyTableName)
-	if err := writeProxyTable(k.namespace, true); err != nil {
 		return err
 	}
 	for _, family := range families() {

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/facts"
 )
 
@@ -33,6 +34,8 @@ func networkChecks(peers []netip.Addr) []Check {
 	return []Check{
 		{"adjacent", "Other nodes on the same link", func(context.Context) Outcome { return adjacent(peers) }},
 		{"btf", "Kernel type information (BTF)", func(context.Context) Outcome { return btf("/sys/kernel/btf/vmlinux") }},
+		{"leftovers", "Leftovers of other networks", func(context.Context) Outcome { return leftovers(datapath.FindLeftovers()) }},
+		{"forward-policy", "Forwarding by other rules", func(context.Context) Outcome { return forwarding(datapath.FindLeftovers()) }},
 		{"mtu", "MTU", of(mtu)},
 		{"nic", "Network cards and XDP", of(cards)},
 		{"kube-proxy-rules", "Rules of kube-proxy", of(serviceRules)},

@@ -49,6 +49,8 @@ type Keeper struct {
 	// written are the parts that were there once.
 	written map[string]bool
 	state   State
+	// Legacy, where set before the first call, names chains of iptables-legacy that drop forwarded packets by default.
+	Legacy func() []string
 }
 
 // NewKeeper makes a keeper that does nothing until Set.
@@ -149,6 +151,14 @@ func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 		}
 		k.written[TableName] = len(k.spec.families()) > 0
 	}
+	if wanted(ProxiesTableName) {
+		if k.spec.Proxies != nil {
+			k.journal("nftables", "inet "+ProxiesTableName, "", "marks answers to the proxies", "nft delete table inet "+ProxiesTableName)
+		}
+		if err := k.spec.writeProxies(c); err != nil {
+			return err
+		}
+	}
 	var failed []error
 	var shown []string
 	for _, x := range k.spec.sharedChains(true) {
@@ -171,16 +181,28 @@ func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 		k.written[name] = true
 	}
 	k.state.Shared = shown
-	if k.spec.Forward {
-		k.state.Foreign = foreignDrops(c)
-	}
+	k.lookAtOthers(c)
 	return errors.Join(failed...)
+}
+
+// lookAtOthers notes who drops forwarded packets without our having a say.
+func (k *Keeper) lookAtOthers(c *nftables.Conn) {
+	if !k.spec.Forward {
+		return
+	}
+	k.state.Foreign = foreignDrops(c)
+	if k.Legacy != nil {
+		k.state.Foreign = append(k.state.Foreign, k.Legacy()...)
+	}
 }
 
 // missing lists parts that are wanted and not there; c is in the state that others left.
 func (k *Keeper) missing(c *nftables.Conn) (gone, needed []string) {
 	if k.spec.missingOwn(c) {
 		gone = append(gone, TableName)
+	}
+	if k.spec.missingProxies(c) {
+		gone = append(gone, ProxiesTableName)
 	}
 	for _, x := range k.spec.sharedChains(false) {
 		name := x.String()
@@ -210,9 +232,7 @@ func (k *Keeper) Repair() ([]string, error) {
 	}
 	gone, needed := k.missing(c)
 	if len(gone)+len(needed) == 0 {
-		if k.spec.Forward {
-			k.state.Foreign = foreignDrops(c)
-		}
+		k.lookAtOthers(c)
 		return nil, nil
 	}
 	err = k.write(c, append(slices.Clone(gone), needed...))
@@ -300,11 +320,12 @@ func Remove(c *nftables.Conn) error {
 	for _, x := range (Spec{}).sharedChains(true) {
 		failed = append(failed, x.remove(c))
 	}
-	table := ownTable()
-	c.AddTable(table)
-	c.DelTable(table)
+	for _, table := range []*nftables.Table{ownTable(), proxiesTable()} {
+		c.AddTable(table)
+		c.DelTable(table)
+	}
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		failed = append(failed, fmt.Errorf("removing the table: %w", err))
+		failed = append(failed, fmt.Errorf("removing the tables: %w", err))
 	}
 	return errors.Join(failed...)
 }
@@ -314,6 +335,9 @@ func Traces(c *nftables.Conn) []string {
 	var out []string
 	if hasOwn(c) {
 		out = append(out, "table inet "+TableName)
+	}
+	if _, err := c.ListTableOfFamily(ProxiesTableName, nftables.TableFamilyINet); err == nil {
+		out = append(out, "table inet "+ProxiesTableName)
 	}
 	for _, x := range (Spec{}).sharedChains(true) {
 		if _, err := c.ListChain(x.nftTable(), x.chain); err == nil {

@@ -178,7 +178,7 @@ func TestFlushedRulesetComesBack(t *testing.T) {
 	w := newWorld(t)
 	k, _ := w.keeper()
 	s := full()
-	s.NoTrack = true
+	s.NoTrack, s.Proxies = true, &Marks{Mask: 0xf00, FromEgressProxy: 0xb00, ToProxy: 0x200}
 	must(t, k.Set(s))
 	before := w.run("nft", "list", "ruleset")
 	ctx, stop := context.WithCancel(context.Background())
@@ -198,7 +198,8 @@ func TestFlushedRulesetComesBack(t *testing.T) {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 	state := k.State()
-	if state.Err != nil || state.LastRepair.IsZero() || !slices.Contains(state.LastMissing, TableName) || !slices.Contains(state.LastMissing, "ip raw FAIRLEAD-NOTRACK") {
+	if state.Err != nil || state.LastRepair.IsZero() || !slices.Contains(state.LastMissing, TableName) || !slices.Contains(state.LastMissing, "ip raw FAIRLEAD-NOTRACK") ||
+		!slices.Contains(state.LastMissing, ProxiesTableName) {
 		t.Errorf("state %+v", state)
 	}
 	// One rule alone is missed as well.
@@ -209,6 +210,20 @@ func TestFlushedRulesetComesBack(t *testing.T) {
 			t.Fatalf("the jump is not back; state %+v", k.State())
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+	proxies := w.run("nft", "list", "table", "inet", ProxiesTableName)
+	// So is one of the proxies' rules, and their table by itself.
+	for round, command := range [][]string{{"flush", "chain", "inet", ProxiesTableName, "output"}, {"delete", "table", "inet", ProxiesTableName}} {
+		w.run("nft", command...)
+		for k.State().Repairs < uint64(5+round) {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %v the proxies' rules are not back; state %+v", command, k.State())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if after := w.run("nft", "list", "table", "inet", ProxiesTableName); after != proxies {
+		t.Errorf("before:\n%s\nafter:\n%s", proxies, after)
 	}
 	stop()
 	<-done

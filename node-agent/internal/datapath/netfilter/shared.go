@@ -186,17 +186,30 @@ func (x shared) remove(c *nftables.Conn) error {
 	return nil
 }
 
-// foreignDrops names base chains of others that drop forwarded packets by default and that the agent cannot open.
-func foreignDrops(c *nftables.Conn) []string {
+// forwardDrops are base chains that drop forwarded packets by default.
+func forwardDrops(c *nftables.Conn) []*nftables.Chain {
 	chains, err := c.ListChains()
 	if err != nil {
 		return nil
 	}
+	return slices.DeleteFunc(chains, func(x *nftables.Chain) bool {
+		return x.Hooknum == nil || *x.Hooknum != *nftables.ChainHookForward || x.Policy == nil || *x.Policy != nftables.ChainPolicyDrop
+	})
+}
+
+// ForwardDrops names them.
+func ForwardDrops(c *nftables.Conn) []string {
 	var out []string
-	for _, x := range chains {
-		if x.Hooknum == nil || *x.Hooknum != *nftables.ChainHookForward || x.Policy == nil || *x.Policy != nftables.ChainPolicyDrop {
-			continue
-		}
+	for _, x := range forwardDrops(c) {
+		out = append(out, x.Table.Name+" "+x.Name)
+	}
+	return out
+}
+
+// foreignDrops names those of others that the agent cannot open.
+func foreignDrops(c *nftables.Conn) []string {
+	var out []string
+	for _, x := range forwardDrops(c) {
 		if x.Table.Name == "filter" && x.Name == "FORWARD" && (x.Table.Family == nftables.TableFamilyIPv4 || x.Table.Family == nftables.TableFamilyIPv6) {
 			continue
 		}

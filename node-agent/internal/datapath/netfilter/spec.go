@@ -1,5 +1,5 @@
 // Package netfilter owns what the agent wants of the kernel's packet filter: masquerading where the programs do not do
-// it, exemption from connection tracking, and a way through other people's forwarding policy.
+// it, exemption from connection tracking, the marks of the agent's proxies, and a way through other people's forwarding policy.
 //
 // A Spec says what should be, as a plain value; a Keeper makes the kernel's tables so and keeps them so.
 package netfilter
@@ -41,6 +41,8 @@ type Spec struct {
 	NoTrack bool
 	// Forward lets pods' packets through where the table that iptables shares drops what is forwarded.
 	Forward bool
+	// Proxies marks answers to the agent's proxies; nil: there are none.
+	Proxies *Marks
 }
 
 // Range is a closed interval of addresses of one family.
