@@ -272,7 +272,7 @@ export const valueFields: readonly ValueField[] = valueGroups.flatMap(({ id }) =
 );
 
 /** Values that only the console uses: they are not written into the agent's configuration. */
-export const consoleValues: readonly string[] = ['cni.binPath', 'cni.confPath'];
+export const consoleValues: readonly string[] = ['cni.binPath', 'cni.confPath', 'hubble.relay.enabled'];
 
 interface Node {
   properties?: Record<string, Node>;

@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"runtime"
@@ -82,7 +83,11 @@ func build(binary, name, arch, out string) (string, error) {
 	// The installer refuses values that this agent would refuse, before it has changed anything.
 	entry["annotations"] = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name,
 		"dev.fairlead.values": strings.Join(agentconfig.Keys(), ",")}
-	index := encode(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []any{entry}})
+	// The installer asks the kubelets for a name by content; whoever loads the archive by hand gets it as well.
+	pinned := maps.Clone(entry)
+	byDigest := byContent(name, digestOf(manifest))
+	pinned["annotations"] = map[string]string{"io.containerd.image.name": byDigest, "org.opencontainers.image.ref.name": byDigest}
+	index := encode(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []any{entry, pinned}})
 
 	archive, err := tarOf([]file{
 		{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)},
@@ -149,6 +154,14 @@ func tarOf(files []file) ([]byte, error) {
 		return nil, fmt.Errorf("packing: %w", err)
 	}
 	return buffer.Bytes(), nil
+}
+
+// byContent is the name under which the installer knows an image: its repository, tagged with the manifest's digest.
+func byContent(name, digest string) string {
+	if at := strings.LastIndexByte(name, ':'); at > strings.LastIndexByte(name, '/') {
+		name = name[:at]
+	}
+	return name + ":sha256-" + strings.TrimPrefix(digest, "sha256:")[:16]
 }
 
 func digestOf(content []byte) string {

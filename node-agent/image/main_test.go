@@ -44,13 +44,20 @@ func TestArchiveIsDeterministicAndComplete(t *testing.T) {
 		files[header.Name] = content
 	}
 	var index struct {
-		Manifests []struct{ Digest string }
+		Manifests []struct {
+			Digest      string
+			Annotations map[string]string
+		}
 	}
 	if err := json.Unmarshal(files["index.json"], &index); err != nil {
 		t.Fatal(err)
 	}
-	if len(index.Manifests) != 1 || index.Manifests[0].Digest != first {
-		t.Fatalf("index names %+v, not %s", index.Manifests, first)
+	// One image under two names: its version's, and the one by content that the installer asks the kubelets for.
+	want := []string{"fairlead.dev/fairlead-agent:test", "fairlead.dev/fairlead-agent:sha256-" + first[len("sha256:"):][:16]}
+	for i, name := range want {
+		if len(index.Manifests) != len(want) || index.Manifests[i].Digest != first || index.Manifests[i].Annotations["io.containerd.image.name"] != name {
+			t.Fatalf("index names %+v, not %s as %v", index.Manifests, first, want)
+		}
 	}
 	var manifest struct {
 		Config struct{ Digest string }

@@ -1,6 +1,7 @@
 import 'reflect-metadata';
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
+import { agentNamespace, relayName } from './names.ts';
 
 /** A certificate with its private key, both PEM. */
 export interface KeyPair {
@@ -13,8 +14,10 @@ export interface Certificates {
   readonly authority: KeyPair;
   /** Every agent's, as server and as client of other agents. */
   readonly server: KeyPair;
-  /** Client side: the console, the relay, the stock hubble CLI. */
+  /** Client side: the console, the stock hubble CLI. */
   readonly client: KeyPair;
+  /** The relay's: it serves under its own name and is a client of the agents, without being taken for one of them. */
+  readonly relay: KeyPair | undefined;
 }
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
@@ -28,6 +31,16 @@ const backdate = 60 * 60 * 1000;
 export function serverNames(clusterName: string): readonly string[] {
   return [`*.${clusterName}.hubble-grpc.cilium.io`];
 }
+
+/** Names of the relay's certificate: as Hubble's own tools ask for, and those of its service. */
+export const relayNames: readonly string[] = [
+  '*.hubble-relay.cilium.io',
+  `${relayName}.${agentNamespace}.svc`,
+  `${relayName}.${agentNamespace}.svc.cluster.local`,
+];
+
+/** Name that the console asks the relay for. */
+export const relayServerName = 'console.hubble-relay.cilium.io';
 
 /** Name that the console asks an agent for; covered by the wildcard of `serverNames`. */
 export function serverNameOf(node: string, clusterName: string): string {
@@ -105,7 +118,11 @@ export async function issue(
 }
 
 /** A fresh set for one cluster, keeping the authority where there is a usable one. */
-export async function createCertificates(clusterName: string, authority?: KeyPair): Promise<Certificates> {
+export async function createCertificates(
+  clusterName: string,
+  authority?: KeyPair,
+  relay = false,
+): Promise<Certificates> {
   const signer = authority ?? (await createAuthority());
   return {
     authority: signer,
@@ -115,6 +132,7 @@ export async function createCertificates(clusterName: string, authority?: KeyPai
       usage: 'agent',
     }),
     client: await issue(signer, { commonName: 'fairlead-console', names: [], usage: 'client' }),
+    relay: relay ? await issue(signer, { commonName: 'fairlead-relay', names: relayNames, usage: 'agent' }) : undefined,
   };
 }
 

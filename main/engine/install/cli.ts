@@ -19,11 +19,13 @@ const help = `Installs, upgrades or removes Fairlead's agent, with the console's
 
   node main/engine/install/cli.ts [--kubeconfig PATH] [--context NAME] [--ssh-config PATH] [--image ARCHIVE] [--values FILE]
                                   [--set key=value …] [--canary NODE] [--restart] [--plan]
-                                  [--rollback] [--uninstall]
+                                  [--remove-kube-proxy | --restore-kube-proxy] [--rollback] [--uninstall]
 
 --set takes the names of Cilium's chart: routingMode=native, cluster.name=lab, devices=eth0,eth1 …
 --values FILE takes over a values file, also one of Cilium's chart; what has no equivalent is printed.
 --canary is the node that goes first. --restart restarts pods that another plugin connected.
+--remove-kube-proxy takes its DaemonSet away, with its rules, once the agents translate services; --restore-kube-proxy
+brings it back.
 --rollback goes back to what was there before the last application.
 --plan prints the plan and writes nothing.
 `;
@@ -151,6 +153,8 @@ async function main(args: readonly string[]): Promise<number> {
       uninstall: { type: 'boolean', default: false },
       rollback: { type: 'boolean', default: false },
       restart: { type: 'boolean', default: false },
+      'remove-kube-proxy': { type: 'boolean', default: false },
+      'restore-kube-proxy': { type: 'boolean', default: false },
       canary: { type: 'string' },
       values: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
@@ -182,7 +186,12 @@ async function main(args: readonly string[]): Promise<number> {
           ? 'upgrade'
           : 'install';
     const values = given.set.reduce(withSetting, fromFile(given.values, valuesSchema.parse(status.suggested)));
-    const rollout = { restart: given.restart, ...(given.canary ? { canary: given.canary } : {}) };
+    const kubeProxy = given['remove-kube-proxy'] ? 'remove' : given['restore-kube-proxy'] ? 'restore' : undefined;
+    const rollout = {
+      restart: given.restart,
+      ...(given.canary ? { canary: given.canary } : {}),
+      ...(kubeProxy ? ({ kubeProxy } as const) : {}),
+    };
     const plan = must(await implementation.install.plan({ cluster, action, values, rollout }, localContext()));
     for (const object of plan.objects)
       if (given.plan || object.action !== 'unchanged')

@@ -15,6 +15,7 @@ import { agentNamespace } from './names.ts';
 import { allObjects, cleanupOf } from './plan.ts';
 import { profiles } from './profiles.ts';
 import { type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
+import { isRelay, relayRemoval, relayStages } from './relay.ts';
 import { makeSecrets } from './secrets.ts';
 import { type InstallState, isInterrupted, nodeStates, previousOf, readState, StateKeeper } from './state.ts';
 import { runStages } from './steps.ts';
@@ -94,8 +95,12 @@ function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
   const { change } = plan.kubeProxy;
   // Services are translated at every moment: kube-proxy comes back before anything else, and goes after everything else.
   const first = change === 'restore' ? restoringStages(bench, input.facts.proxy, linux) : [];
-  if (plan.action === 'uninstall')
-    return { stages: [...first, ...uninstallStages(bench, cleanupOf(input), objects)], close: async () => undefined };
+  if (plan.action === 'uninstall') {
+    // Its pod gives its address back while there is somebody to take it.
+    const relay = relayRemoval(bench, objects.filter(isRelay), input.live);
+    const stages = [...first, ...relay, ...uninstallStages(bench, cleanupOf(input), objects)];
+    return { stages, close: async () => undefined };
+  }
   const image = input.image as ImageArchive;
   const replaces = input.facts.installed !== undefined;
   const order = plan.batches.flat();
@@ -103,17 +108,22 @@ function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
     replaces && order.length > 0 ? createDisruptionProbe(bench.connection, image.reference, order) : undefined;
   const parts = {
     definitions: objects.filter(({ type }) => type.kind === 'CustomResourceDefinition'),
-    others: objects.filter(({ type }) => !['CustomResourceDefinition', 'Secret', 'DaemonSet'].includes(type.kind)),
+    others: objects.filter(
+      (one) => !['CustomResourceDefinition', 'Secret', 'DaemonSet'].includes(one.type.kind) && !isRelay(one),
+    ),
     workload: objects.find(({ type }) => type.kind === 'DaemonSet') as (typeof objects)[number],
-    makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority),
+    makeSecrets: () => makeSecrets(input.values.cluster.name, secrets.authority, input.values.hubble.relay.enabled),
     secretsNeeded: secrets.renew !== undefined,
   };
   const course = { batches: plan.batches, replaces, restart: plan.restarts, probe };
+  const relay = input.values.hubble.relay.enabled
+    ? relayStages(bench, objects.filter(isRelay), linux)
+    : relayRemoval(bench, input.unwanted, input.live);
   const through =
     change === 'remove' ? createDisruptionProbe(bench.connection, image.reference, order, 'service') : undefined;
   const last = change === 'remove' ? removalStages(bench, input.facts.proxy, linux, through) : [];
   return {
-    stages: [...first, ...installStages(bench, image, parts, course), ...last],
+    stages: [...first, ...installStages(bench, image, parts, course), ...relay, ...last],
     close: async () => {
       await probe?.[Symbol.asyncDispose]();
       await through?.[Symbol.asyncDispose]();

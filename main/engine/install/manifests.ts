@@ -33,17 +33,18 @@ export interface Rendered {
 /** Fields beyond metadata are plain JSON; the API server is the judge of them. */
 type Body = Readonly<Record<string, unknown>>;
 
-function rendered(
+export function rendered(
   type: ResourceType,
   name: string,
   body: Body,
   annotations?: Readonly<Record<string, string>>,
+  own: Readonly<Record<string, string>> = labels,
 ): Rendered {
   const apiVersion = type.group === '' ? type.version : `${type.group}/${type.version}`;
   const metadata = {
     name,
     ...(type.namespaced ? { namespace: agentNamespace } : {}),
-    labels,
+    labels: own,
     ...(annotations ? { annotations } : {}),
   };
   return { type, object: { apiVersion, kind: type.kind, metadata, ...body } as KubeObject };

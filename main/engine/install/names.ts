@@ -18,6 +18,18 @@ export const configName = 'fairlead-config';
 export const serverSecret = 'fairlead-tls';
 export const clientSecret = 'fairlead-client-tls';
 export const authoritySecret = 'fairlead-ca';
+/** The relay has the names under which Hubble's own tools look for one. */
+export const relayName = 'hubble-relay';
+export const relayAccount = 'fairlead-relay';
+export const relaySecret = 'fairlead-relay-tls';
+export const relayPort = 4245;
+export const relayLabels = {
+  'k8s-app': relayName,
+  'app.kubernetes.io/name': relayName,
+  'app.kubernetes.io/part-of': 'fairlead',
+  'app.kubernetes.io/managed-by': 'fairlead',
+} as const;
+export const relaySelector = `k8s-app=${relayName}`;
 /** Port of the agent's API and of Hubble's, mutual TLS. */
 export const agentPort = 4244;
 /** Annotation on pods: a change of it rolls the DaemonSet. */

@@ -30,6 +30,8 @@ export interface PlanInput {
   readonly rights: readonly Failure[];
   /** Order of the nodes. */
   readonly batches: Plan['batches'];
+  /** Objects that do not belong to these values, such as a relay that is switched off: those that are there go. */
+  readonly unwanted: readonly Rendered[];
   /** Pods to be restarted, because another plugin gave them their network. */
   readonly restarts: Plan['restarts'];
   /** What stands in the way of just this action, e.g. that there is nothing to go back to. */
@@ -244,6 +246,13 @@ export function makePlan(input: PlanInput): Plan {
         ...change,
         ...(replaces ? { action: 'update' as const, before: change.after } : {}),
       });
+    }
+    for (const { type, object } of input.unwanted) {
+      const there = live.get(keyOfObject(type, object));
+      if (!there) continue;
+      const { name, namespace = '' } = object.metadata;
+      const before = shown({ ...there, apiVersion: object.apiVersion ?? '', kind: type.kind });
+      objects.push({ kind: type.kind, namespace, name, action: 'delete', before, after: '' });
     }
     if (action === 'upgrade' && !facts.installed)
       warnings.push('Fairlead is not installed yet: this upgrade is an installation.');

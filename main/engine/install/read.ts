@@ -18,6 +18,7 @@ import { type ProxyFacts, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
 import { agentNamespace, configName, valuesAnnotation } from './names.ts';
 import { allObjects, cleanupOf, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
+import { relaySecretObject, renderRelay } from './relay.ts';
 import { foreignPods } from './restart.ts';
 import { planRollout, type RolloutWish } from './rollout.ts';
 import { isNotFound, readSecrets, type SecretState, secretPlaceholders } from './secrets.ts';
@@ -111,6 +112,10 @@ function rightsFor(action: PlanAction, objects: readonly Rendered[], proxy: read
   return [...rights, ...proxy, { ...workload, verb: 'create' }, { ...workload, verb: 'patch' }];
 }
 
+function isLive(live: ReadonlyMap<string, KubeObject>, type: ResourceType, { metadata }: KubeObject): boolean {
+  return live.has(keyOf(type.kind, metadata.name, type.namespaced ? (metadata.namespace ?? '') : ''));
+}
+
 /** Rights that taking kube-proxy away, or bringing it back, needs. */
 function proxyRights(change: Plan['kubeProxy']['change'], { namespace }: ProxyFacts): readonly Right[] {
   if (change === 'none') return [];
@@ -152,24 +157,33 @@ export async function preparePlan(
   const before = action === 'rollback' ? previousOf(state.value) : undefined;
   const values = before?.values ?? given;
   const image = before ? held(before.image) : carried;
-  const secrets = await readSecrets(reader, values.cluster.name);
+  const secrets = await readSecrets(reader, values.cluster.name, values.hubble.relay.enabled);
   if (!secrets.ok) return secrets;
   const makes = action === 'uninstall' || secrets.value.renew !== undefined;
+  const reference = image?.reference ?? installedImage(facts.value) ?? '';
+  // An uninstall takes everything that may be there.
+  const whole = action === 'uninstall' || values.hubble.relay.enabled;
+  const unwanted = whole ? [] : [...renderRelay(values, reference), relaySecretObject];
   const parts = {
-    objects: renderObjects(values, image?.reference ?? installedImage(facts.value) ?? ''),
+    objects: [...renderObjects(values, reference), ...(whole ? renderRelay(values, reference) : [])],
     definitions: customResourceDefinitions(),
-    secrets: makes ? secretPlaceholders(values.cluster.name) : [],
+    secrets: makes ? secretPlaceholders(values.cluster.name, whole) : [],
   };
   const all = allObjects(parts);
   const live = await readLive(
     reader,
-    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image, values })] : all,
+    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image, values })] : [...all, ...unwanted],
   );
   if (!live.ok) return live;
   const { change } = planProxy(facts.value.proxy, action, values, wish.kubeProxy);
   const rights = await missingRights(
     askRights(connection),
-    rightsFor(action, all, proxyRights(change, facts.value.proxy)),
+    rightsFor(action, all, [
+      ...proxyRights(change, facts.value.proxy),
+      ...unwanted
+        .filter(({ type, object }) => isLive(live.value, type, object))
+        .map(({ type }) => ({ verb: 'delete', type, namespace: type.namespaced ? agentNamespace : '' })),
+    ]),
   );
   const input: PlanInput = {
     ...parts,
@@ -181,6 +195,7 @@ export async function preparePlan(
     live: live.value,
     rights,
     batches: planRollout(facts.value.machines, wish),
+    unwanted,
     restarts: wish.restart ? await foreignPods(reader) : [],
     hindrances: hindrances(action, state.value, before !== undefined),
     kubeProxy: wish.kubeProxy,

@@ -1,16 +1,31 @@
 import type { Result } from '../../../contract/failure.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
-import { type Certificates, createCertificates, type KeyPair, pairProblem, serverNames } from './certificates.ts';
+import {
+  type Certificates,
+  createCertificates,
+  type KeyPair,
+  pairProblem,
+  relayNames,
+  serverNames,
+} from './certificates.ts';
 import type { ReadOnlyConnection } from './facts.ts';
-import { agentNamespace, authoritySecret, clientSecret, clusterNameAnnotation, labels, serverSecret } from './names.ts';
+import {
+  agentNamespace,
+  authoritySecret,
+  clientSecret,
+  clusterNameAnnotation,
+  labels,
+  relaySecret,
+  serverSecret,
+} from './names.ts';
 
 interface Secret extends KubeObject {
   readonly type?: string;
   readonly data?: Readonly<Record<string, string>>;
 }
 
-/** Names of the three secrets, in the order of applying. */
-export const secretNames = [authoritySecret, serverSecret, clientSecret] as const;
+/** Names of the secrets that there always are, and of the relay's. */
+const secretNames = [authoritySecret, serverSecret, clientSecret, relaySecret] as const;
 
 function decode(secret: Secret | undefined, key: string): string {
   return Buffer.from(secret?.data?.[key] ?? '', 'base64').toString('utf8');
@@ -37,7 +52,11 @@ export interface SecretState {
 }
 
 /** Looks whether the stored certificates can be used on for this cluster name. */
-export async function readSecrets(connection: ReadOnlyConnection, clusterName: string): Promise<Result<SecretState>> {
+export async function readSecrets(
+  connection: ReadOnlyConnection,
+  clusterName: string,
+  relay: boolean,
+): Promise<Result<SecretState>> {
   const live = new Map<string, Secret>();
   for (const name of secretNames) {
     const found = await connection.get<Secret>(resources.secrets, name, agentNamespace);
@@ -51,6 +70,7 @@ export async function readSecrets(connection: ReadOnlyConnection, clusterName: s
   for (const [name, names] of [
     [serverSecret, serverNames(clusterName)],
     [clientSecret, []],
+    ...(relay ? ([[relaySecret, relayNames]] as const) : []),
   ] as const) {
     const secret = live.get(name);
     renew ??= secret ? pairProblem(readPair(secret), names) : `${name} is missing`;
@@ -82,7 +102,7 @@ function secret(name: string, clusterName: string, data: Readonly<Record<string,
 }
 
 function asSecrets(certificates: Certificates, clusterName: string): readonly KubeObject[] {
-  const { authority, server, client } = certificates;
+  const { authority, server, client, relay } = certificates;
   const leaf = (pair: KeyPair) => ({
     'tls.crt': pair.certificate,
     'tls.key': pair.key,
@@ -92,16 +112,21 @@ function asSecrets(certificates: Certificates, clusterName: string): readonly Ku
     secret(authoritySecret, clusterName, { 'tls.crt': authority.certificate, 'tls.key': authority.key }),
     secret(serverSecret, clusterName, leaf(server)),
     secret(clientSecret, clusterName, leaf(client)),
+    ...(relay ? [secret(relaySecret, clusterName, leaf(relay))] : []),
   ];
 }
 
 /** Makes the secrets, keeping a usable authority. */
-export async function makeSecrets(clusterName: string, authority: KeyPair | undefined): Promise<readonly KubeObject[]> {
-  return asSecrets(await createCertificates(clusterName, authority), clusterName);
+export async function makeSecrets(
+  clusterName: string,
+  authority: KeyPair | undefined,
+  relay = false,
+): Promise<readonly KubeObject[]> {
+  return asSecrets(await createCertificates(clusterName, authority, relay), clusterName);
 }
 
 /** What a plan shows of secrets that will be made: their names and keys. */
-export function secretPlaceholders(clusterName: string): readonly KubeObject[] {
+export function secretPlaceholders(clusterName: string, relay = false): readonly KubeObject[] {
   const none = { certificate: '', key: '' };
-  return asSecrets({ authority: none, server: none, client: none }, clusterName);
+  return asSecrets({ authority: none, server: none, client: none, relay: relay ? none : undefined }, clusterName);
 }

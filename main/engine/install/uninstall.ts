@@ -13,15 +13,15 @@ import { isReady, type Pod, podState, type Workbench } from './workbench.ts';
 
 const done = (message: string) => ok({ message });
 
-async function removeOne({ connection }: Workbench, { type, object }: Rendered): Promise<Result<boolean>> {
+export async function removeOne({ connection }: Workbench, { type, object }: Rendered): Promise<Result<boolean>> {
   const { name, namespace } = object.metadata;
   const removed = await connection.remove(type, name, namespace, { propagation: 'Background' });
   if (removed.ok) return ok(true);
   return isNotFound(removed.failure.code) ? ok(false) : removed;
 }
 
-/** Removes a DaemonSet and waits for its pods to be gone. */
-async function removeWorkload(
+/** Removes a DaemonSet or a Deployment and waits for its pods to be gone. */
+export async function removeWorkload(
   bench: Workbench,
   workload: Rendered,
   labelSelector: string,

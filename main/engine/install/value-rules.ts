@@ -50,12 +50,10 @@ const port =
       `Correct ${field}.`,
     ];
 
-const listenPorts = (values: Values): ReadonlyMap<number, string> =>
-  new Map([
-    [4240, 'node health'],
-    [4244, 'Hubble'],
-    ...(values.hubble.relay.enabled ? ([[4245, 'the relay']] as const) : []),
-  ]);
+const listenPorts: ReadonlyMap<number, string> = new Map([
+  [4240, 'node health'],
+  [4244, 'Hubble'],
+]);
 
 function nodePorts(values: Values): readonly [number, number] | undefined {
   const found = /^(\d{1,5})[,-](\d{1,5})$/.exec(values.nodePort.range);
@@ -128,7 +126,7 @@ export const refusing: readonly Rule[] = [
   port('tunnelPort', (values) => values.tunnelPort),
   port('prometheus.port', (values) => values.prometheus.port),
   (values) => {
-    const taken = listenPorts(values).get(values.prometheus.port);
+    const taken = listenPorts.get(values.prometheus.port);
     return (
       values.prometheus.enabled &&
       taken !== undefined && [

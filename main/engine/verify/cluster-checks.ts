@@ -1,3 +1,5 @@
+import type { Values } from '../../../contract/index.ts';
+import { askRelay } from '../agents/relay-client.ts';
 import { type Check, type Outcome, tableText } from '../checks/runner.ts';
 import { customResourceDefinitions } from '../install/definitions.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
@@ -210,9 +212,39 @@ async function ciliumEndpoints(connection: ClusterConnection): Promise<Outcome> 
   };
 }
 
+async function relay(connection: ClusterConnection, signal: AbortSignal): Promise<Outcome> {
+  const [answer, nodes] = await Promise.all([askRelay(connection, signal), list(connection, resources.nodes)]);
+  const expected = 'it answers, and is connected to every node';
+  if (!answer.ok) {
+    const { what, why, fix } = answer.failure;
+    return { status: 'failed', found: `${what} ${why}`, expected, fix };
+  }
+  const { version, peers } = answer.value;
+  const names = isOutcome(nodes) ? [] : nodes.map(({ metadata }) => metadata.name);
+  const away = [
+    ...peers.filter((peer) => !peer.connected).map((peer) => peer.name),
+    ...names.filter((name) => !peers.some((peer) => peer.name === name || peer.name.endsWith(`/${name}`))),
+  ];
+  return {
+    status: away.length > 0 ? 'failed' : 'passed',
+    found:
+      away.length > 0
+        ? `not connected to ${away.join(', ')}`
+        : `${version}, connected to ${peers.length} of ${peers.length} nodes`,
+    expected,
+    ...(away.length > 0
+      ? { fix: 'Look at the agents of these nodes; the relay reaches them on TCP 4244 of their addresses.' }
+      : {}),
+    evidence: tableText(
+      ['NODE', 'ADDRESS', 'STATE', 'FLOWS'],
+      peers.map((peer) => [peer.name, peer.address, peer.connected ? 'connected' : 'unavailable', String(peer.flows)]),
+    ),
+  };
+}
+
 /** What concerns the cluster as a whole. */
-export function clusterChecks(connection: ClusterConnection): readonly Check[] {
-  const check = (id: string, title: string, group: string, run: () => Promise<Outcome>): Check => ({
+export function clusterChecks(connection: ClusterConnection, values?: Values): readonly Check[] {
+  const check = (id: string, title: string, group: string, run: Check['run']): Check => ({
     id,
     title,
     node: '',
@@ -224,5 +256,8 @@ export function clusterChecks(connection: ClusterConnection): readonly Check[] {
     check('definitions', 'Custom resource definitions', 'B4 CRDs', () => definitions(connection)),
     check('cilium-nodes', 'kubectl get ciliumnodes', 'B4 CRDs', () => ciliumNodes(connection)),
     check('cilium-endpoints', 'kubectl get ciliumendpoints -A', 'B4 CRDs', () => ciliumEndpoints(connection)),
+    ...(values?.hubble.relay.enabled
+      ? [check('relay', 'Relay', 'C2 Hubble', (signal: AbortSignal) => relay(connection, signal))]
+      : []),
   ];
 }

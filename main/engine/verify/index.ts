@@ -162,9 +162,9 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
     async run(selection: Selection, sink, context) {
       const prepared = await prepare(selection.cluster);
       if (!prepared.ok) return prepared.failure;
-      const { commands, facts } = prepared.value;
+      const { commands, facts, values } = prepared.value;
       const only = selection.checks;
-      const whole = clusterChecks(commands.connection);
+      const whole = clusterChecks(commands.connection, values);
       const forNodes = !only || only.some((id) => !whole.some((check) => check.id === id));
       const installed = facts.installed?.metadata.name === agentName;
       const machines = facts.machines.filter((machine) => !selection.nodes || selection.nodes.includes(machine.name));

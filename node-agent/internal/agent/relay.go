@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"google.golang.org/grpc"
+	"k8s.io/client-go/tools/cache"
 
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	"fairlead.dev/node-agent/internal/certificates"
@@ -49,6 +50,10 @@ func Relay(ctx context.Context, o RelayOptions) error {
 			}
 		}})
 	go informer.Run(ctx)
+	// Who listens is taken for ready: not before it knows the nodes.
+	if !cache.WaitForCacheSync(ctx.Done(), informer.Synced) {
+		return fmt.Errorf("listing the nodes: %w", informer.Err())
+	}
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", o.Listen)
 	if err != nil {
