@@ -24,7 +24,7 @@
 
 static __always_inline __u64 choice_lifetime(struct connection *c, struct packet *p, __u64 now, bool opening)
 {
-	if (p->protocol != IPPROTO_TCP)
+	if (!is_stream(p->protocol))
 		return now + LIFETIME_OTHER;
 	if (p->tcp_flags & (TCP_FIN | TCP_RST)) {
 		c->flags |= CONNECTION_FIN_OUT;
@@ -38,12 +38,12 @@ static __always_inline __u64 choice_lifetime(struct connection *c, struct packet
 }
 
 /*
- * Whether the earlier choice stands: of a TCP connection always, until it is opened again; of everything else
- * as long as the backend is one.
+ * Whether the earlier choice stands: of a connection (TCP, SCTP) always, until it is opened again; of
+ * everything else as long as the backend is one.
  */
 static __always_inline bool still_chosen(struct connection *c, struct packet *p, __u32 view)
 {
-	bool opens = p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	bool opens = !is_stream(p->protocol) || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	struct backend *backend;
 
 	if (!opens)
@@ -52,7 +52,7 @@ static __always_inline bool still_chosen(struct connection *c, struct packet *p,
 	if (!backend)
 		return false;
 	/* A datagram goes on to a backend that is about to go; what opens a connection does not. */
-	return p->protocol != IPPROTO_TCP || (backend->flags & (1 << view));
+	return !is_stream(p->protocol) || (backend->flags & (1 << view));
 }
 
 /* Hash of a client's connection that all nodes agree on; with affinity the port does not count. */

@@ -94,7 +94,7 @@ static __always_inline struct connection *connection_copy(struct connection *c)
 /* One that is still being opened never gets the time of one that is open: nobody may be behind it. */
 static __always_inline __u64 lifetime(struct connection *c, struct packet *p, __u8 side, bool opening)
 {
-	if (p->protocol != IPPROTO_TCP)
+	if (!is_stream(p->protocol))
 		return LIFETIME_OTHER;
 	if (p->tcp_flags & TCP_FIN)
 		c->flags |= side == OUT ? CONNECTION_FIN_OUT : CONNECTION_FIN_IN;
@@ -359,7 +359,7 @@ static __always_inline void confirm(struct connection_key *key, struct connectio
 {
 	if (config.dry_run)
 		return;
-	if (key->protocol == IPPROTO_TCP && c->expires < now + LIFETIME_TCP &&
+	if (is_stream(key->protocol) && c->expires < now + LIFETIME_TCP &&
 	    !(c->flags & (CONNECTION_RESET | CONNECTION_FIN_IN | CONNECTION_FIN_OUT)))
 		c->expires = now + LIFETIME_TCP;
 	if (!bpf_map_update_elem(&connections, key, c, BPF_ANY))

@@ -15,7 +15,39 @@ static __always_inline __u16 csum_of(__s64 sum)
 	return ~s;
 }
 
-/* TCP and UDP of both families. 0 or a negative drop reason. */
+/*
+ * One port of an SCTP packet, with its checksum. That is over all of the packet, so in a fragment, which has
+ * only a part of it, no port can be changed. 0 or a negative drop reason.
+ */
+static __always_inline int rewrite_sctp_port(struct __sk_buff *skb, struct packet *p, bool source,
+					     __be16 port)
+{
+	__u32 at, before, change, length;
+	__be16 bytes;
+
+	before = source ? p->source_port : p->destination_port;
+	if (before == port)
+		return 0;
+	if (p->fragment)
+		return -DROP_NAT_UNSUPPORTED_L4;
+	at = ETH_HLEN + (p->v6 ? offsetof(struct ipv6hdr, payload_len) : offsetof(struct iphdr, tot_len));
+	if (bpf_skb_load_bytes(skb, at, &bytes, sizeof(bytes)))
+		return -DROP_INVALID;
+	/* A frame may be longer than its packet. */
+	length = bpf_ntohs(bytes) + (p->v6 ? sizeof(struct ipv6hdr) : 0) - (p->l4 - ETH_HLEN);
+	change = (before ^ port) << (source ? 0 : 16);
+	at = p->l4 + offsetof(struct sctp_header, checksum);
+	/* One that is still to be cut up, or summed up by the device, gets its checksum then. */
+	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)))
+		return -DROP_INVALID;
+	before ^= sctp_change(change, length);
+	if (bpf_skb_store_bytes(skb, at, &before, sizeof(before), 0) ||
+	    bpf_skb_store_bytes(skb, p->l4 + (source ? 0 : 2), &port, sizeof(port), 0))
+		return -DROP_WRITE_ERROR;
+	return 0;
+}
+
+/* TCP, UDP and SCTP of both families. 0 or a negative drop reason. */
 __verified_once int rewrite(struct __sk_buff *skb, struct packet *p, bool source, const struct address *to,
 			    __be16 port)
 {
@@ -31,13 +63,18 @@ __verified_once int rewrite(struct __sk_buff *skb, struct packet *p, bool source
 	port_field = source ? &p->source_port : &p->destination_port;
 	checksum_at = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
 	flags = p->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+	if (!has_ports(p->protocol))
 		return -DROP_NAT_UNSUPPORTED_L4;
 	/* Mapped addresses differ in their last word only. */
 	change = bpf_csum_diff(field->word, sizeof(*field), (__be32 *)to->word, sizeof(*to), 0);
 	if (change < 0)
 		return -DROP_WRITE_ERROR;
-	if (!p->later_fragment) {
+	if (p->protocol == IPPROTO_SCTP) {
+		int err = rewrite_sctp_port(skb, p, source, port);
+
+		if (err)
+			return err;
+	} else if (!p->later_fragment) {
 		if (bpf_l4_csum_replace(skb, checksum_at, 0, change, flags | BPF_F_PSEUDO_HDR) ||
 		    bpf_l4_csum_replace(skb, checksum_at, *port_field, port, flags | 2) ||
 		    bpf_skb_store_bytes(skb, p->l4 + (source ? 0 : 2), &port, 2, 0))
@@ -170,7 +207,7 @@ __verified_once int nat_rewrite(struct __sk_buff *skb, struct packet *p, bool so
 
 	if (!p || !to)
 		return -DROP_WRITE_ERROR;
-	if (!p->related && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP))
+	if (!p->related && has_ports(p->protocol))
 		return rewrite(skb, p, source, to, port);
 	if (p->related) {
 		err = rewrite_quoted(skb, p, !source, to, port);

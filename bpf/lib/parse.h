@@ -9,6 +9,7 @@
 #include <linux/pkt_cls.h>
 #include "maps.h"
 #include "context.h"
+#include "sctp.h"
 
 /* <linux/icmp.h> drags in the C library's headers. */
 #define ICMP_ECHOREPLY 0
@@ -49,13 +50,14 @@ struct packet {
 	__u8 l4_length; /* of that header; 0 where nobody asks */
 	__u8 tos;
 	__u8 protocol;
-	__u8 tcp_flags;
+	__u8 tcp_flags; /* of SCTP what its first chunk comes to */
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__be16 icmp_id;
 	__u32 length; /* as sk_buff counts it */
 	bool v6;
 	bool related;	     /* the inner fields are set */
+	bool fragment;	     /* one of several, the first or a later one */
 	bool later_fragment; /* has no layer 4 header */
 	bool may_fragment;   /* of version 4, without the flag that forbids it */
 	__u8 inner_protocol;
@@ -120,6 +122,28 @@ struct upper_layer {
 static __always_inline bool has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* Has connections that are opened and closed. */
+static __always_inline bool is_stream(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+}
+
+static __always_inline __u8 flags_of_chunk(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+		return TCP_RST;
+	case SCTP_SHUTDOWN:
+	case SCTP_SHUTDOWN_ACK:
+		return TCP_FIN | TCP_ACK;
+	}
+	return TCP_ACK;
 }
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
@@ -246,6 +270,13 @@ static __noinline int parse_l4(struct __sk_buff *skb, struct packet *p)
 		p->source_port = ports[0];
 		p->destination_port = ports[1];
 		p->l4_length = sizeof(struct udp_header);
+		if (p->protocol == IPPROTO_SCTP) {
+			__u8 chunk;
+
+			if (bpf_skb_load_bytes(skb, p->l4 + offsetof(struct sctp_header, chunk), &chunk, 1))
+				return -DROP_INVALID;
+			p->tcp_flags = flags_of_chunk(chunk);
+		}
 		if (p->protocol != IPPROTO_TCP)
 			return PARSED;
 		if (bpf_skb_load_bytes(skb, p->l4 + 12, offset_flags, sizeof(offset_flags)))
@@ -325,6 +356,7 @@ __verified_once int parse(struct __sk_buff *skb, struct packet *p)
 	}
 	p->protocol = upper.protocol;
 	p->l4 = upper.offset;
+	p->fragment = upper.fragment;
 	p->later_fragment = upper.later_fragment;
 	if (!has_ports(p->protocol) && p->protocol != (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return -DROP_UNKNOWN_L4;

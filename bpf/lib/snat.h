@@ -112,7 +112,7 @@ static __always_inline void nat_touch(struct nat_value *in, const struct packet 
 
 	if (config.dry_run || p->related)
 		return;
-	if (p->protocol == IPPROTO_TCP) {
+	if (is_stream(p->protocol)) {
 		/* The sender uses its port again. */
 		if (out && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			in->flags &= NAT_OWN;
@@ -123,7 +123,7 @@ static __always_inline void nat_touch(struct nat_value *in, const struct packet 
 	}
 	if (!out)
 		in->flags |= NAT_REPLIED;
-	if (p->protocol == IPPROTO_TCP) {
+	if (is_stream(p->protocol)) {
 		lifetime = in->flags & NAT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
 		if ((in->flags & NAT_RESET) ||
 		    (in->flags & (NAT_FIN_OUT | NAT_FIN_IN)) == (NAT_FIN_OUT | NAT_FIN_IN))
@@ -167,13 +167,13 @@ __verified_once int nat_allocate(struct nat_work *w, struct packet *p, bool own)
 	w->fresh.port = w->out.source_port;
 	w->fresh.flags = own ? NAT_OWN : 0;
 	nat_touch(&w->fresh, p, true, now);
-	/* Its checksum is over the ports, and no helper does it again. */
-	if (w->out.protocol == IPPROTO_SCTP)
+	/* Its checksum is over ports that no fragment can change. */
+	if (w->out.protocol == IPPROTO_SCTP && p->fragment)
 		probes = 1;
 	for (__u32 i = 0; i < NAT_PROBES; i++) {
 		if (i >= probes)
 			break;
-		if (w->out.protocol == IPPROTO_SCTP || (own && !i))
+		if (probes == 1 || (own && !i))
 			w->in.destination_port = w->out.source_port;
 		else
 			w->in.destination_port = bpf_htons(config.nat_first + (start + i) % range);

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -204,19 +203,10 @@ func (r *rig) publish(e *policy.Engine, parties []party) {
 // packet from one party to another; the source port makes each a connection of its own.
 func packetOf(from, to party, protocol uint8, port, source uint16) []byte {
 	f := frame{mac: from.mac, source: from.address.String(), destination: to.address.String(), protocol: protocol, sourcePort: source, destPort: port, flags: syn}
-	l4 := 34
-	if to.address.Is6() {
-		l4 = 54
-	}
 	if protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6 {
 		f.icmpType = uint8(port)
 	}
-	b := f.bytes()
-	if protocol == unix.IPPROTO_SCTP {
-		binary.BigEndian.PutUint16(b[l4:], source)
-		binary.BigEndian.PutUint16(b[l4+2:], port)
-	}
-	return b
+	return f.bytes()
 }
 
 // policyDrops counts what policy dropped so far.

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ const (
 	etherIPv4   = 0x0800
 	etherIPv6   = 0x86dd
 	tcpSyn      = 2
+	sctpInit    = 1
 )
 
 // packetSpec is a packet to be made: its first segment of a connection, or an echo request.
@@ -57,6 +59,9 @@ func (p packetSpec) frame() []byte {
 	if protocol == unix.IPPROTO_ICMP {
 		sum = 0
 	}
+	if protocol == unix.IPPROTO_SCTP {
+		binary.LittleEndian.PutUint32(l4[8:], crc32.Checksum(l4, crc32.MakeTable(crc32.Castagnoli)))
+	}
 	if at := checksumAt(protocol); at > 0 {
 		binary.BigEndian.PutUint16(l4[at:], checksum(sum, l4))
 	}
@@ -94,7 +99,10 @@ func (p packetSpec) layer4() []byte {
 		binary.BigEndian.PutUint16(b[4:], p.sourcePort)
 		return append(b, p.payload...)
 	default:
-		b = make([]byte, 12)
+		// SCTP, with a chunk that opens an association.
+		b = make([]byte, 16)
+		b[12] = sctpInit
+		binary.BigEndian.PutUint16(b[14:], uint16(4+len(p.payload)))
 	}
 	binary.BigEndian.PutUint16(b, p.sourcePort)
 	binary.BigEndian.PutUint16(b[2:], p.destPort)

@@ -73,7 +73,8 @@ func (f flow) packet() []byte {
 	case unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		l4 = make([]byte, 8)
 	case unix.IPPROTO_SCTP:
-		l4 = make([]byte, 12)
+		l4 = make([]byte, 16)
+		l4[12] = sctpInit
 	}
 	if f.protocol == unix.IPPROTO_ICMP || f.protocol == unix.IPPROTO_ICMPV6 {
 		l4[0] = f.kind
@@ -91,6 +92,9 @@ func (f flow) packet() []byte {
 	}
 	if f.protocol == unix.IPPROTO_UDP {
 		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
+	}
+	if f.protocol == unix.IPPROTO_SCTP {
+		binary.LittleEndian.PutUint32(l4[8:], sctpSum(l4))
 	}
 	var ip []byte
 	s, d := netip.MustParseAddr(f.source).AsSlice(), netip.MustParseAddr(f.destination).AsSlice()
@@ -148,6 +152,9 @@ func dissect(t testing.TB, packet []byte) flow {
 			f.quoted = &q
 		}
 		return f
+	}
+	if f.protocol == unix.IPPROTO_SCTP && len(l4) >= 16 && binary.LittleEndian.Uint32(l4[8:]) != sctpSum(l4) {
+		t.Errorf("the checksum of SCTP is wrong in % x", packet)
 	}
 	f.sourcePort, f.port = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	return f
@@ -397,17 +404,18 @@ func TestSNATErrors(t *testing.T) {
 
 func TestSNATUnusual(t *testing.T) {
 	r := newNATRig(t, RoutingTunnel)
-	// SCTP keeps its port, since nothing computes its checksum anew.
 	f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_SCTP, sourcePort: 5000, port: 3868}
 	got := r.out("SCTP", f)
-	if got.source != nodeSource || got.sourcePort != 5000 {
+	if got.source != nodeSource || got.sourcePort < r.config.natFirst() {
 		t.Errorf("SCTP left from %s:%d", got.source, got.sourcePort)
 	}
-	r.in("SCTP's answer", got.answer(), verdictRedirect)
+	if back := r.in("SCTP's answer", got.answer(), verdictRedirect); back.destination != podA || back.port != 5000 {
+		t.Errorf("SCTP's answer went to %s:%d", back.destination, back.port)
+	}
 	other := f
 	other.source = podB
-	if verdict, _ := r.run("to_netdev", other.frame()); verdict != verdictShot || r.counters()[167] != 1 {
-		t.Errorf("another pod with the same SCTP port: verdict %d, counters %v", int32(verdict), r.counters())
+	if second := r.out("another pod with the same SCTP port", other); second.sourcePort == got.sourcePort {
+		t.Errorf("two pods share the SCTP port %d towards one server", second.sourcePort)
 	}
 	// An echo reply that nobody asked for.
 	if verdict, _ := r.run("to_netdev", flow{source: podA, destination: someServer, protocol: unix.IPPROTO_ICMP, kind: 0, sourcePort: 3}.frame()); verdict != verdictShot {

@@ -144,10 +144,18 @@ func (f frame) bytes() []byte {
 		l4 = make([]byte, 8)
 		l4[0] = f.icmpType
 		binary.BigEndian.PutUint16(l4[4:], f.sourcePort)
+	case unix.IPPROTO_SCTP:
+		l4 = make([]byte, 16)
+		binary.BigEndian.PutUint16(l4, f.sourcePort)
+		binary.BigEndian.PutUint16(l4[2:], f.destPort)
+		l4[12] = map[uint8]uint8{syn: 1, syn | ack: 2, ack: 3, rst: 6, fin: 7, fin | ack: 8}[f.flags]
 	default:
 		l4 = make([]byte, 8)
 	}
 	l4 = append(l4, f.payload...)
+	if f.protocol == unix.IPPROTO_SCTP {
+		binary.LittleEndian.PutUint32(l4[8:], sctpSum(l4))
+	}
 	source, destination := netip.MustParseAddr(f.source), netip.MustParseAddr(f.destination)
 	if source.Is6() {
 		binary.BigEndian.PutUint16(b[12:], 0x86dd)
