@@ -159,6 +159,8 @@ export const clusters = {
   ),
   /** Adds a kubeconfig file by path on the machine where the engine runs. */
   addKubeconfigPath: reads(z.object({ path: z.string() }), z.object({ added: z.readonly(z.array(clusterIdSchema)) })),
+  /** Lets the person choose a file with the system's own dialog (desktop only) and adds it by its path. */
+  chooseKubeconfig: reads(z.object({}), z.object({ added: z.readonly(z.array(clusterIdSchema)) })),
   /** Hosts of the user's SSH configuration. */
   sshHosts: reads(z.object({}), z.object({ hosts: z.readonly(z.array(z.string())) })),
   /**

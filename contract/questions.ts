@@ -32,6 +32,8 @@ export const questionSchema = z.union([
     id: z.string(),
     about: z.string(),
     title: z.string(),
+    /** Where what the login gives is kept, in a sentence. */
+    kept: z.string(),
     /** Opened in the system's browser; shown so that it can be opened by hand. */
     url: z.string(),
   }),

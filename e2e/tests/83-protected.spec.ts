@@ -37,7 +37,7 @@ test.describe('a protected cluster', () => {
       const row = page.getByRole('row', { name: /galaxy\/xwing/ });
       await refused(row.getByRole('button', { name: 'Open' }));
       await refused(row.getByRole('button', { name: 'Debug…' }));
-      await refused(page.getByRole('row', { name: /node1/ }).getByRole('button', { name: 'Open' }));
+      await refused(page.getByRole('row', { name: /^node\s*node1/ }).getByRole('button', { name: 'Open' }));
       await refused(page.getByRole('row', { name: /node1/ }).getByRole('button', { name: 'By pod…' }));
       // An address that asks for a shell is refused by the engine itself.
       await page.goto(`${running.origin}/#/terminal?pod=galaxy/xwing`);

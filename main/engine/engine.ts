@@ -15,6 +15,7 @@ import { createPolicies } from './policies/index.ts';
 import { createQuestions } from './questions/index.ts';
 import { createRecordings } from './recordings/index.ts';
 import { createRights } from './rights/index.ts';
+import type { SecretStore } from './secrets.ts';
 import { createSshConnector } from './ssh/connector.ts';
 import type { SshConnector } from './ssh/ssh-connector.ts';
 import { createSupport } from './support/index.ts';
@@ -40,6 +41,10 @@ export interface EngineOptions {
   readonly image?: string;
   /** Directories with recorded cases; those of the project and of the state directory unless told. */
   readonly recordings?: readonly string[];
+  /** The operating system's store for secrets; without it they live with the process. */
+  readonly secrets?: SecretStore;
+  /** The system's own dialog for choosing a file; undefined when nothing was chosen. */
+  readonly chooseFile?: (title: string) => Promise<string | undefined>;
   /** For tests; the checkout's lab otherwise. */
   readonly lab?: LabCommand;
 }
@@ -85,7 +90,10 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       audit,
       kubeconfigs: options.kubeconfigs ?? [],
       denyLoginPrograms: options.denyLoginPrograms ?? false,
-      showLogin: (name, url, signal) => questions.browser({ about: name, title: `Log in to ${name}`, url }, signal),
+      secrets: options.secrets,
+      chooseFile: options.chooseFile,
+      showLogin: (name, url, signal, kept) =>
+        questions.browser({ about: name, title: `Log in to ${name}`, url, kept }, signal),
       ssh,
       connected(connection) {
         rights.connected(connection);

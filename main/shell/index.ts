@@ -4,10 +4,12 @@ import { createEngine } from '../engine/engine.ts';
 import { createLog } from '../engine/log.ts';
 import { applyLoginEnvironment } from '../engine/login-environment.ts';
 import { projectFile } from '../engine/project.ts';
+import { chooseFile } from './dialogs.ts';
 import { handOutPorts } from './ipc.ts';
 import { installMenu } from './menu.ts';
 import { restrictApplication, restrictSession } from './permissions.ts';
 import { registerScheme, serveContent } from './protocol.ts';
+import { openSecrets } from './secrets.ts';
 import { openWindow } from './window.ts';
 
 const stateDirectory = app.getPath('userData');
@@ -38,6 +40,8 @@ async function start(): Promise<void> {
     stateDirectory,
     log,
     mode: 'desktop',
+    secrets: openSecrets(join(stateDirectory, 'secrets')),
+    chooseFile: (title) => chooseFile(window, title),
     // For fleets: set by whoever manages the workstation.
     denyLoginPrograms: process.env.FAIRLEAD_LOGIN_PROGRAMS === 'deny',
     // Beside the archive rather than in it: both are opened by path.

@@ -2,13 +2,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { safeStorage } from 'electron';
 import { failed, ok, type Result } from '../../contract/failure.ts';
-
-/** Secrets at rest, in the system's own store only. Names are plain words chosen by the program, never by a page. */
-export interface SecretStore {
-  readonly set: (name: string, secret: string) => Result<void>;
-  readonly get: (name: string) => Result<string | undefined>;
-  readonly remove: (name: string) => void;
-}
+import type { SecretStore } from '../engine/secrets.ts';
 
 /** Refuses to write where the system has no real store: on Linux without a keyring "encryption" would use a known key. */
 export function openSecrets(directory: string): SecretStore {
@@ -17,7 +11,9 @@ export function openSecrets(directory: string): SecretStore {
     return join(directory, `${name}.secret`);
   };
   const usable = (): Result<void> => {
-    const basic = process.platform === 'linux' && safeStorage.getSelectedStorageBackend() === 'basic_text';
+    // "unknown": asked before the application is ready, when nothing is known of a keyring.
+    const basic =
+      process.platform === 'linux' && ['basic_text', 'unknown'].includes(safeStorage.getSelectedStorageBackend());
     if (safeStorage.isEncryptionAvailable() && !basic) return ok(undefined);
     return failed({
       code: 'secrets.no-store',
@@ -32,10 +28,20 @@ export function openSecrets(directory: string): SecretStore {
     set(name, secret) {
       const may = usable();
       if (!may.ok) return may;
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
-      writeFileSync(`${file(name)}.new`, safeStorage.encryptString(secret), { mode: 0o600 });
-      renameSync(`${file(name)}.new`, file(name));
-      return ok(undefined);
+      const path = file(name);
+      try {
+        mkdirSync(directory, { recursive: true, mode: 0o700 });
+        writeFileSync(`${path}.new`, safeStorage.encryptString(secret), { mode: 0o600 });
+        renameSync(`${path}.new`, path);
+        return ok(undefined);
+      } catch (error) {
+        return failed({
+          code: 'secrets.not-written',
+          what: 'The secret is kept for this session only.',
+          why: error instanceof Error ? error.message : String(error),
+          fix: 'Unlock the keyring, and check that there is room on the disk.',
+        });
+      }
     },
     get(name) {
       const may = usable();

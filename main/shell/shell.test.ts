@@ -290,9 +290,49 @@ describe('secrets', () => {
     expect(readdirSync(join(directory, 'secrets'))).toEqual([]);
     expect(() => store.set('../x', 'y')).toThrow();
     if (process.platform !== 'linux') return;
-    electron.safeStorage.backend = 'basic_text';
-    expect(store.set('token', 'hush')).toMatchObject({ ok: false, failure: { code: 'secrets.no-store' } });
-    expect(existsSync(join(directory, 'secrets', 'token.secret'))).toBe(false);
+    for (const backend of ['basic_text', 'unknown']) {
+      electron.safeStorage.backend = backend;
+      expect(store.set('token', 'hush')).toMatchObject({ ok: false, failure: { code: 'secrets.no-store' } });
+      expect(existsSync(join(directory, 'secrets', 'token.secret'))).toBe(false);
+    }
+  });
+  it('hold a login over launches, or for one only, and say which before the login', async () => {
+    electron.safeStorage.backend = 'gnome_libsecret';
+    const { openSecrets } = await import('./secrets.ts');
+    const { keptSecret } = await import('../engine/secrets.ts');
+    const of = ['https://issuer.example', 'console', 'anna'];
+    const open = () => openSecrets(join(directory, 'logins'));
+    const first = keptSecret(open(), of);
+    expect(first.load()).toBeUndefined();
+    first.save('refresh-1');
+    expect(keptSecret(open(), of).load()).toBe('refresh-1');
+    expect(keptSecret(open(), [...of, 'another user']).load()).toBeUndefined();
+    expect(first.where).toContain('operating system’s secret store');
+    first.save(undefined);
+    expect(keptSecret(open(), of).load()).toBeUndefined();
+    if (process.platform === 'linux') {
+      electron.safeStorage.backend = 'basic_text';
+      const plain = keptSecret(open(), of);
+      expect(plain.where).toContain('nothing of it is written anywhere');
+      expect(plain.where).toContain('as good as plain text');
+      plain.save('refresh-2');
+      expect(plain.load()).toBe('refresh-2');
+      expect(readdirSync(join(directory, 'logins'))).toEqual([]);
+      electron.safeStorage.backend = 'gnome_libsecret';
+      expect(keptSecret(open(), of).load()).toBeUndefined();
+    }
+    expect(keptSecret(undefined, of).where).toContain('nothing of it is written anywhere');
+  });
+});
+
+describe('the file dialog', () => {
+  it('gives a path to the engine, or nothing, and keeps it out of the system’s list of recent files', async () => {
+    const { chooseFile } = await import('./dialogs.ts');
+    expect(await chooseFile(undefined, 'Add a kubeconfig')).toBeUndefined();
+    electron.dialog.chosen = '/home/anna/.kube/config';
+    expect(await chooseFile(undefined, 'Add a kubeconfig')).toBe('/home/anna/.kube/config');
+    expect(electron.dialog.shown.at(-1)).toMatchObject({ title: 'Add a kubeconfig' });
+    expect(electron.dialog.shown.at(-1)?.properties).toEqual(['openFile', 'showHiddenFiles', 'dontAddToRecent']);
   });
 });
 

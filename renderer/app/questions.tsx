@@ -166,6 +166,7 @@ function Browser({ question, onCancel }: BodyProps<'browser'>) {
       <p className="mono" style={{ overflowWrap: 'anywhere', maxHeight: 120, overflow: 'auto' }}>
         {question.url} <Copy text={question.url} label="Copy the address" />
       </p>
+      <p className="muted">{question.kept}</p>
       <Actions>
         <Button variant="default" onClick={onCancel}>
           Give up

@@ -127,6 +127,7 @@ export function createFixtureConnection(name: string): Connection {
     },
     ...fixtureSupport,
     clusters: {
+      chooseKubeconfig: () => soon(() => ok({ added: [] })),
       sshHosts: () => soon(() => ok({ hosts: ['bastion', 'control-plane'] })),
       addSsh: () => soon(() => ok({ added: [], problems: [] })),
       setColour: ({ cluster, colour }) =>

@@ -7,6 +7,7 @@ import { loginCodes } from '../kube/failures.ts';
 import type { ResolvedContext } from '../kube/kubeconfig.ts';
 import type { ShowLogin } from '../kube/oidc.ts';
 import type { Log } from '../log.ts';
+import type { SecretStore } from '../secrets.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type FoundContext, originOf } from './kubeconfig-files.ts';
 import { type PreparedRemote, prepareRemote, type RemoteCluster } from './remote.ts';
@@ -24,6 +25,8 @@ export interface ClusterOptions {
   readonly colour: () => string | undefined;
   /** Shows a login page to the person at the console. */
   readonly showLogin: (name: string, ...login: Parameters<ShowLogin>) => ReturnType<ShowLogin>;
+  /** The operating system's store, where there is one. */
+  readonly secrets?: SecretStore | undefined;
   /** First and longest wait between attempts, and time between looks at a healthy server, in milliseconds. */
   readonly timing?: { readonly retry: readonly [number, number]; readonly health: number };
 }
@@ -202,7 +205,8 @@ export class ManagedCluster {
     const credentials = await loadCredentials(context, {
       allowed: this.#options.allowed,
       signal: attempt.signal,
-      showLogin: (url, signal) => this.#options.showLogin(found.name, url, signal),
+      showLogin: (...login) => this.#options.showLogin(found.name, ...login),
+      ...(this.#options.secrets === undefined ? {} : { secrets: this.#options.secrets }),
     });
     if (attempt.signal.aborted) return failed(this.#superseded());
     if (!credentials.ok) {

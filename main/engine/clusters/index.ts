@@ -4,10 +4,11 @@ import type { CapabilityImplementation } from '../../../contract/implementation.
 import type { AgentStatuses } from '../agents/index.ts';
 import type { AuditLog, Connections } from '../capability.ts';
 import { type ClusterConnection, resources } from '../kube/cluster-connection.ts';
-import { programsDenied } from '../kube/credentials.ts';
+import { forgetLogin, programsDenied } from '../kube/credentials.ts';
 import { describeExec } from '../kube/exec-plugin.ts';
 import { type Kubeconfig, parseKubeconfig } from '../kube/kubeconfig.ts';
 import type { Log } from '../log.ts';
+import type { SecretStore } from '../secrets.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { streamWholePictures } from '../whole-pictures.ts';
 import { type ClusterOptions, ManagedCluster } from './cluster.ts';
@@ -38,6 +39,10 @@ export interface ClustersOptions {
   /** SSH to the machines of clusters that are not the lab; undefined path: the user's own configuration. */
   readonly ssh: (configPath: string | undefined) => SshConnector;
   readonly sshConfig?: string;
+  /** The operating system's store; without it logins live with the console. */
+  readonly secrets?: SecretStore | undefined;
+  /** Lets the person choose a file with the system's own dialog; only where there is one. */
+  readonly chooseFile?: ((title: string) => Promise<string | undefined>) | undefined;
   /** Called with each connection that has come up. */
   readonly connected?: (connection: ClusterConnection) => void;
   /** Shows a login page to the person at the console; nobody is asked without it. */
@@ -114,6 +119,7 @@ export function createClusters(options: ClustersOptions): Clusters {
             ssh: () => options.ssh(context.source === 'lab' ? lab?.sshConfig : options.sshConfig),
             colour: () => store.colour(context.id),
             showLogin: options.showLogin ?? (() => ({ signal: AbortSignal.abort(), [Symbol.dispose]() {} })),
+            secrets: options.secrets,
             changed,
             connected: (connection) => options.connected?.(connection),
           }),
@@ -193,6 +199,24 @@ export function createClusters(options: ClustersOptions): Clusters {
     return ok({ added: own.map((context) => context.id) });
   };
 
+  /** Adds a file by its path on this machine. */
+  const addPath = (given: string): Result<{ readonly added: readonly string[] }> => {
+    if (!isAbsolute(given)) {
+      return failed({
+        code: 'kubeconfig.relative-path',
+        what: 'The kubeconfig was not added.',
+        why: `“${given}” is not a full path.`,
+        fix: 'Give the path from the root, e.g. /home/you/.kube/config.',
+      });
+    }
+    const path = resolve(given);
+    const read = readKubeconfig(path);
+    if (!read.ok) return read;
+    if (read.value.contexts.length === 0) return failed(noContexts(path));
+    if (!groups().some((group) => group.paths.includes(path))) store.add('added', path);
+    return adopt(path);
+  };
+
   const implementation = (statuses: AgentStatuses): CapabilityImplementation<'clusters'> => ({
     watch: async (_input, sink, { signal }) =>
       await streamWholePictures(listeners, sink, signal, () => ({
@@ -226,21 +250,17 @@ export function createClusters(options: ClustersOptions): Clusters {
       texts.set(path, parsed.value);
       return adopt(path);
     },
-    async addKubeconfigPath({ path: given }) {
-      if (!isAbsolute(given)) {
+    addKubeconfigPath: async ({ path }) => addPath(path),
+    async chooseKubeconfig() {
+      if (!options.chooseFile)
         return failed({
-          code: 'kubeconfig.relative-path',
-          what: 'The kubeconfig was not added.',
-          why: `“${given}” is not a full path.`,
-          fix: 'Give the path from the root, e.g. /home/you/.kube/config.',
+          code: 'clusters.no-dialog',
+          what: 'No file can be chosen here.',
+          why: 'In a browser, only the desktop application has the system’s own dialog.',
+          fix: 'Enter the path, or paste or upload the file.',
         });
-      }
-      const path = resolve(given);
-      const read = readKubeconfig(path);
-      if (!read.ok) return read;
-      if (read.value.contexts.length === 0) return failed(noContexts(path));
-      if (!groups().some((group) => group.paths.includes(path))) store.add('added', path);
-      return adopt(path);
+      const chosen = await options.chooseFile('Add a kubeconfig');
+      return chosen === undefined ? ok({ added: [] }) : addPath(chosen);
     },
     async sshHosts() {
       const hosts = await options.ssh(options.sshConfig).hosts();
@@ -289,8 +309,9 @@ export function createClusters(options: ClustersOptions): Clusters {
     },
     forget: async ({ cluster: id }) =>
       withCluster(id, (cluster) => {
-        const { path, remote } = cluster.found;
+        const { path, remote, resolved } = cluster.found;
         cluster.disconnect();
+        if (resolved.ok) forgetLogin(resolved.value, options.secrets);
         if (remote) store.setRemotes(store.remotes().filter((other) => remoteContext(other).id !== id));
         else store.add('forgotten', id);
         reload();

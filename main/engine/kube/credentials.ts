@@ -2,9 +2,10 @@ import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
+import { keptSecret, type SecretStore } from '../secrets.ts';
 import { describeExec, type ExecCredential, runExec } from './exec-plugin.ts';
 import type { Material, ResolvedContext } from './kubeconfig.ts';
-import { createOidcLogin, type OidcLogin, readOidcSettings, type ShowLogin } from './oidc.ts';
+import { createOidcLogin, type OidcLogin, type OidcSettings, readOidcSettings, type ShowLogin } from './oidc.ts';
 import type { RequestHeaders, TlsSettings } from './transport.ts';
 
 /** Who a cluster's requests are made as. */
@@ -22,6 +23,8 @@ export interface CredentialOptions {
   readonly signal: AbortSignal;
   /** Shows a login page to the person at the console; without it nobody is asked. */
   readonly showLogin?: ShowLogin;
+  /** The operating system's store, where there is one. */
+  readonly secrets?: SecretStore;
   readonly now?: () => number;
 }
 
@@ -205,6 +208,25 @@ async function providerLogin(
   if (!settings.ok) return settings;
   const nobody: ShowLogin = () => ({ signal: AbortSignal.abort(), [Symbol.dispose]() {} });
   return ok(
-    createOidcLogin(settings.value, context.name, options.showLogin ?? nobody, options.signal, options.now ?? Date.now),
+    createOidcLogin(
+      settings.value,
+      context.name,
+      options.showLogin ?? nobody,
+      options.signal,
+      options.now ?? Date.now,
+      keptSecret(options.secrets, loginName(context, settings.value)),
+    ),
   );
+}
+
+/** What a kept login is good for: this client of this issuer, and this user of this file. */
+function loginName({ path, user }: ResolvedContext, { issuer, clientId, scopes }: OidcSettings): readonly unknown[] {
+  return [issuer, clientId, scopes, path, user.name];
+}
+
+/** Forgets what was kept of a context's login. */
+export function forgetLogin(context: ResolvedContext, secrets: SecretStore | undefined): void {
+  const { authProvider } = context.user;
+  const settings = authProvider?.name === 'oidc' ? readOidcSettings(authProvider.config) : undefined;
+  if (settings?.ok) keptSecret(secrets, loginName(context, settings.value)).save(undefined);
 }

@@ -5,9 +5,12 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ok } from '../../../contract/failure.ts';
+import { keptSecret, type SecretStore } from '../secrets.ts';
 import { createConnection } from './connection.ts';
 import { loadCredentials } from './credentials.ts';
 import { parseKubeconfig, resolveContext } from './kubeconfig.ts';
+
 import { createOidcLogin, type OidcSettings, readOidcSettings, type ShowLogin } from './oidc.ts';
 import { type ApiServer, findHyperkube, startApiServer } from './testing/api-server.ts';
 import { makeCertificate } from './testing/certificates.ts';
@@ -187,6 +190,33 @@ describe('OpenID Connect', () => {
     expect(shown).toEqual([]);
   });
 
+  it('takes up a login of an earlier launch from the store, and forgets one that is refused', async () => {
+    const held = new Map<string, string>();
+    const store: SecretStore = {
+      get: (name) => ok(held.get(name)),
+      set(name, secret) {
+        held.set(name, secret);
+        return ok(undefined);
+      },
+      remove: (name) => void held.delete(name),
+    };
+    const of = [issuer.url, 'console'];
+    const shown: string[] = [];
+    const start = () => createOidcLogin(settings(), 'prod', browser(shown), forever, Date.now, keptSecret(store, of));
+    expect(await start().token(true)).toMatchObject({ ok: true });
+    expect(shown).toHaveLength(1);
+    expect(held.size).toBe(1);
+    // The next launch asks nobody: it renews what was kept.
+    expect(await start().token(false)).toMatchObject({ ok: true });
+    expect(shown).toHaveLength(1);
+    // The issuer takes it back: it is not kept any longer, and a person logs in again.
+    issuer.refreshTokens.clear();
+    expect(await start().token(false)).toMatchObject({ ok: false });
+    expect(held.size).toBe(0);
+    expect(await start().token(true)).toMatchObject({ ok: true });
+    expect(shown).toHaveLength(2);
+    expect(held.size).toBe(1);
+  });
   it('takes no answer that is not of this login', async () => {
     const abort = new AbortController();
     const strange = browser([], (back) => {
@@ -196,9 +226,9 @@ describe('OpenID Connect', () => {
     const login = createOidcLogin(
       settings(),
       'prod',
-      (url, signal) => {
+      (url, signal, kept) => {
         setTimeout(() => abort.abort(), 500);
-        strange(url, signal);
+        strange(url, signal, kept);
         return { signal: abort.signal, [Symbol.dispose]() {} };
       },
       forever,

@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import * as client from 'openid-client';
 import { Agent, fetch as fetchWith } from 'undici';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
+import { type KeptSecret, keptSecret } from '../secrets.ts';
 
 /** What a kubeconfig says of an OpenID Connect login (auth-provider oidc). */
 export interface OidcSettings {
@@ -16,7 +17,12 @@ export interface OidcSettings {
 }
 
 /** Shows the address of the login page while a login goes on; its signal ends when the person gives up. */
-export type ShowLogin = (url: string, signal: AbortSignal) => Disposable & { readonly signal: AbortSignal };
+export type ShowLogin = (
+  url: string,
+  signal: AbortSignal,
+  /** Where what the login gives is kept, in a sentence. */
+  kept: string,
+) => Disposable & { readonly signal: AbortSignal };
 
 export interface OidcLogin {
   /** A token that is valid for a while yet: kept, renewed, or had by a login in the browser if somebody may be asked. */
@@ -133,9 +139,12 @@ export function createOidcLogin(
   show: ShowLogin,
   signal: AbortSignal,
   now: () => number = Date.now,
+  /** Keeps the refresh token over launches, where the system can; ID tokens are short-lived and only held. */
+  kept: KeptSecret = keptSecret(undefined, []),
 ): OidcLogin {
   let idToken = settings.idToken;
-  let refreshToken = settings.refreshToken;
+  // What an earlier login gave is newer than what the kubeconfig says: issuers rotate these.
+  let refreshToken = kept.load() ?? settings.refreshToken;
   let discovered: Promise<client.Configuration> | undefined;
   let working: Promise<Result<string>> | undefined;
 
@@ -184,6 +193,7 @@ export function createOidcLogin(
       return failed(loginFailed('The issuer gave no ID token.', 'Allow the scope openid for this client.'));
     idToken = tokens.id_token;
     refreshToken = tokens.refresh_token ?? refreshToken;
+    kept.save(refreshToken);
     return ok(idToken);
   };
 
@@ -201,7 +211,7 @@ export function createOidcLogin(
       state,
       nonce,
     });
-    using shown = show(url.href, AbortSignal.any([signal, AbortSignal.timeout(loginTimeout)]));
+    using shown = show(url.href, AbortSignal.any([signal, AbortSignal.timeout(loginTimeout)]), kept.where);
     const gaveUp = new Promise<undefined>((resolve) => {
       if (shown.signal.aborted) resolve(undefined);
       shown.signal.addEventListener('abort', () => resolve(undefined), { once: true });
@@ -231,6 +241,7 @@ export function createOidcLogin(
           return failed(loginFailed(why(error), 'Check that this machine reaches the issuer, then connect again.'));
         refused = why(error);
         refreshToken = undefined;
+        kept.save(undefined);
       }
     }
     if (!ask)

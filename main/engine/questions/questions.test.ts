@@ -82,11 +82,17 @@ describe('questions', () => {
   it('tell a login in the browser that the person gave up', async () => {
     using questions = createQuestions();
     const { until } = follow(questions);
-    const shown = questions.browser({ about: 'prod', title: 'Log in', url: 'https://login.example' }, context().signal);
+    const shown = questions.browser(
+      { about: 'prod', title: 'Log in', url: 'https://login.example', kept: 'In memory.' },
+      context().signal,
+    );
     const [question] = await until(1);
     await questions.implementation.cancel({ id: question?.id ?? '' }, context());
     expect(shown.signal.aborted).toBe(true);
-    const done = questions.browser({ about: 'prod', title: 'Log in', url: 'https://login.example' }, context().signal);
+    const done = questions.browser(
+      { about: 'prod', title: 'Log in', url: 'https://login.example', kept: 'In memory.' },
+      context().signal,
+    );
     await until(1);
     done[Symbol.dispose]();
     await until(0);

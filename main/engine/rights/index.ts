@@ -134,10 +134,7 @@ export interface RightsOptions {
 }
 
 /** What the user of each cluster may do. */
-export function createRights({
-  connections,
-  now = Date.now,
-}: RightsOptions): CapabilityImplementation<'rights'> & {
+export function createRights({ connections, now = Date.now }: RightsOptions): CapabilityImplementation<'rights'> & {
   readonly connected: (connection: ClusterConnection) => void;
 } {
   const askers = new WeakMap<ClusterConnection, Asker>();

@@ -115,6 +115,16 @@ function makeFake() {
         exposed[name] = api;
       },
     },
+    dialog: {
+      /** What the person chooses next; undefined: Cancel. */
+      chosen: undefined as string | undefined,
+      shown: [] as { readonly title: string; readonly properties: readonly string[] }[],
+      showOpenDialog: async (...args: readonly unknown[]) => {
+        electron.dialog.shown.push(args.at(-1) as { title: string; properties: readonly string[] });
+        const { chosen } = electron.dialog;
+        return { canceled: chosen === undefined, filePaths: chosen === undefined ? [] : [chosen] };
+      },
+    },
     shell: { openExternal: vi.fn(async () => {}) },
     Menu: { setApplicationMenu: vi.fn(), buildFromTemplate: vi.fn((template: unknown) => template) },
     safeStorage: {

@@ -1,8 +1,8 @@
 import { Button, FileButton, Modal, SegmentedControl, Textarea, TextInput } from '@mantine/core';
-import { IconUpload } from '@tabler/icons-react';
+import { IconFolderOpen, IconUpload } from '@tabler/icons-react';
 import { useNavigate } from '@tanstack/react-router';
 import { useState } from 'react';
-import { useAction } from '../../app/streams.ts';
+import { useAction, useProcedure } from '../../app/streams.ts';
 import { FailureCard, ReasonedButton } from '../../ui/pieces.tsx';
 import { AddSsh } from './add-ssh.tsx';
 
@@ -48,11 +48,16 @@ function AddKubeconfig({ way, onClose }: { readonly way: 'text' | 'path'; readon
       : path.trim()
         ? undefined
         : 'Enter a path first.';
-  const submit = async () => {
-    const added = await add.run();
+  const choose = useAction((client) => client.clusters.chooseKubeconfig({}));
+  const about = useProcedure('about', (client, signal) => client.application.about({}, { signal }));
+  const show = (added: { readonly added: readonly string[] } | undefined) => {
     const first = added?.added[0];
     if (first) void navigate({ to: '/clusters/$id', params: { id: first } });
-    else if (added) onClose();
+    return first;
+  };
+  const submit = async () => {
+    const added = await add.run();
+    if (added && !show(added)) onClose();
   };
   return (
     <>
@@ -98,15 +103,30 @@ function AddKubeconfig({ way, onClose }: { readonly way: 'text' | 'path'; readon
           />
         </>
       ) : (
-        <TextInput
-          label="Path"
-          description="On the machine where Fairlead runs. The file is watched and read again when it changes."
-          placeholder="/home/anna/.kube/config"
-          value={path}
-          onChange={(event) => setPath(event.currentTarget.value)}
-          styles={{ input: { fontFamily: 'var(--font-mono)' } }}
-        />
+        <div style={{ display: 'flex', gap: 8, alignItems: 'end' }}>
+          <TextInput
+            label="Path"
+            description="On the machine where Fairlead runs. The file is watched and read again when it changes."
+            placeholder="/home/anna/.kube/config"
+            value={path}
+            onChange={(event) => setPath(event.currentTarget.value)}
+            styles={{ input: { fontFamily: 'var(--font-mono)' } }}
+            style={{ flex: 1 }}
+            data-autofocus
+          />
+          {about.value?.mode === 'desktop' ? (
+            <Button
+              variant="default"
+              leftSection={<IconFolderOpen size={14} />}
+              loading={choose.pending}
+              onClick={() => void choose.run().then(show)}
+            >
+              Choose…
+            </Button>
+          ) : null}
+        </div>
       )}
+      {choose.failure ? <FailureCard failure={choose.failure} /> : null}
       {add.failure ? <FailureCard failure={add.failure} /> : null}
       <div style={{ display: 'flex', justifyContent: 'flex-end', gap: 8 }}>
         <Button variant="default" onClick={onClose}>
