@@ -50,8 +50,14 @@ async function verifyNode(agents: ClusterAgents, machine: NodeFacts, expected: n
       if (status.ok) {
         const others = status.value.nodes.filter((node) => node.name !== machine.name);
         const bad = others.filter((node) => !node.reachable);
+        const unprobed = status.value.components.some((one) => one.name === 'node-health' && one.state === 'off');
         const failing = status.value.components.filter((one) => one.state === 'failing');
-        if (status.value.ready && bad.length === 0 && failing.length === 0 && others.length >= expected - 1) {
+        if (
+          status.value.ready &&
+          bad.length === 0 &&
+          failing.length === 0 &&
+          (unprobed || others.length >= expected - 1)
+        ) {
           const worst = Math.max(0, ...others.map((node) => node.latencyMilliseconds));
           log(
             `version ${status.value.version}, ${status.value.routingMode}, masquerade ${status.value.masquerade}, ${status.value.endpoints} endpoints`,

@@ -61,8 +61,10 @@ type agent struct {
 	peers      *peer.Registry
 	client     *kubernetes.Client
 	warnings   *warnings
-	started    time.Time
-	ready      readiness
+	// healthErr says why probes of other nodes are not answered.
+	healthErr error
+	started   time.Time
+	ready     readiness
 	// exhaustion tells whether masquerading ran out of ports lately.
 	exhaustion recently
 	// serviceHealth answers load balancers that ask for the health of services and of this node.
@@ -166,6 +168,7 @@ func (a *agent) work(ctx context.Context, stopEarly func()) error {
 		a.level.Set(slog.LevelDebug)
 	}
 	a.serveMetrics(ctx)
+	a.serveNodeHealth(ctx)
 	if err := a.waitForOtherNetworks(ctx); err != nil {
 		return err
 	}

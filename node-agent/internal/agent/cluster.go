@@ -212,8 +212,8 @@ func (c *cluster) Announce(ctx context.Context, e endpoints.Endpoint) {
 	})
 }
 
-// nodeSpec is what this node tells of itself.
-func nodeSpec(c datapath.Config) ciliumv2.NodeSpec {
+// nodeSpec is what this node tells of itself; health: its agent answers probes, at its end of the pods' network.
+func nodeSpec(c datapath.Config, health bool) ciliumv2.NodeSpec {
 	var spec ciliumv2.NodeSpec
 	add := func(kind ciliumv2.NodeAddressType, addresses ...netip.Addr) {
 		for _, a := range addresses {
@@ -226,6 +226,12 @@ func nodeSpec(c datapath.Config) ciliumv2.NodeSpec {
 	add(ciliumv2.NodeCiliumInternalIP, c.RouterAddress, c.RouterAddress6)
 	for _, p := range c.PodCIDRs {
 		spec.IPAM.PodCIDRs = append(spec.IPAM.PodCIDRs, p.String())
+	}
+	if health && c.RouterAddress.IsValid() {
+		spec.HealthAddressing.IPv4 = c.RouterAddress.String()
+	}
+	if health && c.RouterAddress6.IsValid() {
+		spec.HealthAddressing.IPv6 = c.RouterAddress6.String()
 	}
 	return spec
 }

@@ -35,7 +35,9 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 	p, w := s.parts, s.watcher
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	wait.Go(func() { p.Prober.Run(ctx, probeInterval, p.Nodes.Others) })
+	if *a.config.HealthChecking {
+		wait.Go(func() { p.Prober.Run(ctx, probeInterval, p.Nodes.Others) })
+	}
 	wait.Go(func() { a.followMasqueradeRules(ctx, p) })
 	wait.Go(func() {
 		w.refresh.run(ctx, func(key string) {
@@ -70,6 +72,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 			a.reportLeftovers(datapath.FindLeftovers())
 		}
 		a.reportBandwidth(ctx, s)
+		a.reportNodeHealth(p)
 		if w.refusals != nil {
 			a.note("refused networks", w.refusals.refresh(ctx))
 		}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/nodes"
 
@@ -79,14 +80,37 @@ func TestNodeSpecRoundTrip(t *testing.T) {
 		RouterAddress: netip.MustParseAddr("10.77.1.1"), RouterAddress6: netip.MustParseAddr("fd00:10:77:1::1"),
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:10:77:1::/64")},
 	}
-	n, ok := nodes.FromCilium(&ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: nodeSpec(c)})
+	n, ok := nodes.FromCilium(&ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: nodeSpec(c, true)})
+	if n.HealthAddress != c.RouterAddress || n.HealthAddress6 != c.RouterAddress6 {
+		t.Errorf("health addresses %s, %s", n.HealthAddress, n.HealthAddress6)
+	}
 	if !ok || n.Address != c.NodeAddress || n.Address6 != c.NodeAddress6 || n.RouterAddress != c.RouterAddress ||
 		n.RouterAddress6 != c.RouterAddress6 || len(n.PodCIDRs) != 2 || n.PodCIDRs[1] != c.PodCIDRs[1] {
 		t.Errorf("%+v", n)
 	}
 	c.NodeAddress, c.RouterAddress, c.PodCIDRs = netip.Addr{}, netip.Addr{}, c.PodCIDRs[1:]
-	n, ok = nodes.FromCilium(&ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: nodeSpec(c)})
+	n, ok = nodes.FromCilium(&ciliumv2.CiliumNode{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: nodeSpec(c, false)})
+	if n.HealthAddress.IsValid() || n.HealthAddress6.IsValid() {
+		t.Errorf("health addresses %s, %s of a node that is not to be probed", n.HealthAddress, n.HealthAddress6)
+	}
 	if !ok || n.Primary() != c.NodeAddress6 || n.Address.IsValid() || len(n.PodCIDRs) != 1 {
 		t.Errorf("%+v", n)
+	}
+}
+
+func TestHealthComponent(t *testing.T) {
+	up := nodes.Answer{Reachable: true}
+	at := func(text string, http, icmp nodes.Answer) nodes.Path {
+		return nodes.Path{Address: netip.MustParseAddr(text), HTTP: http, ICMP: icmp}
+	}
+	fine := nodes.Health{Node: "b", Host: at("192.0.2.2", up, up), Endpoint: at("10.0.2.1", up, up)}
+	alone := nodes.Health{Node: "c", Host: at("192.0.2.3", up, up)}
+	if c := healthComponent([]nodes.Health{fine, alone}); c.State != api.StateOK || c.Fix != "" || !strings.Contains(c.Message, "2 other nodes") {
+		t.Errorf("%+v", c)
+	}
+	broken := nodes.Health{Node: "d", Host: at("192.0.2.4", up, nodes.Answer{Err: "no echo"}), Endpoint: at("10.0.4.1", nodes.Answer{}, up)}
+	c := healthComponent([]nodes.Health{fine, broken})
+	if c.State != api.StateDegraded || c.Fix == "" || !strings.HasSuffix(c.Message, "no answer: HTTP of d (its pods' network, 10.0.4.1), ICMP of d (the node, 192.0.2.4)") {
+		t.Errorf("%+v", c)
 	}
 }

@@ -307,7 +307,7 @@ func (a *agent) waitForSync(ctx context.Context, all []watched) error {
 // publishSelf writes this node's CiliumNode, until it succeeds.
 func (a *agent) publishSelf(ctx context.Context, n thisNode, p *api.Parts) error {
 	for {
-		err := publishNode(ctx, a.client, a.NodeName, n.UID, nodeSpec(p.Settings), p.Settings.Routing)
+		err := publishNode(ctx, a.client, a.NodeName, n.UID, nodeSpec(p.Settings, *a.config.HealthChecking), p.Settings.Routing)
 		if err == nil {
 			return nil
 		}

@@ -21,7 +21,6 @@ import (
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/metrics"
-	"fairlead.dev/node-agent/internal/nodes"
 	"fairlead.dev/node-agent/internal/observer"
 )
 
@@ -66,13 +65,7 @@ func (a *agent) serveHealth(ctx context.Context) error {
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"ready": a.isReady(), "components": a.components.list()})
 	})
-	if err := a.serveHTTP(ctx, "health", healthAddress, mux); err != nil {
-		return err
-	}
-	if err := a.serveHTTP(ctx, "node-health", ":"+strconv.Itoa(nodes.HealthPort), nodes.HealthHandler()); err != nil {
-		a.components.set("node-health", api.StateDegraded, err.Error(), "Free port "+strconv.Itoa(nodes.HealthPort)+" on the node.")
-	}
-	return nil
+	return a.serveHTTP(ctx, "health", healthAddress, mux)
 }
 
 // serveUnix serves gRPC on a socket that only root may open.

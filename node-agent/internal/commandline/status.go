@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,7 +71,11 @@ func printStatus(w io.Writer, status *fairleadv1.GetStatusResponse, maps []*fair
 			reachable++
 		}
 	}
-	line("Node health", "%d/%d reachable", reachable, len(status.GetNodes()))
+	if slices.ContainsFunc(status.GetComponents(), func(c *fairleadv1.Component) bool { return c.GetName() == "node-health" && c.GetState() == "off" }) {
+		line("Node health", "off (healthChecking is false)")
+	} else {
+		line("Node health", "%d/%d reachable", reachable, len(status.GetNodes()))
+	}
 	for _, node := range status.GetNodes() {
 		seen := "never"
 		if t := node.GetLastSeen(); t != nil {

@@ -45,6 +45,8 @@ type Config struct {
 	// NodeSelectorLabels lets fromNodes and toNodes select nodes by their labels.
 	NodeSelectorLabels bool         `json:"nodeSelectorLabels,omitempty"`
 	HostFirewall       HostFirewall `json:"hostFirewall,omitempty"`
+	// HealthChecking has agents probe each other; on by default.
+	HealthChecking *bool `json:"healthChecking,omitempty"`
 	// BandwidthManager enforces pods' bandwidth annotations.
 	BandwidthManager struct {
 		Enabled bool `json:"enabled,omitempty"`
@@ -197,7 +199,7 @@ func (c *Config) fill() {
 		c.BPF.MapDynamicSizeRatio = &ratio
 	}
 	yes := true
-	for _, b := range []**bool{&c.IPv4.Enabled, &c.EndpointRoutes.Enabled, &c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.EnableIPv6Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled} {
+	for _, b := range []**bool{&c.IPv4.Enabled, &c.EndpointRoutes.Enabled, &c.KubeProxyReplacement, &c.EnableIPv4Masquerade, &c.EnableIPv6Masquerade, &c.Hubble.Enabled, &c.Prometheus.Enabled, &c.HealthChecking} {
 		if *b == nil {
 			*b = &yes
 		}

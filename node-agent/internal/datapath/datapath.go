@@ -210,6 +210,8 @@ type Node struct {
 	RouterAddress netip.Addr
 	// Address6 and RouterAddress6 are those of version 6; of Address and Address6 one may be missing.
 	Address6, RouterAddress6 netip.Addr
+	// HealthAddress and HealthAddress6 are where the node says that it answers probes through the pods' network.
+	HealthAddress, HealthAddress6 netip.Addr
 	// Routing is what the node says that it does; empty: as this one.
 	Routing RoutingMode
 }

@@ -42,7 +42,7 @@ type Answer struct {
 	Err       string
 }
 
-// Path is one way to a node: to its own address over the wire, or to its router's address the way that pods' packets go.
+// Path is one way to a node: to its own address over the wire, or to its health address the way that pods' packets go.
 type Path struct {
 	Address    netip.Addr
 	HTTP, ICMP Answer
@@ -122,7 +122,7 @@ func (p *Prober) round(ctx context.Context, nodes []datapath.Node) {
 }
 
 func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
-	out := Health{Node: n.Name, Host: Path{Address: n.Address}, Endpoint: Path{Address: n.RouterAddress}}
+	out := Health{Node: n.Name, Host: Path{Address: n.Primary()}, Endpoint: Path{Address: endpointOf(n)}}
 	var wait sync.WaitGroup
 	for _, path := range []*Path{&out.Host, &out.Endpoint} {
 		if !path.Address.IsValid() {
@@ -136,6 +136,17 @@ func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
 		out.Seen = time.Now()
 	}
 	return out
+}
+
+// endpointOf is the node's end of the pods' network: where it says that it answers; else its router's address, since agents of
+// before did not say.
+func endpointOf(n datapath.Node) netip.Addr {
+	for _, a := range []netip.Addr{n.HealthAddress, n.HealthAddress6, n.RouterAddress, n.RouterAddress6} {
+		if a.IsValid() {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 func (p *Prober) echo(ctx context.Context, to netip.Addr) Answer {

@@ -3,11 +3,14 @@ package nodes
 import (
 	"context"
 	"errors"
+	"maps"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +53,48 @@ func TestProbesByHTTPAndICMPOnBothPaths(t *testing.T) {
 	if got := p.Results(); len(got) != 0 {
 		t.Errorf("still there: %+v", got)
 	}
+}
+
+// Asked are the node's primary address, of either family, and where it says that it answers in the pods' network.
+func TestWhereNodesAreProbed(t *testing.T) {
+	address := netip.MustParseAddr
+	for name, test := range map[string]struct {
+		node           datapath.Node
+		host, endpoint netip.Addr
+	}{
+		"as it says":      {datapath.Node{Address: address("192.0.2.1"), Address6: address("2001:db8::1"), RouterAddress: address("10.0.0.1"), HealthAddress: address("10.0.0.9")}, address("192.0.2.1"), address("10.0.0.9")},
+		"IPv6 alone":      {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1"), HealthAddress6: address("fd00::9")}, address("2001:db8::1"), address("fd00::9")},
+		"an older agent":  {datapath.Node{Address: address("192.0.2.1"), RouterAddress: address("10.0.0.1")}, address("192.0.2.1"), address("10.0.0.1")},
+		"no pods' range":  {datapath.Node{Address: address("192.0.2.1")}, address("192.0.2.1"), netip.Addr{}},
+		"older, IPv6 too": {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1")}, address("2001:db8::1"), address("fd00::1")},
+	} {
+		p := NewProber()
+		var mu sync.Mutex
+		asked := map[netip.Addr]bool{}
+		p.ping = func(_ context.Context, to netip.Addr) (time.Duration, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked[to] = true
+			return time.Millisecond, nil
+		}
+		p.client.Transport = nobody{}
+		p.round(t.Context(), []datapath.Node{test.node})
+		got := p.Results()[0]
+		want := map[netip.Addr]bool{test.host: true}
+		if test.endpoint.IsValid() {
+			want[test.endpoint] = true
+		}
+		if got.Host.Address != test.host || got.Endpoint.Address != test.endpoint || !maps.Equal(asked, want) {
+			t.Errorf("%s: asked %v, %+v", name, asked, got)
+		}
+	}
+}
+
+// nobody answers no request.
+type nobody struct{}
+
+func (nobody) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("nobody is there")
 }
 
 func TestPingAnswersOfThisMachine(t *testing.T) {

@@ -48,6 +48,9 @@ func FromCilium(n *ciliumv2.CiliumNode) (datapath.Node, bool) {
 			out.RouterAddress6 = address
 		}
 	}
+	// A text that is no address gives none.
+	out.HealthAddress, _ = netip.ParseAddr(n.Spec.HealthAddressing.IPv4)
+	out.HealthAddress6, _ = netip.ParseAddr(n.Spec.HealthAddressing.IPv6)
 	for _, text := range n.Spec.IPAM.PodCIDRs {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			out.PodCIDRs = append(out.PodCIDRs, p)
