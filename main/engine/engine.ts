@@ -4,6 +4,7 @@ import { createAgents } from './agents/index.ts';
 import { openAuditLog } from './application/audit.ts';
 import { createApplication, projectRoot } from './application/index.ts';
 import { type LabCommand, openLab } from './application/lab.ts';
+import { Findings } from './checks/findings.ts';
 import { createClusters } from './clusters/index.ts';
 import { createConnectivity } from './connectivity/index.ts';
 import { createExplain } from './explain/index.ts';
@@ -115,8 +116,10 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     }),
   );
   const image = options.image ?? join(root, 'dist', 'fairlead-agent.tar');
+  const findings = new Findings();
   const install = opening.use(
     createInstall({
+      findings,
       connections,
       agents,
       audit,
@@ -146,7 +149,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     support: createSupport({ connections, agents, log, stateDirectory }),
     terminals,
     topology: opening.use(createTopology({ connections, agents, log })),
-    verify: createVerify({ connections, agents, log, image, binary: join(dirname(image), 'fairlead-agent') }),
+    verify: createVerify({ connections, agents, log, findings, image, binary: join(dirname(image), 'fairlead-agent') }),
   };
   // A lab that is up already is in the list from the start, unless the user has said which clusters to show.
   if ((options.kubeconfigs ?? []).length === 0) {

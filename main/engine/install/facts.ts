@@ -2,7 +2,7 @@ import { failed, ok, type Result } from '../../../contract/failure.ts';
 import type { Failure } from '../../../contract/index.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
-import { type ForeignNetwork, foreignNetworks } from './foreign.ts';
+import { embeddedNetworks, type ForeignNetwork, foreignNetworks } from './foreign.ts';
 import { type ProxyFacts, proxyBackupName, proxyFacts } from './kube-proxy.ts';
 import { agentName, agentNamespace, cleanupName } from './names.ts';
 import { isNotFound } from './secrets.ts';
@@ -88,6 +88,18 @@ function argumentsOf({ metadata: { annotations = {} } }: NodeObject): readonly s
   }
 }
 
+/** The server in a kubeconfig, as the ConfigMap of kube-proxy holds one under different keys. */
+export function serverOf(map: KubeObject | undefined): { readonly host: string; readonly port: number } | undefined {
+  const { data = {} } = (map ?? {}) as { readonly data?: Readonly<Record<string, string>> };
+  for (const text of Object.values(data)) {
+    const found = /^\s*(?:cluster:.*\b)?server:\s*["']?(https:\/\/[^\s"',}]+)/m.exec(text)?.[1] ?? '';
+    if (!URL.canParse(found)) continue;
+    const { hostname, port } = new URL(found);
+    return { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || 443) };
+  }
+  return undefined;
+}
+
 async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promise<NodeFacts> {
   const address = node.status?.addresses?.find((entry) => entry.type === 'InternalIP')?.address ?? '';
   const cidrs = node.spec?.podCIDRs ?? (node.spec?.podCIDR ? [node.spec.podCIDR] : []);
@@ -117,12 +129,13 @@ export async function readFacts(
   connection: ReadOnlyConnection,
   ssh: SshConnector | undefined,
 ): Promise<Result<ClusterFacts>> {
-  const [nodes, daemonSets, endpoints, backup, staticPods] = await Promise.all([
+  const [nodes, daemonSets, endpoints, backup, staticPods, proxyConfig] = await Promise.all([
     connection.list<NodeObject>(resources.nodes),
     connection.list<KubeObject>(resources.daemonSets),
     connection.get<EndpointsObject>(resources.endpoints, 'kubernetes', 'default'),
     connection.get<KubeObject>(resources.configMaps, proxyBackupName, agentNamespace),
     connection.list<KubeObject>(resources.pods, { namespace: agentNamespace, labelSelector: 'component=kube-proxy' }),
+    connection.get<KubeObject>(resources.configMaps, 'kube-proxy', agentNamespace),
   ]);
   if (!nodes.ok) return nodes;
   if (!daemonSets.ok) return daemonSets;
@@ -146,10 +159,11 @@ export async function readFacts(
     podCIDRs6: machines.flatMap((machine) => machine.podCIDRs6),
     nodes: machines.length,
     apiEndpoint: host && port ? { host, port } : undefined,
+    proxyServer: serverOf(proxyConfig.ok ? proxyConfig.value : undefined),
     apiServers: subset?.addresses?.length ?? 0,
     kubeProxy: proxy.kind !== 'none' && proxy.kind !== 'removed',
     proxy,
-    foreign: foreignNetworks(daemonSets.value),
+    foreign: [...foreignNetworks(daemonSets.value), ...embeddedNetworks(machines)],
     installed: own(agentName),
     cleanup: own(cleanupName),
   });

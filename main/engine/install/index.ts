@@ -2,8 +2,10 @@ import type { CapabilityImplementation } from '../../../contract/implementation.
 import { type Failure, failed, type InstallProgress, ok, type Values, valuesSchema } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
 import type { AuditLog, Connections } from '../capability.ts';
+import type { Findings } from '../checks/findings.ts';
 import type { ClusterConnection } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
+import { nodePrefix } from '../verify/preflight.ts';
 import { streamWholePictures } from '../whole-pictures.ts';
 import { installStages } from './apply.ts';
 import { digestOf } from './diff.ts';
@@ -28,6 +30,8 @@ export interface InstallOptions {
   readonly agents: Agents;
   readonly audit: AuditLog;
   readonly log: Log;
+  /** What preflights have found. */
+  readonly findings: Findings;
   /** OCI archive of the agent's image; undefined when none was built. */
   readonly image: string | undefined;
 }
@@ -37,6 +41,12 @@ interface Asked {
   readonly action: PreparedPlan['plan']['action'];
   readonly values: Values;
   readonly rollout: Parameters<typeof preparePlan>[5];
+}
+
+/** The facts of the last look at a cluster. */
+interface Known {
+  readonly facts: ClusterFacts;
+  readonly agentKeys: readonly string[] | undefined;
 }
 
 /** A running or the last application of a plan to one cluster. */
@@ -53,8 +63,16 @@ const runningAlready: Failure = {
   fix: 'Wait for it to end, or stop it.',
 };
 
-function withKeys(facts: ClusterFacts, agentKeys: readonly string[] | undefined): ValueFacts {
-  return agentKeys ? { ...facts, agentKeys } : facts;
+/** Whether each node can make a Geneve tunnel, as the newest preflight found. */
+function geneveOf(findings: Findings, cluster: string, machines: ClusterFacts['machines']) {
+  return machines
+    .filter(({ os }) => os === 'linux')
+    .map(({ name }) => {
+      const { status, found = '' } = findings.of(cluster, name, `${nodePrefix}geneve`) ?? {};
+      // A check that was skipped could not tell.
+      const able = status === 'passed' ? true : status === 'warning' || status === 'failed' ? false : undefined;
+      return { node: name, able, found };
+    });
 }
 
 function stale(why: string): Failure {
@@ -133,16 +151,19 @@ function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
 
 /** Plans, applies and watches installations of the agent. */
 export function createInstall(options: InstallOptions): CapabilityImplementation<'install'> & Disposable {
-  const { connections, agents, audit, log } = options;
+  const { connections, agents, audit, log, findings } = options;
   /** What was asked for in the newest plan of each cluster: applying makes that plan again and compares. */
   const planned = new Map<string, Asked & { readonly digest: string }>();
   const runs = new Map<string, Run>();
   /** Clusters in which an application is about to begin. */
   const beginning = new Set<string>();
-  const lastFacts = new Map<
-    string,
-    { readonly facts: ClusterFacts; readonly agentKeys: readonly string[] | undefined }
-  >();
+  const lastFacts = new Map<string, Known>();
+
+  const valueFacts = (cluster: string, { facts, agentKeys }: Known): ValueFacts => ({
+    ...facts,
+    geneve: geneveOf(findings, cluster, facts.machines),
+    ...(agentKeys ? { agentKeys } : {}),
+  });
 
   const image = async (): Promise<ImageArchive | undefined> => {
     if (!options.image) return undefined;
@@ -162,6 +183,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       action,
       values,
       rollout,
+      (machines) => geneveOf(findings, cluster, machines),
     );
     return prepared.ok ? ok({ connection: connection.value, prepared: prepared.value }) : prepared;
   };
@@ -269,13 +291,13 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
     async check({ cluster, values }) {
       const known = lastFacts.get(cluster);
       // The facts of the last look: this is asked with every key that is typed. A plan reads them anew.
-      if (known) return ok(checkValues(values, withKeys(known.facts, known.agentKeys)));
+      if (known) return ok(checkValues(values, valueFacts(cluster, known)));
       const connection = await connections.get(cluster);
       if (!connection.ok) return connection;
       const [facts, archive] = await Promise.all([readFacts(connection.value, connections.ssh(cluster)), image()]);
       if (!facts.ok) return facts;
       lastFacts.set(cluster, { facts: facts.value, agentKeys: archive?.agentKeys });
-      return ok(checkValues(values, withKeys(facts.value, archive?.agentKeys)));
+      return ok(checkValues(values, valueFacts(cluster, { facts: facts.value, agentKeys: archive?.agentKeys })));
     },
 
     async plan({ cluster, action, values, rollout }) {

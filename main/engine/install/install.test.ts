@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { valuesSchema } from '../../../contract/index.ts';
 import type { Agents } from '../agents/agent-pool.ts';
+import { Findings } from '../checks/findings.ts';
 import { resources } from '../kube/cluster-connection.ts';
 import { silent } from '../log.ts';
 import { FakeCluster, fakeAudit, fakeConnections } from '../testing/fake-cluster.ts';
@@ -27,7 +28,14 @@ async function planned() {
     },
     writable: () => fakeConnections(cluster, { protected: state.protected }).writable('fake'),
   };
-  const install = createInstall({ connections, agents: {} as Agents, audit, log: silent, image: undefined });
+  const install = createInstall({
+    findings: new Findings(),
+    connections,
+    agents: {} as Agents,
+    audit,
+    log: silent,
+    image: undefined,
+  });
   const values = valuesSchema.parse({});
   const plan = await install.plan({ cluster: 'fake', action: 'uninstall', values }, context);
   if (!plan.ok) throw new Error(plan.failure.what);

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { stringify } from 'yaml';
 import {
   changedValues,
@@ -128,7 +129,9 @@ function podSpec(values: Values, image: string, args: readonly string[], contain
   return {
     serviceAccountName: agentName,
     hostNetwork: true,
-    dnsPolicy: 'ClusterFirstWithHostNet',
+    // A name of the API server has to be found before the cluster's own DNS is reachable: the node's is asked then.
+    dnsPolicy:
+      values.k8sServiceHost !== '' && isIP(values.k8sServiceHost) === 0 ? 'Default' : 'ClusterFirstWithHostNet',
     priorityClassName: 'system-node-critical',
     terminationGracePeriodSeconds: 5,
     nodeSelector: { 'kubernetes.io/os': 'linux' },

@@ -2,6 +2,7 @@ import type { Failure, Plan, Values } from '../../../contract/index.ts';
 import { type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import { difference, digestOf, shown } from './diff.ts';
 import { type ClusterFacts, installedImage } from './facts.ts';
+import { embeddedWarnings } from './foreign.ts';
 import type { ImageArchive } from './image.ts';
 import { nodeHasImage } from './image.ts';
 import { type ProxyPlan, type ProxyWish, planProxy } from './kube-proxy.ts';
@@ -165,11 +166,11 @@ function nodeObstacles(input: PlanInput): readonly Failure[] {
 }
 
 function foreignObstacles(facts: ClusterFacts): readonly Failure[] {
-  return facts.foreign.map(({ product, namespace, name }) => ({
+  return facts.foreign.map(({ product, namespace, name, fix }) => ({
     code: 'install.other-network',
-    what: `${product} serves this cluster's pods (DaemonSet ${namespace}/${name}).`,
+    what: `${product} serves this cluster's pods (${namespace === '' ? name : `DaemonSet ${namespace}/${name}`}).`,
     why: 'Two pod networks on one node break both; Fairlead never starts beside another one.',
-    fix: `Remove ${product} first. Fairlead can observe and govern a Cilium cluster without its own agent.`,
+    fix: fix ?? `Remove ${product} first. Fairlead can observe and govern a Cilium cluster without its own agent.`,
   }));
 }
 
@@ -235,7 +236,7 @@ export function makePlan(input: PlanInput): Plan {
         fix: 'Uninstall once more, which finishes it; then install.',
       });
     obstacles.push(...checked.obstacles, ...nodeObstacles(input), ...foreignObstacles(facts));
-    warnings.push(...checked.warnings);
+    warnings.push(...checked.warnings, ...embeddedWarnings(facts.machines));
     for (const { type, object } of allObjects(input)) {
       const change = difference(type.kind === 'Secret' ? undefined : live.get(keyOfObject(type, object)), object);
       const replaces = type.kind === 'Secret' && live.has(keyOfObject(type, object));

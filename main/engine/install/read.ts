@@ -12,7 +12,15 @@ import { jobs } from '../checks/node-job.ts';
 import { type ClusterConnection, type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { customResourceDefinitions } from './definitions.ts';
-import { askRights, installedImage, missingRights, type ReadOnlyConnection, type Right, readFacts } from './facts.ts';
+import {
+  askRights,
+  type ClusterFacts,
+  installedImage,
+  missingRights,
+  type ReadOnlyConnection,
+  type Right,
+  readFacts,
+} from './facts.ts';
 import type { ImageArchive } from './image.ts';
 import { type ProxyFacts, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
@@ -23,6 +31,7 @@ import { foreignPods } from './restart.ts';
 import { planRollout, type RolloutWish } from './rollout.ts';
 import { isNotFound, readSecrets, type SecretState, secretPlaceholders } from './secrets.ts';
 import { type InstallState, isInterrupted, previousOf, readState } from './state.ts';
+import type { ValueFacts } from './values.ts';
 
 /** A plan together with what applying it needs. */
 export interface PreparedPlan {
@@ -148,10 +157,12 @@ export async function preparePlan(
   action: PlanAction,
   given: Values,
   wish: RolloutWish & { readonly restart?: boolean | undefined; readonly kubeProxy?: ProxyWish | undefined } = {},
+  geneve?: (machines: ClusterFacts['machines']) => NonNullable<ValueFacts['geneve']>,
 ): Promise<Result<PreparedPlan>> {
   const reader: ReadOnlyConnection = connection;
-  const facts = await readFacts(reader, ssh);
-  if (!facts.ok) return facts;
+  const read = await readFacts(reader, ssh);
+  if (!read.ok) return read;
+  const facts: ClusterFacts = geneve ? { ...read.value, geneve: geneve(read.value.machines) } : read.value;
   const state = await readState(reader);
   if (!state.ok) return state;
   const before = action === 'rollback' ? previousOf(state.value) : undefined;
@@ -160,7 +171,7 @@ export async function preparePlan(
   const secrets = await readSecrets(reader, values.cluster.name, values.hubble.relay.enabled);
   if (!secrets.ok) return secrets;
   const makes = action === 'uninstall' || secrets.value.renew !== undefined;
-  const reference = image?.reference ?? installedImage(facts.value) ?? '';
+  const reference = image?.reference ?? installedImage(facts) ?? '';
   // An uninstall takes everything that may be there.
   const whole = action === 'uninstall' || values.hubble.relay.enabled;
   const unwanted = whole ? [] : [...renderRelay(values, reference), relaySecretObject];
@@ -172,14 +183,14 @@ export async function preparePlan(
   const all = allObjects(parts);
   const live = await readLive(
     reader,
-    action === 'uninstall' ? [...all, cleanupOf({ facts: facts.value, image, values })] : [...all, ...unwanted],
+    action === 'uninstall' ? [...all, cleanupOf({ facts, image, values })] : [...all, ...unwanted],
   );
   if (!live.ok) return live;
-  const { change } = planProxy(facts.value.proxy, action, values, wish.kubeProxy);
+  const { change } = planProxy(facts.proxy, action, values, wish.kubeProxy);
   const rights = await missingRights(
     askRights(connection),
     rightsFor(action, all, [
-      ...proxyRights(change, facts.value.proxy),
+      ...proxyRights(change, facts.proxy),
       ...unwanted
         .filter(({ type, object }) => isLive(live.value, type, object))
         .map(({ type }) => ({ verb: 'delete', type, namespace: type.namespaced ? agentNamespace : '' })),
@@ -189,12 +200,12 @@ export async function preparePlan(
     ...parts,
     action,
     values,
-    facts: facts.value,
+    facts,
     image,
     secretsReason: secrets.value.renew,
     live: live.value,
     rights,
-    batches: planRollout(facts.value.machines, wish),
+    batches: planRollout(facts.machines, wish),
     unwanted,
     restarts: wish.restart ? await foreignPods(reader) : [],
     hindrances: hindrances(action, state.value, before !== undefined),

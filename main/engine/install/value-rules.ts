@@ -67,6 +67,19 @@ const dsr = (values: Values) => values.loadBalancer.mode !== 'snat';
 
 /** Every rule that refuses: each one thing, with its reason. */
 export const refusing: readonly Rule[] = [
+  ({ routingMode, tunnelProtocol }, { geneve = [] }) => {
+    const without = geneve.filter(({ able }) => able === false);
+    return (
+      routingMode === 'tunnel' &&
+      tunnelProtocol === 'geneve' &&
+      without.length > 0 && [
+        'tunnelProtocol',
+        `No Geneve tunnel can be made on ${without.map(({ node }) => node).join(', ')}.`,
+        `The preflight has tried: ${without.map(({ node, found }) => `${node}: ${found}`).join('; ')}.`,
+        'Boot kernels with CONFIG_GENEVE there and run the preflight again, or set tunnelProtocol to vxlan.',
+      ]
+    );
+  },
   ({ ipv4, ipv6 }) =>
     !ipv4.enabled &&
     !ipv6.enabled && [
@@ -153,11 +166,12 @@ export const refusing: readonly Rule[] = [
     ],
   (values) =>
     values.ipMasqAgent.enabled &&
-    !values.bpf.masquerade && [
+    !values.enableIPv4Masquerade &&
+    !values.enableIPv6Masquerade && [
       'ipMasqAgent.enabled',
-      'Exceptions from masquerading need bpf.masquerade.',
-      'The list is kept in a table of the agent’s programs; the netfilter rules do not look at it.',
-      'Set bpf.masquerade to true.',
+      'There is nothing to make exceptions from.',
+      'enableIPv4Masquerade and enableIPv6Masquerade are off.',
+      'Switch one of them on, or ipMasqAgent.enabled off.',
     ],
   ({ ipMasqAgent }) => {
     const bad = ipMasqAgent.config.nonMasqueradeCIDRs.find((cidr) => !parsePrefix(cidr) && !parsePrefix6(cidr));
@@ -380,10 +394,11 @@ function changedPaths(values: Values): readonly string[] {
 
 /** What works, but needs something from outside or has a price. */
 export const warning: readonly ((values: Values, facts: ValueFacts) => string | undefined | false)[] = [
-  ({ tunnelProtocol, routingMode }) =>
-    routingMode === 'tunnel' &&
-    tunnelProtocol === 'geneve' &&
-    'Geneve needs CONFIG_GENEVE in every node’s kernel: look at the preflight.',
+  ({ tunnelProtocol, routingMode }, { geneve }) => {
+    const unknown = geneve?.filter(({ able }) => able === undefined).map(({ node }) => node) ?? [];
+    if (routingMode !== 'tunnel' || tunnelProtocol !== 'geneve' || (geneve && unknown.length === 0)) return undefined;
+    return `Geneve needs CONFIG_GENEVE in every node’s kernel. The preflight asks them${unknown.length > 0 ? `; not asked yet: ${unknown.join(', ')}` : ''}.`;
+  },
   ({ routingMode, loadBalancer }) =>
     routingMode === 'native' &&
     loadBalancer.mode !== 'snat' &&

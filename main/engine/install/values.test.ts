@@ -1,9 +1,12 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import {
   changedValues,
+  consoleValues,
   defaultValues,
   importValues,
   type Values,
+  valueAt,
   valueFields,
   valueLeaves,
   valuesJSONSchema,
@@ -95,10 +98,10 @@ describe('every combination that cannot work is refused by its field', () => {
       'bpf.masquerade',
     ],
     [
-      'exceptions without eBPF',
-      set({ 'ipMasqAgent.enabled': true, 'bpf.masquerade': false }),
+      'exceptions from no masquerading at all',
+      set({ 'ipMasqAgent.enabled': true, enableIPv4Masquerade: false, enableIPv6Masquerade: false }),
       'ipMasqAgent.enabled',
-      'bpf.masquerade',
+      'enableIPv4Masquerade',
     ],
     [
       'an exception that is no range',
@@ -192,6 +195,37 @@ test('every value is explained, once, and the JSON Schema says the same', () => 
   expect(schema.properties.bpf?.properties?.masquerade).toMatchObject({ type: 'boolean', title: 'Masquerade in eBPF' });
   expect(schema.properties.routingMode).toMatchObject({ enum: ['tunnel', 'native'], default: 'tunnel' });
   for (const field of valueFields) expect(field.text.length, field.path).toBeGreaterThan(8);
+});
+
+/** Values of the contract that no agent keeps yet; each is refused when it is changed. */
+const ahead: readonly string[] = [
+  'healthChecking',
+  'l2announcements.enabled',
+  'l2announcements.leaseDuration',
+  'l2announcements.leaseRenewDeadline',
+  'l2announcements.leaseRetryPeriod',
+];
+
+test('the contract has a line for every value that the agent knows, and no other but the console’s own', () => {
+  const keys = readFileSync(new URL('../../../node-agent/internal/config/testdata/keys.txt', import.meta.url), 'utf8')
+    .trim()
+    .split('\n');
+  const values = valueLeaves(defaultValues).map(([path]) => path);
+  expect(keys.filter((key) => !values.includes(key))).toEqual([]);
+  const others = values.filter((path) => !keys.includes(path));
+  expect(others.filter((path) => !consoleValues.includes(path) && !ahead.includes(path))).toEqual([]);
+  for (const path of others.filter((one) => ahead.includes(one))) {
+    const before = valueAt(defaultValues, path);
+    const changed = withValue(plain, path, typeof before === 'boolean' ? !before : '99s');
+    const { obstacles } = checkValues(changed, { ...facts, agentKeys: keys });
+    expect(obstacles.map((one) => one.what).join(), path).toContain(`does not know ${path}`);
+  }
+});
+
+test('exceptions from masquerading work with nftables as well, as the agent has it', () => {
+  expect(
+    checkValues(withValue(withValue(plain, 'ipMasqAgent.enabled', true), 'bpf.masquerade', false), facts),
+  ).toMatchObject({ obstacles: [] });
 });
 
 test('the agent is told only what differs from its defaults, and nothing that is the console’s', () => {

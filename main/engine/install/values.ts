@@ -11,6 +11,10 @@ export interface ValueFacts {
   /** How many API servers the cluster names; undefined when nobody has looked. */
   readonly apiServers?: number;
   readonly nodes: number;
+  /** Where kube-proxy reaches the API server, which is a balancer's address where there are several servers. */
+  readonly proxyServer?: { readonly host: string; readonly port: number } | undefined;
+  /** Whether each node's kernel can make a Geneve tunnel, as its preflight found; undefined where it was not asked. */
+  readonly geneve?: readonly { readonly node: string; readonly able: boolean | undefined; readonly found: string }[];
   /** IPv6 pod CIDRs of the nodes; undefined when nobody has looked. */
   readonly podCIDRs6?: readonly string[];
   /** Values that the carried agent knows; undefined when its archive does not say. */
@@ -162,13 +166,17 @@ export function suggestValues(
 ): { readonly values: Values; readonly reasons: Readonly<Record<string, string>> } {
   const reasons: Record<string, string> = {};
   const suggested = { ...current };
-  // With several API servers, kube-proxy's address of all of them is better than one of theirs.
-  if (current.k8sServiceHost === '' && facts.apiEndpoint && (!facts.kubeProxy || facts.apiServers === 1)) {
-    suggested.k8sServiceHost = facts.apiEndpoint.host;
-    suggested.k8sServicePort = facts.apiEndpoint.port;
-    reasons.k8sServiceHost = facts.kubeProxy
-      ? 'The address of the one API server: with it agents start without anybody else translating services, so that kube-proxy may go.'
-      : 'The address of the API server that the cluster names itself; no kube-proxy runs, so service addresses do not work before the agent does.';
+  // With several API servers, a service's address of all of them is better than one of theirs.
+  const single = !facts.kubeProxy || facts.apiServers === 1 ? facts.apiEndpoint : undefined;
+  const server = facts.proxyServer ?? single;
+  if (current.k8sServiceHost === '' && server) {
+    suggested.k8sServiceHost = server.host;
+    suggested.k8sServicePort = server.port;
+    reasons.k8sServiceHost = facts.proxyServer
+      ? 'Where kube-proxy itself reaches the API server: with it agents start without anybody else translating services, so that kube-proxy may go.'
+      : facts.kubeProxy
+        ? 'The address of the one API server: with it agents start without anybody else translating services, so that kube-proxy may go.'
+        : 'The address of the API server that the cluster names itself; no kube-proxy runs, so service addresses do not work before the agent does.';
     reasons.k8sServicePort = reasons.k8sServiceHost;
   }
   if (current.ipv4NativeRoutingCIDR === '') {

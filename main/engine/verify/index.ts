@@ -3,6 +3,7 @@ import type { CallContext, CapabilityImplementation, Sink } from '../../../contr
 import { defaultValues, type Failure, ok, type Result, type Values } from '../../../contract/index.ts';
 import { type Agents, agentFailure, unaryTimeout } from '../agents/index.ts';
 import type { Connections } from '../capability.ts';
+import type { Findings } from '../checks/findings.ts';
 import { type NodeCommands, onNode } from '../checks/node-command.ts';
 import { type Check, type Outcome, runChecks } from '../checks/runner.ts';
 import { askRights, type ClusterFacts, missingRights, type NodeFacts, readFacts } from '../install/facts.ts';
@@ -20,6 +21,8 @@ export interface VerifyOptions {
   readonly connections: Connections;
   readonly agents: Agents;
   readonly log: Log;
+  /** Where what preflights find is kept. */
+  readonly findings: Findings;
   /** OCI archive of the agent's image. */
   readonly image: string;
   /** The agent's binary, for nodes that are reached over SSH. */
@@ -38,7 +41,7 @@ const parallelNodes = 4;
 
 /** Runs the checks before an installation, and those of the verify page. */
 export function createVerify(options: VerifyOptions): CapabilityImplementation<'verify'> {
-  const { connections, agents, log } = options;
+  const { connections, agents, log, findings } = options;
 
   const prepare = async (cluster: string): Promise<Result<Prepared>> => {
     const connection = await connections.get(cluster);
@@ -153,7 +156,10 @@ export function createVerify(options: VerifyOptions): CapabilityImplementation<'
       const only = selection.checks;
       return await stream(
         checks,
-        ({ id, status }) => !only || only.includes(id) || (id === 'node' && status === 'failed'),
+        (result) => {
+          findings.note(selection.cluster, [result]);
+          return !only || only.includes(result.id) || (result.id === 'node' && result.status === 'failed');
+        },
         sink,
         context,
       );

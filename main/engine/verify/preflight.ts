@@ -126,14 +126,17 @@ function clusterChecks(facts: ClusterFacts, rights: () => Promise<readonly Failu
       },
     },
     known('other-network', 'Another pod network', '', 'Kubernetes', () => {
-      const found = facts.foreign.map((one) => `${one.product} (${one.namespace}/${one.name})`).join(', ');
+      const found = facts.foreign
+        .map(({ product, namespace, name }) => `${product} (${[namespace, name].filter(Boolean).join('/')})`)
+        .join(', ');
       return found === ''
         ? { status: 'passed', found: 'none', expected: 'none' }
         : {
             status: 'failed',
             found,
             expected: 'none',
-            fix: 'Remove it first; two pod networks on one node break both.',
+            fix:
+              facts.foreign.find(({ fix }) => fix)?.fix ?? 'Remove it first; two pod networks on one node break both.',
           };
     }),
     known('kube-proxy', 'kube-proxy', '', 'Kubernetes', () => ({

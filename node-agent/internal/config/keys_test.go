@@ -1,12 +1,27 @@
 package config
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 )
+
+// The console's tests hold its values against this file; FAIRLEAD_UPDATE=1 writes it anew.
+func TestKeysAreWhatTheConsoleIsTold(t *testing.T) {
+	const path = "testdata/keys.txt"
+	keys := strings.Join(Keys(), "\n") + "\n"
+	if os.Getenv("FAIRLEAD_UPDATE") == "1" {
+		if err := os.WriteFile(path, []byte(keys), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != keys {
+		t.Fatalf("%s is not what the agent knows (%v). Run FAIRLEAD_UPDATE=1 go test ./internal/config, and give contract/values.ts a line for every new key.", path, err)
+	}
+}
 
 func TestKeysAreWhatParsingTakes(t *testing.T) {
 	keys := Keys()
