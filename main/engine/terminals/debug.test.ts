@@ -199,7 +199,7 @@ test('a lost connection leaves the pod for the next one, which takes it up', asy
   expect(pods()).toEqual(before);
   // The cluster is away still: what is left stays for the attempt after this one.
   const exec = cluster.exec;
-  const { create } = cluster;
+  const create = cluster.create.bind(cluster);
   cluster.exec = async () => broke;
   cluster.create = async () =>
     failed({ code: 'cluster.unreachable', what: 'It is away.', why: 'no route', fix: 'wait' });

@@ -2,7 +2,6 @@ package datapath_test
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -244,7 +243,7 @@ func TestLargeDatagramsByDSR(t *testing.T) {
 				if got != size {
 					t.Errorf("%s, %s: %d octets of %d came back; drops %v and %v", acceleration, to, got, size, drops(t, n), drops(t, c.nodes[1]))
 				}
-				t.Log(fmt.Sprintf("%s, %s: %d octets after %d tries", acceleration, to, size, tries))
+				t.Logf("%s, %s: %d octets after %d tries", acceleration, to, size, tries)
 			}
 		}
 	}
