@@ -28,7 +28,7 @@ async function goBenchmark(name: string, count: number, times = '3x'): Promise<M
 
 /** Drops by the prefilter, by a bare XDP_DROP and by iptables' raw table, turn by turn on one cable. */
 export async function prefilter(quick: boolean): Promise<Row[]> {
-  const figures = await goBenchmark('BenchmarkPrefilter', quick ? 1 : 3, '40x');
+  const figures = await goBenchmark('BenchmarkPrefilter', quick ? 1 : 3, '20x');
   const get = (name: string): number => figures.get(name) ?? Number.NaN;
   const ours = get('packets/s/prefilter-1');
   const net =
@@ -39,6 +39,16 @@ export async function prefilter(quick: boolean): Promise<Row[]> {
     ratio('XDP prefilter, packets dropped', ours, get('packets/s/iptables-raw'), 'iptables raw DROP', 5, net),
     ratio('XDP prefilter with 10,000 networks', get('packets/s/prefilter-10000'), ours, 'own with 1'),
   ];
+}
+
+/** Clients' packets sent on to a backend of another node, by XDP and by tc, turn by turn on two cables. */
+export async function nodePort(quick: boolean): Promise<Row[]> {
+  const figures = await goBenchmark('BenchmarkNodePort', quick ? 1 : 3, '10x');
+  const get = (name: string): number => figures.get(name) ?? Number.NaN;
+  const parts =
+    `a packet takes ${get('ns/xdp').toFixed(0)} ns by XDP and ${get('ns/tc').toFixed(0)} ns by tc, of which the program ` +
+    `${get('program-ns/xdp').toFixed(0)} and ${get('program-ns/tc').toFixed(0)}, the generator ${get('generator-ns').toFixed(0)}`;
+  return [ratio('NodePort, packets sent on by XDP', get('packets/s/xdp'), get('packets/s/tc'), 'by tc', 1.2, parts)];
 }
 
 /** Events of real packets, from the kernel's ring to the agent's flows, with an exact count of what was lost. */

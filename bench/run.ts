@@ -2,7 +2,7 @@
  * Measures the datapath and the agent, all in one run on one machine, and keeps ratios: absolute figures belong to the
  * machine, ratios to the software. `npm run bench --` takes
  *
- *   --only ROWS     some of: prefilter, events, paths, services, policy, footprint (separated by commas)
+ *   --only ROWS     some of: prefilter, nodeport, events, paths, services, policy, footprint (separated by commas)
  *   --quick         every measurement shorter, for a look
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { lab, must, root } from '../lab/client.ts';
 import { footprint } from './footprint.ts';
-import { events, prefilter } from './kernel.ts';
+import { events, nodePort, prefilter } from './kernel.ts';
 import type { Effort } from './measure.ts';
 import { paths } from './paths.ts';
 import { policy } from './policy.ts';
@@ -22,6 +22,7 @@ const groups: Readonly<
   Record<string, { readonly lab: boolean; readonly measure: (effort: Effort) => Promise<Row[]> }>
 > = {
   prefilter: { lab: false, measure: ({ quick }) => prefilter(quick) },
+  nodeport: { lab: false, measure: ({ quick }) => nodePort(quick) },
   events: { lab: false, measure: ({ quick }) => events(quick) },
   paths: { lab: true, measure: paths },
   services: { lab: true, measure: services },

@@ -181,7 +181,7 @@ __verified_once int serve_client_here(struct xdp_md *ctx, struct packet *p, stru
 		if (choose_backend(p, OUTSIDE, NODE_ENDPOINT))
 			return XDP_PASS;
 	}
-	if (local_endpoint(&w->backend) || is_host(&w->backend))
+	if (in_pod_range(&w->backend) || is_host(&w->backend))
 		return leave_choice(w);
 	direct = by_dsr(p);
 	fib.tot_len = packet_length(ctx) - ETH_HLEN;
