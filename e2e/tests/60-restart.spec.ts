@@ -119,6 +119,28 @@ test.describe('the agent can be killed and upgraded under load', () => {
     }
   });
 
+  test('nobody misses an API server that hangs for 45 s, and it is obeyed when it goes on', async () => {
+    const server = (await on('cp', ['pgrep', '-f', 'kube-apiserver'])).trim().split('\n')[0] ?? '';
+    const before = new Map<string, number>();
+    for (const node of ['node1', 'node2']) before.set(node, await agentProcess(node));
+    await under(async () => {
+      await on('cp', ['kill', '-STOP', server]);
+      try {
+        await new Promise((resolve) => setTimeout(resolve, 45_000));
+      } finally {
+        await on('cp', ['kill', '-CONT', server]);
+      }
+    }, 60);
+    for (const node of ['node1', 'node2']) expect(await agentProcess(node), node).toBe(before.get(node));
+    await kubectl(['label', 'pod', 'fleet', 'app=stranger', '--overwrite']);
+    const to = `${await podAddress('harbour')}:9000`;
+    await eventually('the policy keeps out who has no label any more', 30, async () => {
+      const { errors } = await traffic('fleet', ['once', '--to', to]).catch(() => ({ errors: 1 }));
+      return errors > 0 ? true : undefined;
+    });
+    await kubectl(['label', 'pod', 'fleet', 'app=fleet', '--overwrite']);
+  });
+
   test('an upgraded image breaks nothing', async () => {
     const old = await agentPod('node1');
     await under(async () => {

@@ -57,6 +57,7 @@ type agent struct {
 	api        *api.Agent
 	config     config.Config
 	journal    *journal.Journal
+	records    *records
 	tls        *certificates.Directory
 	peers      *peer.Registry
 	client     *kubernetes.Client
@@ -104,6 +105,7 @@ func Run(ctx context.Context, o Options) error {
 		defer a.journal.Close()
 		a.api.Journal = a.journal
 		a.components.ok("journal", journalPath)
+		a.records = &records{journal: a.journal, components: a.components, path: journalPath}
 	}
 	// From here on somebody answers what is wrong.
 	if err := a.serveHealth(ctx); err != nil {

@@ -271,7 +271,7 @@ const (
 	// announceTime is how long the API server may take to hear of a change of modes, and heardTime what the other agents get to
 	// hear of it.
 	announceTime = 3 * time.Second
-	heardTime    = time.Second
+	heardTime    = 2 * time.Second
 )
 
 // announceNative tells the others that this node is about to leave the tunnel, before it does: from then on they take what its

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/statefile"
 )
 
 // thisNode is what the agent needs to know of its own Node; the last answer is kept in a file for a start without API
@@ -98,7 +99,7 @@ func (a *agent) thisNode(ctx context.Context) (thisNode, error) {
 			a.components.ok("kubernetes", a.client.Host())
 			if n, err = nodeFrom(&object, *a.config.IPv4.Enabled, a.config.IPv6.Enabled); err == nil {
 				text, _ := json.Marshal(n)
-				if err := os.WriteFile(path, text, 0o600); err != nil {
+				if err := statefile.Write(path, text); err != nil {
 					a.log.Warn("the node's facts were not saved", "error", err)
 				}
 				return n, nil

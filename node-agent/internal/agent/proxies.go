@@ -17,6 +17,7 @@ import (
 	"fairlead.dev/node-agent/internal/dns"
 	"fairlead.dev/node-agent/internal/l7"
 	"fairlead.dev/node-agent/internal/policies"
+	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -97,7 +98,7 @@ func (a *agent) startProxies(ctx context.Context, s *serving) {
 	s.proxies.started.Store(true)
 	text, err := json.Marshal(ports)
 	if err == nil {
-		err = os.WriteFile(path, text, 0o600)
+		err = statefile.Write(path, text)
 	}
 	a.note("ports of the proxies", err)
 	changed := make(chan struct{}, 1)

@@ -26,6 +26,7 @@ import (
 	"fairlead.dev/node-agent/internal/identities"
 	"fairlead.dev/node-agent/internal/ipam"
 	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/journal"
 	"fairlead.dev/node-agent/internal/kubernetes"
 	"fairlead.dev/node-agent/internal/nodes"
 	"fairlead.dev/node-agent/internal/peer"
@@ -70,9 +71,7 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		var dp datapath.Datapath
 		if err == nil {
 			options := []datapath.Option{datapath.WithLogger(a.log), datapath.WithJournal(func(kind, subject, before, after, undo string) {
-				if err := a.journal.Record(kind, subject, before, after, undo); err != nil {
-					a.components.fail("journal", err, "Make room on the node's disk.")
-				}
+				a.records.record(journal.Entry{Kind: kind, Subject: subject, Before: before, After: after, Undo: undo})
 			})}
 			if a.Probes != nil {
 				options = append(options, datapath.WithProbes(a.Probes))

@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -22,6 +25,8 @@ type Options struct {
 	MaxIPsPerHost int
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Uptime names this boot and says how old it is, by a clock that nobody sets; nil means the kernel's.
+	Uptime func() (boot string, age time.Duration)
 }
 
 // Cache remembers which addresses DNS gave to which pod for which name. It is pure memory: who has to know of a change is
@@ -43,6 +48,9 @@ type Cache struct {
 func NewCache(o Options) *Cache {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Uptime == nil {
+		o.Uptime = uptime
 	}
 	if o.MaxIPsPerHost <= 0 {
 		o.MaxIPsPerHost = 50
@@ -247,6 +255,23 @@ func (c *Cache) entries() []Entry {
 	return out
 }
 
+// savedCache is the file: when it was written by the machine's clock, which may be set, and by the age of the boot.
+type savedCache struct {
+	At      time.Time     `json:"at"`
+	Boot    string        `json:"boot"`
+	Age     time.Duration `json:"age"`
+	Entries []Entry       `json:"entries"`
+}
+
+func uptime() (string, time.Duration) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	var age unix.Timespec
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &age) != nil {
+		return "", 0
+	}
+	return strings.TrimSpace(string(boot)), time.Duration(age.Nano())
+}
+
 // Save writes the cache to a file where it changed since the last time: a restarted agent knows what its pods know.
 func (c *Cache) Save(path string) error {
 	c.mu.Lock()
@@ -255,12 +280,17 @@ func (c *Cache) Save(path string) error {
 		return nil
 	}
 	c.unsaved = false
-	text, err := json.Marshal(c.entries())
+	now := c.options.Now()
+	file := savedCache{At: now.Round(0), Entries: c.entries()}
+	file.Boot, file.Age = c.options.Uptime()
+	for i, e := range file.Entries {
+		// What is left of it, by the clock of this process: that of the machine may have been set meanwhile.
+		file.Entries[i].Until = file.At.Add(e.Until.Sub(now))
+	}
+	text, err := json.Marshal(file)
 	c.mu.Unlock()
 	if err == nil {
-		if err = os.WriteFile(path+".new", text, 0o600); err == nil {
-			err = os.Rename(path+".new", path)
-		}
+		err = statefile.Write(path, text)
 	}
 	if err != nil {
 		c.mu.Lock()
@@ -277,16 +307,29 @@ func (c *Cache) Load(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var entries []Entry
-	if err == nil {
-		err = json.Unmarshal(text, &entries)
+	var file savedCache
+	switch {
+	case err != nil:
+	case len(text) > 0 && text[0] == '[':
+		// As it was before the file said when it was written.
+		file.At = c.options.Now()
+		err = json.Unmarshal(text, &file.Entries)
+	default:
+		err = json.Unmarshal(text, &file)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the addresses of names: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range entries {
+	now := c.options.Now()
+	elapsed := now.Sub(file.At)
+	if boot, age := c.options.Uptime(); boot == file.Boot && boot != "" {
+		elapsed = age - file.Age
+	}
+	elapsed = max(elapsed, 0)
+	for _, e := range file.Entries {
+		e.Until = now.Add(e.Until.Sub(file.At) - elapsed)
 		if c.names[e.Endpoint] == nil {
 			c.names[e.Endpoint] = map[string]map[netip.Addr]time.Time{}
 		}

@@ -17,6 +17,7 @@ import (
 
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/datapath/podlink"
+	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -86,11 +87,7 @@ func (s store) save(e Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("saving endpoint %d: %w", e.ID, err)
 	}
-	temporary := s.path(e.ID) + ".new"
-	if err := os.WriteFile(temporary, text, 0o600); err != nil {
-		return fmt.Errorf("saving endpoint %d: %w", e.ID, err)
-	}
-	if err := os.Rename(temporary, s.path(e.ID)); err != nil {
+	if err := statefile.Write(s.path(e.ID), text); err != nil {
 		return fmt.Errorf("saving endpoint %d: %w", e.ID, err)
 	}
 	return nil

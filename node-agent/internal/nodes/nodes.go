@@ -22,6 +22,7 @@ import (
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -135,10 +136,7 @@ func (m *Manager) Start(ctx context.Context) error {
 func (m *Manager) save() error {
 	text, err := json.Marshal(m.nodes)
 	if err == nil {
-		err = os.WriteFile(m.path+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(m.path+".new", m.path)
+		err = statefile.Write(m.path, text)
 	}
 	if err != nil {
 		return fmt.Errorf("remembering the nodes: %w", err)

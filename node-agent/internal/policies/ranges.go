@@ -12,6 +12,7 @@ import (
 
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/ipcache"
+	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -119,10 +120,7 @@ func (m *Manager) save() error {
 	}
 	text, err := json.Marshal(all)
 	if err == nil {
-		err = os.WriteFile(m.checkpoint+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(m.checkpoint+".new", m.checkpoint)
+		err = statefile.Write(m.checkpoint, text)
 	}
 	if err != nil {
 		return fmt.Errorf("saving the identities of ranges: %w", err)
