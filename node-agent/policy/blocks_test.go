@@ -142,3 +142,14 @@ func TestWhatIfTellsPodsApartByAddress(t *testing.T) {
 		t.Errorf("port 80 is closed for groups %v; the pods in the block keep it, the excepted one does not", closed)
 	}
 }
+
+// TestNamedPortBesideIPBlock: what cannot work is said.
+func TestNamedPortBesideIPBlock(t *testing.T) {
+	for section, warned := range map[string]bool{`"egress":[{"to"`: true, `"ingress":[{"from"`: false} {
+		p := mustParse(t, `{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","namespace":"default"},
+"spec":{"podSelector":{},`+section+`:[{"ipBlock":{"cidr":"10.0.0.0/8"}}],"ports":[{"port":"web"}]}]}}`)
+		if got := slices.ContainsFunc(p.Problems, func(p Problem) bool { return p.Code == "selects-nothing" }); got != warned {
+			t.Errorf("%s: warned %v, want %v: %v", section, got, warned, p.Problems)
+		}
+	}
+}

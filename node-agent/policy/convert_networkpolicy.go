@@ -60,6 +60,12 @@ func (c *converter) networkPolicyElement(path, member string, section Section, i
 			e.ports = append(e.ports, m)
 		}
 	}
+	named := slices.ContainsFunc(e.ports, func(m portMatch) bool { return m.name != "" })
+	if named && e.direction == Egress && slices.ContainsFunc(e.peers, func(p peer) bool { return p.kind == peerBlock }) {
+		c.warn("selects-nothing", path+".ports", "has a named port beside an ipBlock",
+			"On egress a name is looked up at the pod that is reached, and a range of addresses gives no names: there the name stands for nothing.",
+			"Write the port's number.")
+	}
 	if r.active[e.direction] {
 		r.elements = append(r.elements, e)
 	}

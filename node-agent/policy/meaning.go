@@ -175,6 +175,9 @@ func (p peer) text() string {
 		return p.selector.podText()
 	case peerCIDR, peerBlock:
 		out := p.prefix.String()
+		if p.kind == peerBlock {
+			out = "whoever has an address in " + out
+		}
 		if len(p.except) > 0 {
 			var holes []string
 			for _, hole := range p.except {
