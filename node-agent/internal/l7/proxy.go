@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// headTimeout bounds a head that has begun, lingering how long a client is given to close first.
+	// headTimeout bounds a head that has begun, lingering how long a client is given to close after the proxy.
 	headTimeout = 60 * time.Second
 	lingering   = time.Second
 	dialTimeout = 10 * time.Second

@@ -230,13 +230,6 @@ func (s *session) answer(code int, protocol, body string, keep bool) bool {
 	return err == nil
 }
 
-// linger lets the client close first: whoever does keeps the pair of ports reserved for a minute, and a client that uses its
-// port again would wait for that. It also keeps a reset for unread bytes from overtaking the answer.
-func (s *session) linger() {
-	_ = s.client.SetReadDeadline(time.Now().Add(lingering))
-	_, _ = io.Copy(limited(discardLimit), s.client)
-}
-
 // forward sends an allowed request on and its response back.
 func (s *session) forward(ctx context.Context, r *request, asked Record) bool {
 	if err := s.connect(ctx); err != nil {
