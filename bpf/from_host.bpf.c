@@ -16,7 +16,7 @@ static __always_inline int to_interface_of(struct __sk_buff *skb, struct endpoin
 	__builtin_memcpy(macs, ep->pod_mac, 6);
 	__builtin_memcpy(macs + 6, ep->host_mac, 6);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return TC_ACT_SHOT;
+		return -DROP_WRITE_ERROR;
 	step(STEP_REDIRECT, REDIRECT_DEVICE, s->number[0] = ep->ifindex);
 	return bpf_redirect(ep->ifindex, 0);
 }
@@ -37,7 +37,8 @@ int from_host(struct __sk_buff *skb)
 	r = &w->report;
 	err = parse(skb, p);
 	if (err)
-		return err == PASS_TO_KERNEL ? TC_ACT_SHOT : drop(skb, p, r, err);
+		/* Nobody is behind this interface whom the host could ask for an address. */
+		return drop(skb, p, r, err == PASS_TO_KERNEL ? DROP_UNSUPPORTED_L3 : err);
 	find_peer(&p->source, &from);
 	ep = in_pod_range(&p->source) ? local_endpoint(&p->source) : NULL;
 	if (ep)
@@ -47,8 +48,10 @@ int from_host(struct __sk_buff *skb)
 		from.identity = IDENTITY_WORLD;
 	/* Without a route per pod the host's packets come by here; to_pod judges them. */
 	to_local = local_endpoint(&p->destination);
-	if (to_local)
-		return to_interface_of(skb, to_local);
+	if (to_local) {
+		err = to_interface_of(skb, to_local);
+		return err < 0 ? drop(skb, p, r, err) : err;
+	}
 	find_peer(&p->destination, &to);
 	r->source_identity = from.identity;
 	r->dest_identity = to.identity;

@@ -3,7 +3,7 @@
  * to_proxy: tcx ingress of fairlead_host, where the other programs send what belongs to the agent's proxies.
  * May assume: the mark says so, since nobody else sends anything in there.
  */
-#define FILE_NUMBER 6
+#define FILE_NUMBER 7
 #include "lib/events.h"
 #include "lib/proxy.h"
 

@@ -140,7 +140,12 @@ static __always_inline int drop_at(struct __sk_buff *skb, struct packet *p, stru
 	emit(skb, p, r);
 	return TC_ACT_SHOT;
 }
-#define drop(skb, p, r, reason) drop_at(skb, p, r, reason, FILE_NUMBER, __LINE__)
+/* Where the line is: in the program, or in a header that drops by itself. The compiler works it out. */
+#define DROPPING_FILE                                                                                        \
+	(!__builtin_strcmp(__FILE_NAME__, "nodeport.h")	       ? 30                                          \
+	 : !__builtin_strcmp(__FILE_NAME__, "host_firewall.h") ? 31                                          \
+							       : FILE_NUMBER)
+#define drop(skb, p, r, reason) drop_at(skb, p, r, reason, DROPPING_FILE, __LINE__)
 
 static __always_inline void trace(struct __sk_buff *skb, struct packet *p, struct report *r, __u8 point,
 				  bool wanted)

@@ -112,10 +112,13 @@ func (k *kernel) Explain(ctx context.Context, t Trial) (Explanation, error) {
 // sourceFiles are the files of bpf/ by the number that each has as FILE_NUMBER.
 var sourceFiles = map[uint8]string{
 	1: "from_pod.bpf.c", 2: "to_pod.bpf.c", 3: "from_netdev.bpf.c", 4: "from_overlay.bpf.c", 5: "from_host.bpf.c", 6: "to_netdev.bpf.c",
+	7: "to_proxy.bpf.c", 9: "xdp_netdev.bpf.c",
 	20: "kfree_skb.bpf.c", 21: "explain.bpf.c",
+	// Headers that drop by themselves; see DROPPING_FILE.
+	30: "lib/nodeport.h", 31: "lib/host_firewall.h",
 }
 
-// SourceFile names a source of the programs by Event.File; the line may be one of a header that it includes.
+// SourceFile names a source of the programs by Event.File; a step's line may be one of a header that it includes.
 func SourceFile(number uint8) string {
 	if name, ok := sourceFiles[number]; ok {
 		return name
