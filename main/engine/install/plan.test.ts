@@ -71,6 +71,16 @@ describe('a plan', () => {
     expect(cluster.writes().length).toBe(before);
   });
 
+  test('says what a change of the routing mode interrupts, and nothing where there is none', async () => {
+    await install();
+    const routing = async (given: Partial<Values>) =>
+      (await prepare('upgrade', given)).plan.warnings.filter((one) => /Routing changes|The tunnel changes/.test(one));
+    expect(await routing({ debug: true })).toEqual([]);
+    const native = { routingMode: 'native', ipv4NativeRoutingCIDR: '10.77.0.0/16' } as const;
+    expect(await routing(native)).toEqual([expect.stringContaining('from tunnel to native')]);
+    expect(await routing({ tunnelPort: 4789 })).toEqual([expect.stringContaining('do not reach each other')]);
+  });
+
   test('of a fresh cluster creates everything and has no obstacles', async () => {
     const { plan } = await prepare();
     expect(plan.obstacles).toEqual([]);

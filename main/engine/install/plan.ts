@@ -7,7 +7,8 @@ import type { ImageArchive } from './image.ts';
 import { nodeHasImage } from './image.ts';
 import { type ProxyPlan, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderCleanup } from './manifests.ts';
-import { agentNamespace } from './names.ts';
+import { modeChangeWarnings } from './mode-change.ts';
+import { agentNamespace, configName } from './names.ts';
 import { checkValues } from './values.ts';
 
 export type PlanAction = Plan['action'];
@@ -259,6 +260,7 @@ export function makePlan(input: PlanInput): Plan {
       warnings.push('Fairlead is not installed yet: this upgrade is an installation.');
     if (input.secretsReason && live.has(keyOf('Secret', 'fairlead-tls', agentNamespace)))
       warnings.push(`The certificates are made anew because ${input.secretsReason}.`);
+    warnings.push(...modeChangeWarnings(values, live.get(keyOf('ConfigMap', configName, agentNamespace))));
     const notReady = facts.machines.filter((machine) => !machine.ready);
     if (notReady.length > 0 && facts.installed)
       warnings.push(`Not ready at the moment: ${notReady.map((machine) => machine.name).join(', ')}.`);
