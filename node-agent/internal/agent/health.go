@@ -38,16 +38,14 @@ func healthComponent(results []nodes.Health) api.Component {
 	out := api.Component{Name: nodeHealthComponent, State: api.StateOK}
 	var silent []string
 	for _, h := range results {
-		for _, probe := range []struct {
-			path string
-			at   nodes.Path
-		}{{"the node", h.Host}, {"its pods' network", h.Endpoint}} {
-			if !probe.at.Address.IsValid() {
-				continue
+		for path, at := range h.Paths() {
+			where := "the node"
+			if strings.HasPrefix(path, "endpoint") {
+				where = "its pods' network"
 			}
-			for name, answer := range map[string]nodes.Answer{"HTTP": probe.at.HTTP, "ICMP": probe.at.ICMP} {
+			for name, answer := range map[string]nodes.Answer{"HTTP": at.HTTP, "ICMP": at.ICMP} {
 				if !answer.Reachable {
-					silent = append(silent, fmt.Sprintf("%s of %s (%s, %s)", name, h.Node, probe.path, probe.at.Address))
+					silent = append(silent, fmt.Sprintf("%s of %s (%s, %s)", name, h.Node, where, at.Address))
 				}
 			}
 		}

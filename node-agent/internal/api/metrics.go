@@ -153,11 +153,8 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		if !h.Host.HTTP.Reachable {
 			unreachable++
 		}
-		for path, at := range map[string]nodes.Path{"host": h.Host, "endpoint": h.Endpoint} {
+		for path, at := range h.Paths() {
 			for probe, answer := range map[string]nodes.Answer{"http": at.HTTP, "icmp": at.ICMP} {
-				if !at.Address.IsValid() {
-					continue
-				}
 				up := 0.0
 				if answer.Reachable {
 					up = 1

@@ -99,6 +99,11 @@ func nodeHealth(h nodes.Health) *fairleadv1.NodeHealth {
 	if h.Endpoint.Address.IsValid() {
 		out.EndpointAddress, out.EndpointHttp, out.EndpointIcmp = h.Endpoint.Address.String(), answer(h.Endpoint.HTTP), answer(h.Endpoint.ICMP)
 	}
+	for _, path := range []nodes.Path{h.Host6, h.Endpoint6} {
+		if path.Address.IsValid() {
+			out.MorePaths = append(out.MorePaths, &fairleadv1.PathHealth{Address: path.Address.String(), Http: answer(path.HTTP), Icmp: answer(path.ICMP)})
+		}
+	}
 	if !h.Seen.IsZero() {
 		out.LastSeen = timestamppb.New(h.Seen)
 	}

@@ -86,6 +86,9 @@ func printStatus(w io.Writer, status *fairleadv1.GetStatusResponse, maps []*fair
 		if node.GetEndpointAddress() != "" {
 			fmt.Fprintf(w, "  %-16s %-16s http %s, icmp %s\n", "  pods' network", node.GetEndpointAddress(), answerText(node.GetEndpointHttp()), answerText(node.GetEndpointIcmp()))
 		}
+		for _, path := range node.GetMorePaths() {
+			fmt.Fprintf(w, "  %-16s %-16s http %s, icmp %s\n", "  IPv6", path.GetAddress(), answerText(path.GetHttp()), answerText(path.GetIcmp()))
+		}
 	}
 	fmt.Fprintln(w, "Map pressure:")
 	for _, m := range maps {

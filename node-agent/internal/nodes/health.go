@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -53,6 +54,8 @@ type Health struct {
 	Node string
 	// Host is the node itself, Endpoint its end of the pods' network; without an address it was not asked.
 	Host, Endpoint Path
+	// Host6 and Endpoint6 are the same of version 6, for nodes that have both families.
+	Host6, Endpoint6 Path
 	// Seen is when it last answered HTTP at its own address; zero: never.
 	Seen time.Time
 }
@@ -122,9 +125,17 @@ func (p *Prober) round(ctx context.Context, nodes []datapath.Node) {
 }
 
 func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
-	out := Health{Node: n.Name, Host: Path{Address: n.Primary()}, Endpoint: Path{Address: endpointOf(n)}}
+	out := Health{Node: n.Name, Host: Path{Address: n.Address}, Endpoint: Path{Address: firstOf(n.HealthAddress, n.RouterAddress)},
+		Host6: Path{Address: n.Address6}, Endpoint6: Path{Address: firstOf(n.HealthAddress6, n.RouterAddress6)}}
+	// With one family alone its paths are the node's.
+	if !out.Host.Address.IsValid() {
+		out.Host, out.Host6 = out.Host6, Path{}
+	}
+	if !out.Endpoint.Address.IsValid() {
+		out.Endpoint, out.Endpoint6 = out.Endpoint6, Path{}
+	}
 	var wait sync.WaitGroup
-	for _, path := range []*Path{&out.Host, &out.Endpoint} {
+	for _, path := range []*Path{&out.Host, &out.Endpoint, &out.Host6, &out.Endpoint6} {
 		if !path.Address.IsValid() {
 			continue
 		}
@@ -138,15 +149,19 @@ func (p *Prober) probe(ctx context.Context, n datapath.Node) Health {
 	return out
 }
 
-// endpointOf is the node's end of the pods' network: where it says that it answers; else its router's address, since agents of
-// before did not say.
-func endpointOf(n datapath.Node) netip.Addr {
-	for _, a := range []netip.Addr{n.HealthAddress, n.HealthAddress6, n.RouterAddress, n.RouterAddress6} {
-		if a.IsValid() {
-			return a
-		}
+// firstOf gives where a node says that it answers; else its router's address, since agents of before did not say.
+func firstOf(said, router netip.Addr) netip.Addr {
+	if said.IsValid() {
+		return said
 	}
-	return netip.Addr{}
+	return router
+}
+
+// Paths lists the ways that were asked, by a name for each.
+func (h Health) Paths() map[string]Path {
+	out := map[string]Path{"host": h.Host, "endpoint": h.Endpoint, "host6": h.Host6, "endpoint6": h.Endpoint6}
+	maps.DeleteFunc(out, func(_ string, p Path) bool { return !p.Address.IsValid() })
+	return out
 }
 
 func (p *Prober) echo(ctx context.Context, to netip.Addr) Answer {

@@ -55,18 +55,19 @@ func TestProbesByHTTPAndICMPOnBothPaths(t *testing.T) {
 	}
 }
 
-// Asked are the node's primary address, of either family, and where it says that it answers in the pods' network.
+// Asked are the node's addresses of each family, and where it says that it answers in the pods' network.
 func TestWhereNodesAreProbed(t *testing.T) {
 	address := netip.MustParseAddr
 	for name, test := range map[string]struct {
-		node           datapath.Node
-		host, endpoint netip.Addr
+		node datapath.Node
+		want map[string]string
 	}{
-		"as it says":      {datapath.Node{Address: address("192.0.2.1"), Address6: address("2001:db8::1"), RouterAddress: address("10.0.0.1"), HealthAddress: address("10.0.0.9")}, address("192.0.2.1"), address("10.0.0.9")},
-		"IPv6 alone":      {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1"), HealthAddress6: address("fd00::9")}, address("2001:db8::1"), address("fd00::9")},
-		"an older agent":  {datapath.Node{Address: address("192.0.2.1"), RouterAddress: address("10.0.0.1")}, address("192.0.2.1"), address("10.0.0.1")},
-		"no pods' range":  {datapath.Node{Address: address("192.0.2.1")}, address("192.0.2.1"), netip.Addr{}},
-		"older, IPv6 too": {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1")}, address("2001:db8::1"), address("fd00::1")},
+		"both families": {datapath.Node{Address: address("192.0.2.1"), Address6: address("2001:db8::1"), RouterAddress: address("10.0.0.1"), RouterAddress6: address("fd00::1"),
+			HealthAddress: address("10.0.0.9"), HealthAddress6: address("fd00::9")}, map[string]string{"host": "192.0.2.1", "endpoint": "10.0.0.9", "host6": "2001:db8::1", "endpoint6": "fd00::9"}},
+		"IPv6 alone":      {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1"), HealthAddress6: address("fd00::9")}, map[string]string{"host": "2001:db8::1", "endpoint": "fd00::9"}},
+		"pods of IPv4":    {datapath.Node{Address: address("192.0.2.1"), Address6: address("2001:db8::1"), RouterAddress: address("10.0.0.1")}, map[string]string{"host": "192.0.2.1", "endpoint": "10.0.0.1", "host6": "2001:db8::1"}},
+		"no pods' range":  {datapath.Node{Address: address("192.0.2.1")}, map[string]string{"host": "192.0.2.1"}},
+		"older, IPv6 too": {datapath.Node{Address6: address("2001:db8::1"), RouterAddress6: address("fd00::1")}, map[string]string{"host": "2001:db8::1", "endpoint": "fd00::1"}},
 	} {
 		p := NewProber()
 		var mu sync.Mutex
@@ -80,12 +81,13 @@ func TestWhereNodesAreProbed(t *testing.T) {
 		p.client.Transport = nobody{}
 		p.round(t.Context(), []datapath.Node{test.node})
 		got := p.Results()[0]
-		want := map[netip.Addr]bool{test.host: true}
-		if test.endpoint.IsValid() {
-			want[test.endpoint] = true
+		paths, want := map[string]string{}, map[netip.Addr]bool{}
+		for name, path := range got.Paths() {
+			paths[name] = path.Address.String()
+			want[path.Address] = true
 		}
-		if got.Host.Address != test.host || got.Endpoint.Address != test.endpoint || !maps.Equal(asked, want) {
-			t.Errorf("%s: asked %v, %+v", name, asked, got)
+		if !maps.Equal(paths, test.want) || !maps.Equal(asked, want) {
+			t.Errorf("%s: asked %v, %+v", name, asked, paths)
 		}
 	}
 }

@@ -145,7 +145,9 @@ type NodeHealth struct {
 	EndpointHttp        *ProbeAnswer           `protobuf:"bytes,8,opt,name=endpoint_http,json=endpointHttp,proto3" json:"endpoint_http,omitempty"`
 	EndpointIcmp        *ProbeAnswer           `protobuf:"bytes,9,opt,name=endpoint_icmp,json=endpointIcmp,proto3" json:"endpoint_icmp,omitempty"`
 	// When it last answered HTTP at its own address; absent: never.
-	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// Of a node with both families: its addresses of IPv6, its own and in the pods' network.
+	MorePaths     []*PathHealth `protobuf:"bytes,11,rep,name=more_paths,json=morePaths,proto3" json:"more_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +252,73 @@ func (x *NodeHealth) GetLastSeen() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *NodeHealth) GetMorePaths() []*PathHealth {
+	if x != nil {
+		return x.MorePaths
+	}
+	return nil
+}
+
+type PathHealth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Http          *ProbeAnswer           `protobuf:"bytes,2,opt,name=http,proto3" json:"http,omitempty"`
+	Icmp          *ProbeAnswer           `protobuf:"bytes,3,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathHealth) Reset() {
+	*x = PathHealth{}
+	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathHealth) ProtoMessage() {}
+
+func (x *PathHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathHealth.ProtoReflect.Descriptor instead.
+func (*PathHealth) Descriptor() ([]byte, []int) {
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PathHealth) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PathHealth) GetHttp() *ProbeAnswer {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *PathHealth) GetIcmp() *ProbeAnswer {
+	if x != nil {
+		return x.Icmp
+	}
+	return nil
+}
+
 type ProbeAnswer struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Reachable           bool                   `protobuf:"varint,1,opt,name=reachable,proto3" json:"reachable,omitempty"`
@@ -261,7 +330,7 @@ type ProbeAnswer struct {
 
 func (x *ProbeAnswer) Reset() {
 	*x = ProbeAnswer{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +342,7 @@ func (x *ProbeAnswer) String() string {
 func (*ProbeAnswer) ProtoMessage() {}
 
 func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[3]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +355,7 @@ func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeAnswer.ProtoReflect.Descriptor instead.
 func (*ProbeAnswer) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProbeAnswer) GetReachable() bool {
@@ -321,7 +390,7 @@ type Allocation struct {
 
 func (x *Allocation) Reset() {
 	*x = Allocation{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +402,7 @@ func (x *Allocation) String() string {
 func (*Allocation) ProtoMessage() {}
 
 func (x *Allocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[4]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +415,7 @@ func (x *Allocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocation.ProtoReflect.Descriptor instead.
 func (*Allocation) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Allocation) GetAddress() string {
@@ -405,7 +474,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +486,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[5]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +499,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetStatusResponse) GetNodeName() string {
@@ -663,7 +732,7 @@ type EdgeSide struct {
 
 func (x *EdgeSide) Reset() {
 	*x = EdgeSide{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +744,7 @@ func (x *EdgeSide) String() string {
 func (*EdgeSide) ProtoMessage() {}
 
 func (x *EdgeSide) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[6]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +757,7 @@ func (x *EdgeSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeSide.ProtoReflect.Descriptor instead.
 func (*EdgeSide) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EdgeSide) GetIdentity() uint32 {
@@ -778,7 +847,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +859,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[7]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +872,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Edge) GetSource() *EdgeSide {
@@ -907,7 +976,7 @@ type WatchEdgesRequest struct {
 
 func (x *WatchEdgesRequest) Reset() {
 	*x = WatchEdgesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +988,7 @@ func (x *WatchEdgesRequest) String() string {
 func (*WatchEdgesRequest) ProtoMessage() {}
 
 func (x *WatchEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[8]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1001,7 @@ func (x *WatchEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEdgesRequest.ProtoReflect.Descriptor instead.
 func (*WatchEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchEdgesRequest) GetIntervalMilliseconds() uint32 {
@@ -957,7 +1026,7 @@ type WatchEdgesResponse struct {
 
 func (x *WatchEdgesResponse) Reset() {
 	*x = WatchEdgesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1038,7 @@ func (x *WatchEdgesResponse) String() string {
 func (*WatchEdgesResponse) ProtoMessage() {}
 
 func (x *WatchEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[9]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1051,7 @@ func (x *WatchEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEdgesResponse.ProtoReflect.Descriptor instead.
 func (*WatchEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchEdgesResponse) GetNodeName() string {
@@ -1032,7 +1101,7 @@ type WatchFlowsRequest struct {
 
 func (x *WatchFlowsRequest) Reset() {
 	*x = WatchFlowsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1113,7 @@ func (x *WatchFlowsRequest) String() string {
 func (*WatchFlowsRequest) ProtoMessage() {}
 
 func (x *WatchFlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[10]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1126,7 @@ func (x *WatchFlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFlowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchFlowsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchFlowsRequest) GetRequest() []byte {
@@ -1091,7 +1160,7 @@ type WatchFlowsResponse struct {
 
 func (x *WatchFlowsResponse) Reset() {
 	*x = WatchFlowsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1172,7 @@ func (x *WatchFlowsResponse) String() string {
 func (*WatchFlowsResponse) ProtoMessage() {}
 
 func (x *WatchFlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[11]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1185,7 @@ func (x *WatchFlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFlowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchFlowsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchFlowsResponse) GetResponses() [][]byte {
@@ -1146,7 +1215,7 @@ type MapInfo struct {
 
 func (x *MapInfo) Reset() {
 	*x = MapInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1227,7 @@ func (x *MapInfo) String() string {
 func (*MapInfo) ProtoMessage() {}
 
 func (x *MapInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[12]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1240,7 @@ func (x *MapInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapInfo.ProtoReflect.Descriptor instead.
 func (*MapInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MapInfo) GetName() string {
@@ -1245,7 +1314,7 @@ type ListMapsRequest struct {
 
 func (x *ListMapsRequest) Reset() {
 	*x = ListMapsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1326,7 @@ func (x *ListMapsRequest) String() string {
 func (*ListMapsRequest) ProtoMessage() {}
 
 func (x *ListMapsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[13]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1339,7 @@ func (x *ListMapsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapsRequest.ProtoReflect.Descriptor instead.
 func (*ListMapsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 type ListMapsResponse struct {
@@ -1282,7 +1351,7 @@ type ListMapsResponse struct {
 
 func (x *ListMapsResponse) Reset() {
 	*x = ListMapsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1363,7 @@ func (x *ListMapsResponse) String() string {
 func (*ListMapsResponse) ProtoMessage() {}
 
 func (x *ListMapsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[14]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1376,7 @@ func (x *ListMapsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMapsResponse.ProtoReflect.Descriptor instead.
 func (*ListMapsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListMapsResponse) GetMaps() []*MapInfo {
@@ -1333,7 +1402,7 @@ type ProgramInfo struct {
 
 func (x *ProgramInfo) Reset() {
 	*x = ProgramInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1414,7 @@ func (x *ProgramInfo) String() string {
 func (*ProgramInfo) ProtoMessage() {}
 
 func (x *ProgramInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[15]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1427,7 @@ func (x *ProgramInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgramInfo.ProtoReflect.Descriptor instead.
 func (*ProgramInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProgramInfo) GetName() string {
@@ -1425,7 +1494,7 @@ type ListProgramsRequest struct {
 
 func (x *ListProgramsRequest) Reset() {
 	*x = ListProgramsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1506,7 @@ func (x *ListProgramsRequest) String() string {
 func (*ListProgramsRequest) ProtoMessage() {}
 
 func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[16]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1519,7 @@ func (x *ListProgramsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsRequest.ProtoReflect.Descriptor instead.
 func (*ListProgramsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type ListProgramsResponse struct {
@@ -1462,7 +1531,7 @@ type ListProgramsResponse struct {
 
 func (x *ListProgramsResponse) Reset() {
 	*x = ListProgramsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1543,7 @@ func (x *ListProgramsResponse) String() string {
 func (*ListProgramsResponse) ProtoMessage() {}
 
 func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[17]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1556,7 @@ func (x *ListProgramsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProgramsResponse.ProtoReflect.Descriptor instead.
 func (*ListProgramsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListProgramsResponse) GetPrograms() []*ProgramInfo {
@@ -1521,7 +1590,7 @@ type EndpointInfo struct {
 
 func (x *EndpointInfo) Reset() {
 	*x = EndpointInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1602,7 @@ func (x *EndpointInfo) String() string {
 func (*EndpointInfo) ProtoMessage() {}
 
 func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[18]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1615,7 @@ func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointInfo.ProtoReflect.Descriptor instead.
 func (*EndpointInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EndpointInfo) GetId() uint32 {
@@ -1662,7 +1731,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1743,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[19]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1756,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 type ListEndpointsResponse struct {
@@ -1699,7 +1768,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1780,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[20]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1793,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*EndpointInfo {
@@ -1755,7 +1824,7 @@ type BandwidthInfo struct {
 
 func (x *BandwidthInfo) Reset() {
 	*x = BandwidthInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1836,7 @@ func (x *BandwidthInfo) String() string {
 func (*BandwidthInfo) ProtoMessage() {}
 
 func (x *BandwidthInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[21]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1849,7 @@ func (x *BandwidthInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BandwidthInfo.ProtoReflect.Descriptor instead.
 func (*BandwidthInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BandwidthInfo) GetEndpoint() uint32 {
@@ -1854,7 +1923,7 @@ type ListBandwidthRequest struct {
 
 func (x *ListBandwidthRequest) Reset() {
 	*x = ListBandwidthRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1935,7 @@ func (x *ListBandwidthRequest) String() string {
 func (*ListBandwidthRequest) ProtoMessage() {}
 
 func (x *ListBandwidthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[22]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +1948,7 @@ func (x *ListBandwidthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBandwidthRequest.ProtoReflect.Descriptor instead.
 func (*ListBandwidthRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 type ListBandwidthResponse struct {
@@ -1894,7 +1963,7 @@ type ListBandwidthResponse struct {
 
 func (x *ListBandwidthResponse) Reset() {
 	*x = ListBandwidthResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +1975,7 @@ func (x *ListBandwidthResponse) String() string {
 func (*ListBandwidthResponse) ProtoMessage() {}
 
 func (x *ListBandwidthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[23]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +1988,7 @@ func (x *ListBandwidthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBandwidthResponse.ProtoReflect.Descriptor instead.
 func (*ListBandwidthResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListBandwidthResponse) GetLimits() []*BandwidthInfo {
@@ -1953,7 +2022,7 @@ type IdentityInfo struct {
 
 func (x *IdentityInfo) Reset() {
 	*x = IdentityInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2034,7 @@ func (x *IdentityInfo) String() string {
 func (*IdentityInfo) ProtoMessage() {}
 
 func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[24]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2047,7 @@ func (x *IdentityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityInfo.ProtoReflect.Descriptor instead.
 func (*IdentityInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IdentityInfo) GetIdentity() uint32 {
@@ -2003,7 +2072,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2084,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[25]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2097,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 type ListIdentitiesResponse struct {
@@ -2040,7 +2109,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2121,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[26]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2134,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*IdentityInfo {
@@ -2090,7 +2159,7 @@ type ServiceBackend struct {
 
 func (x *ServiceBackend) Reset() {
 	*x = ServiceBackend{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2171,7 @@ func (x *ServiceBackend) String() string {
 func (*ServiceBackend) ProtoMessage() {}
 
 func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[27]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2184,7 @@ func (x *ServiceBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceBackend.ProtoReflect.Descriptor instead.
 func (*ServiceBackend) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServiceBackend) GetAddress() string {
@@ -2173,7 +2242,7 @@ type ServiceInfo struct {
 
 func (x *ServiceInfo) Reset() {
 	*x = ServiceInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2254,7 @@ func (x *ServiceInfo) String() string {
 func (*ServiceInfo) ProtoMessage() {}
 
 func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[28]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2267,7 @@ func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInfo.ProtoReflect.Descriptor instead.
 func (*ServiceInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ServiceInfo) GetNamespace() string {
@@ -2279,7 +2348,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2360,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[29]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2373,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 type ListServicesResponse struct {
@@ -2316,7 +2385,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2397,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[30]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2410,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceInfo {
@@ -2368,7 +2437,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2449,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[31]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2462,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PolicyInfo) GetKind() string {
@@ -2460,7 +2529,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2541,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[32]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2554,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 type ListPoliciesResponse struct {
@@ -2497,7 +2566,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2578,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[33]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2591,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{33}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*PolicyInfo {
@@ -2551,7 +2620,7 @@ type PolicyLine struct {
 
 func (x *PolicyLine) Reset() {
 	*x = PolicyLine{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2632,7 @@ func (x *PolicyLine) String() string {
 func (*PolicyLine) ProtoMessage() {}
 
 func (x *PolicyLine) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[34]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2645,7 @@ func (x *PolicyLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyLine.ProtoReflect.Descriptor instead.
 func (*PolicyLine) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PolicyLine) GetDirection() string {
@@ -2652,7 +2721,7 @@ type GetEndpointPolicyRequest struct {
 
 func (x *GetEndpointPolicyRequest) Reset() {
 	*x = GetEndpointPolicyRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2733,7 @@ func (x *GetEndpointPolicyRequest) String() string {
 func (*GetEndpointPolicyRequest) ProtoMessage() {}
 
 func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[35]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2746,7 @@ func (x *GetEndpointPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetEndpointPolicyRequest) GetEndpoint() uint32 {
@@ -2696,7 +2765,7 @@ type GetEndpointPolicyResponse struct {
 
 func (x *GetEndpointPolicyResponse) Reset() {
 	*x = GetEndpointPolicyResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2777,7 @@ func (x *GetEndpointPolicyResponse) String() string {
 func (*GetEndpointPolicyResponse) ProtoMessage() {}
 
 func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[36]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2790,7 @@ func (x *GetEndpointPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetEndpointPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetEndpointPolicyResponse) GetLines() []*PolicyLine {
@@ -2751,7 +2820,7 @@ type ConntrackInfo struct {
 
 func (x *ConntrackInfo) Reset() {
 	*x = ConntrackInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2832,7 @@ func (x *ConntrackInfo) String() string {
 func (*ConntrackInfo) ProtoMessage() {}
 
 func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[37]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2845,7 @@ func (x *ConntrackInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConntrackInfo.ProtoReflect.Descriptor instead.
 func (*ConntrackInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ConntrackInfo) GetSource() string {
@@ -2872,7 +2941,7 @@ type ListConntrackRequest struct {
 
 func (x *ListConntrackRequest) Reset() {
 	*x = ListConntrackRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +2953,7 @@ func (x *ListConntrackRequest) String() string {
 func (*ListConntrackRequest) ProtoMessage() {}
 
 func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[38]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +2966,7 @@ func (x *ListConntrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackRequest.ProtoReflect.Descriptor instead.
 func (*ListConntrackRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListConntrackRequest) GetLimit() uint32 {
@@ -2917,7 +2986,7 @@ type ListConntrackResponse struct {
 
 func (x *ListConntrackResponse) Reset() {
 	*x = ListConntrackResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +2998,7 @@ func (x *ListConntrackResponse) String() string {
 func (*ListConntrackResponse) ProtoMessage() {}
 
 func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[39]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3011,7 @@ func (x *ListConntrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConntrackResponse.ProtoReflect.Descriptor instead.
 func (*ListConntrackResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListConntrackResponse) GetConnections() []*ConntrackInfo {
@@ -2976,7 +3045,7 @@ type NATInfo struct {
 
 func (x *NATInfo) Reset() {
 	*x = NATInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3057,7 @@ func (x *NATInfo) String() string {
 func (*NATInfo) ProtoMessage() {}
 
 func (x *NATInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[40]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3070,7 @@ func (x *NATInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATInfo.ProtoReflect.Descriptor instead.
 func (*NATInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NATInfo) GetProtocol() uint32 {
@@ -3062,7 +3131,7 @@ type ListNATRequest struct {
 
 func (x *ListNATRequest) Reset() {
 	*x = ListNATRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3143,7 @@ func (x *ListNATRequest) String() string {
 func (*ListNATRequest) ProtoMessage() {}
 
 func (x *ListNATRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[41]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3156,7 @@ func (x *ListNATRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNATRequest.ProtoReflect.Descriptor instead.
 func (*ListNATRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListNATRequest) GetLimit() uint32 {
@@ -3107,7 +3176,7 @@ type ListNATResponse struct {
 
 func (x *ListNATResponse) Reset() {
 	*x = ListNATResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3188,7 @@ func (x *ListNATResponse) String() string {
 func (*ListNATResponse) ProtoMessage() {}
 
 func (x *ListNATResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[42]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3201,7 @@ func (x *ListNATResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNATResponse.ProtoReflect.Descriptor instead.
 func (*ListNATResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListNATResponse) GetFlows() []*NATInfo {
@@ -3167,7 +3236,7 @@ type CounterInfo struct {
 
 func (x *CounterInfo) Reset() {
 	*x = CounterInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3248,7 @@ func (x *CounterInfo) String() string {
 func (*CounterInfo) ProtoMessage() {}
 
 func (x *CounterInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[43]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3261,7 @@ func (x *CounterInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterInfo.ProtoReflect.Descriptor instead.
 func (*CounterInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CounterInfo) GetReason() uint32 {
@@ -3245,7 +3314,7 @@ type ListCountersRequest struct {
 
 func (x *ListCountersRequest) Reset() {
 	*x = ListCountersRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3326,7 @@ func (x *ListCountersRequest) String() string {
 func (*ListCountersRequest) ProtoMessage() {}
 
 func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[44]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,7 +3339,7 @@ func (x *ListCountersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersRequest.ProtoReflect.Descriptor instead.
 func (*ListCountersRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 type ListCountersResponse struct {
@@ -3282,7 +3351,7 @@ type ListCountersResponse struct {
 
 func (x *ListCountersResponse) Reset() {
 	*x = ListCountersResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3363,7 @@ func (x *ListCountersResponse) String() string {
 func (*ListCountersResponse) ProtoMessage() {}
 
 func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[45]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3376,7 @@ func (x *ListCountersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCountersResponse.ProtoReflect.Descriptor instead.
 func (*ListCountersResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListCountersResponse) GetCounters() []*CounterInfo {
@@ -3329,7 +3398,7 @@ type IPInfo struct {
 
 func (x *IPInfo) Reset() {
 	*x = IPInfo{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3341,7 +3410,7 @@ func (x *IPInfo) String() string {
 func (*IPInfo) ProtoMessage() {}
 
 func (x *IPInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[46]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3354,7 +3423,7 @@ func (x *IPInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPInfo.ProtoReflect.Descriptor instead.
 func (*IPInfo) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *IPInfo) GetPrefix() string {
@@ -3393,7 +3462,7 @@ type ListIPsRequest struct {
 
 func (x *ListIPsRequest) Reset() {
 	*x = ListIPsRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3474,7 @@ func (x *ListIPsRequest) String() string {
 func (*ListIPsRequest) ProtoMessage() {}
 
 func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[47]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3487,7 @@ func (x *ListIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsRequest.ProtoReflect.Descriptor instead.
 func (*ListIPsRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{47}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 type ListIPsResponse struct {
@@ -3430,7 +3499,7 @@ type ListIPsResponse struct {
 
 func (x *ListIPsResponse) Reset() {
 	*x = ListIPsResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3511,7 @@ func (x *ListIPsResponse) String() string {
 func (*ListIPsResponse) ProtoMessage() {}
 
 func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[48]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3524,7 @@ func (x *ListIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIPsResponse.ProtoReflect.Descriptor instead.
 func (*ListIPsResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{48}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListIPsResponse) GetIps() []*IPInfo {
@@ -3481,7 +3550,7 @@ type JournalEntry struct {
 
 func (x *JournalEntry) Reset() {
 	*x = JournalEntry{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3562,7 @@ func (x *JournalEntry) String() string {
 func (*JournalEntry) ProtoMessage() {}
 
 func (x *JournalEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[49]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3575,7 @@ func (x *JournalEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalEntry.ProtoReflect.Descriptor instead.
 func (*JournalEntry) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{49}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *JournalEntry) GetSequence() uint64 {
@@ -3566,7 +3635,7 @@ type ListJournalRequest struct {
 
 func (x *ListJournalRequest) Reset() {
 	*x = ListJournalRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3578,7 +3647,7 @@ func (x *ListJournalRequest) String() string {
 func (*ListJournalRequest) ProtoMessage() {}
 
 func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[50]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3591,7 +3660,7 @@ func (x *ListJournalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalRequest.ProtoReflect.Descriptor instead.
 func (*ListJournalRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{50}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{51}
 }
 
 type ListJournalResponse struct {
@@ -3603,7 +3672,7 @@ type ListJournalResponse struct {
 
 func (x *ListJournalResponse) Reset() {
 	*x = ListJournalResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +3684,7 @@ func (x *ListJournalResponse) String() string {
 func (*ListJournalResponse) ProtoMessage() {}
 
 func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[51]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +3697,7 @@ func (x *ListJournalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJournalResponse.ProtoReflect.Descriptor instead.
 func (*ListJournalResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{51}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListJournalResponse) GetEntries() []*JournalEntry {
@@ -3661,7 +3730,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3742,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[52]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3755,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{52}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainRequest) GetFrom() string {
@@ -3757,7 +3826,7 @@ type ExplainArrival struct {
 
 func (x *ExplainArrival) Reset() {
 	*x = ExplainArrival{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3838,7 @@ func (x *ExplainArrival) String() string {
 func (*ExplainArrival) ProtoMessage() {}
 
 func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[53]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3851,7 @@ func (x *ExplainArrival) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainArrival.ProtoReflect.Descriptor instead.
 func (*ExplainArrival) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{53}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainArrival) GetFrame() []byte {
@@ -3830,7 +3899,7 @@ type ExplainStep struct {
 
 func (x *ExplainStep) Reset() {
 	*x = ExplainStep{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +3911,7 @@ func (x *ExplainStep) String() string {
 func (*ExplainStep) ProtoMessage() {}
 
 func (x *ExplainStep) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[54]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +3924,7 @@ func (x *ExplainStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
 func (*ExplainStep) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{54}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExplainStep) GetNode() string {
@@ -3967,7 +4036,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +4048,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[55]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +4061,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{55}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExplainResponse) GetVerdict() string {
@@ -4052,7 +4121,7 @@ type AnnounceEndpointRequest struct {
 
 func (x *AnnounceEndpointRequest) Reset() {
 	*x = AnnounceEndpointRequest{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4133,7 @@ func (x *AnnounceEndpointRequest) String() string {
 func (*AnnounceEndpointRequest) ProtoMessage() {}
 
 func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[56]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4146,7 @@ func (x *AnnounceEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{56}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AnnounceEndpointRequest) GetNodeName() string {
@@ -4137,7 +4206,7 @@ type AnnounceEndpointResponse struct {
 
 func (x *AnnounceEndpointResponse) Reset() {
 	*x = AnnounceEndpointResponse{}
-	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4149,7 +4218,7 @@ func (x *AnnounceEndpointResponse) String() string {
 func (*AnnounceEndpointResponse) ProtoMessage() {}
 
 func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fairlead_v1_agent_proto_msgTypes[57]
+	mi := &file_fairlead_v1_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4162,7 +4231,7 @@ func (x *AnnounceEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{57}
+	return file_fairlead_v1_agent_proto_rawDescGZIP(), []int{58}
 }
 
 var File_fairlead_v1_agent_proto protoreflect.FileDescriptor
@@ -4175,7 +4244,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x10\n" +
-	"\x03fix\x18\x04 \x01(\tR\x03fix\"\xb1\x03\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\"\xe9\x03\n" +
 	"\n" +
 	"NodeHealth\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -4188,7 +4257,14 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\rendpoint_http\x18\b \x01(\v2\x18.fairlead.v1.ProbeAnswerR\fendpointHttp\x12=\n" +
 	"\rendpoint_icmp\x18\t \x01(\v2\x18.fairlead.v1.ProbeAnswerR\fendpointIcmp\x127\n" +
 	"\tlast_seen\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\"t\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x126\n" +
+	"\n" +
+	"more_paths\x18\v \x03(\v2\x17.fairlead.v1.PathHealthR\tmorePaths\"\x82\x01\n" +
+	"\n" +
+	"PathHealth\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12,\n" +
+	"\x04http\x18\x02 \x01(\v2\x18.fairlead.v1.ProbeAnswerR\x04http\x12,\n" +
+	"\x04icmp\x18\x03 \x01(\v2\x18.fairlead.v1.ProbeAnswerR\x04icmp\"t\n" +
 	"\vProbeAnswer\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x121\n" +
 	"\x14latency_milliseconds\x18\x02 \x01(\x01R\x13latencyMilliseconds\x12\x14\n" +
@@ -4543,141 +4619,145 @@ func file_fairlead_v1_agent_proto_rawDescGZIP() []byte {
 	return file_fairlead_v1_agent_proto_rawDescData
 }
 
-var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_fairlead_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_fairlead_v1_agent_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 0: fairlead.v1.GetStatusRequest
 	(*Component)(nil),                 // 1: fairlead.v1.Component
 	(*NodeHealth)(nil),                // 2: fairlead.v1.NodeHealth
-	(*ProbeAnswer)(nil),               // 3: fairlead.v1.ProbeAnswer
-	(*Allocation)(nil),                // 4: fairlead.v1.Allocation
-	(*GetStatusResponse)(nil),         // 5: fairlead.v1.GetStatusResponse
-	(*EdgeSide)(nil),                  // 6: fairlead.v1.EdgeSide
-	(*Edge)(nil),                      // 7: fairlead.v1.Edge
-	(*WatchEdgesRequest)(nil),         // 8: fairlead.v1.WatchEdgesRequest
-	(*WatchEdgesResponse)(nil),        // 9: fairlead.v1.WatchEdgesResponse
-	(*WatchFlowsRequest)(nil),         // 10: fairlead.v1.WatchFlowsRequest
-	(*WatchFlowsResponse)(nil),        // 11: fairlead.v1.WatchFlowsResponse
-	(*MapInfo)(nil),                   // 12: fairlead.v1.MapInfo
-	(*ListMapsRequest)(nil),           // 13: fairlead.v1.ListMapsRequest
-	(*ListMapsResponse)(nil),          // 14: fairlead.v1.ListMapsResponse
-	(*ProgramInfo)(nil),               // 15: fairlead.v1.ProgramInfo
-	(*ListProgramsRequest)(nil),       // 16: fairlead.v1.ListProgramsRequest
-	(*ListProgramsResponse)(nil),      // 17: fairlead.v1.ListProgramsResponse
-	(*EndpointInfo)(nil),              // 18: fairlead.v1.EndpointInfo
-	(*ListEndpointsRequest)(nil),      // 19: fairlead.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),     // 20: fairlead.v1.ListEndpointsResponse
-	(*BandwidthInfo)(nil),             // 21: fairlead.v1.BandwidthInfo
-	(*ListBandwidthRequest)(nil),      // 22: fairlead.v1.ListBandwidthRequest
-	(*ListBandwidthResponse)(nil),     // 23: fairlead.v1.ListBandwidthResponse
-	(*IdentityInfo)(nil),              // 24: fairlead.v1.IdentityInfo
-	(*ListIdentitiesRequest)(nil),     // 25: fairlead.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),    // 26: fairlead.v1.ListIdentitiesResponse
-	(*ServiceBackend)(nil),            // 27: fairlead.v1.ServiceBackend
-	(*ServiceInfo)(nil),               // 28: fairlead.v1.ServiceInfo
-	(*ListServicesRequest)(nil),       // 29: fairlead.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 30: fairlead.v1.ListServicesResponse
-	(*PolicyInfo)(nil),                // 31: fairlead.v1.PolicyInfo
-	(*ListPoliciesRequest)(nil),       // 32: fairlead.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),      // 33: fairlead.v1.ListPoliciesResponse
-	(*PolicyLine)(nil),                // 34: fairlead.v1.PolicyLine
-	(*GetEndpointPolicyRequest)(nil),  // 35: fairlead.v1.GetEndpointPolicyRequest
-	(*GetEndpointPolicyResponse)(nil), // 36: fairlead.v1.GetEndpointPolicyResponse
-	(*ConntrackInfo)(nil),             // 37: fairlead.v1.ConntrackInfo
-	(*ListConntrackRequest)(nil),      // 38: fairlead.v1.ListConntrackRequest
-	(*ListConntrackResponse)(nil),     // 39: fairlead.v1.ListConntrackResponse
-	(*NATInfo)(nil),                   // 40: fairlead.v1.NATInfo
-	(*ListNATRequest)(nil),            // 41: fairlead.v1.ListNATRequest
-	(*ListNATResponse)(nil),           // 42: fairlead.v1.ListNATResponse
-	(*CounterInfo)(nil),               // 43: fairlead.v1.CounterInfo
-	(*ListCountersRequest)(nil),       // 44: fairlead.v1.ListCountersRequest
-	(*ListCountersResponse)(nil),      // 45: fairlead.v1.ListCountersResponse
-	(*IPInfo)(nil),                    // 46: fairlead.v1.IPInfo
-	(*ListIPsRequest)(nil),            // 47: fairlead.v1.ListIPsRequest
-	(*ListIPsResponse)(nil),           // 48: fairlead.v1.ListIPsResponse
-	(*JournalEntry)(nil),              // 49: fairlead.v1.JournalEntry
-	(*ListJournalRequest)(nil),        // 50: fairlead.v1.ListJournalRequest
-	(*ListJournalResponse)(nil),       // 51: fairlead.v1.ListJournalResponse
-	(*ExplainRequest)(nil),            // 52: fairlead.v1.ExplainRequest
-	(*ExplainArrival)(nil),            // 53: fairlead.v1.ExplainArrival
-	(*ExplainStep)(nil),               // 54: fairlead.v1.ExplainStep
-	(*ExplainResponse)(nil),           // 55: fairlead.v1.ExplainResponse
-	(*AnnounceEndpointRequest)(nil),   // 56: fairlead.v1.AnnounceEndpointRequest
-	(*AnnounceEndpointResponse)(nil),  // 57: fairlead.v1.AnnounceEndpointResponse
-	(*timestamppb.Timestamp)(nil),     // 58: google.protobuf.Timestamp
+	(*PathHealth)(nil),                // 3: fairlead.v1.PathHealth
+	(*ProbeAnswer)(nil),               // 4: fairlead.v1.ProbeAnswer
+	(*Allocation)(nil),                // 5: fairlead.v1.Allocation
+	(*GetStatusResponse)(nil),         // 6: fairlead.v1.GetStatusResponse
+	(*EdgeSide)(nil),                  // 7: fairlead.v1.EdgeSide
+	(*Edge)(nil),                      // 8: fairlead.v1.Edge
+	(*WatchEdgesRequest)(nil),         // 9: fairlead.v1.WatchEdgesRequest
+	(*WatchEdgesResponse)(nil),        // 10: fairlead.v1.WatchEdgesResponse
+	(*WatchFlowsRequest)(nil),         // 11: fairlead.v1.WatchFlowsRequest
+	(*WatchFlowsResponse)(nil),        // 12: fairlead.v1.WatchFlowsResponse
+	(*MapInfo)(nil),                   // 13: fairlead.v1.MapInfo
+	(*ListMapsRequest)(nil),           // 14: fairlead.v1.ListMapsRequest
+	(*ListMapsResponse)(nil),          // 15: fairlead.v1.ListMapsResponse
+	(*ProgramInfo)(nil),               // 16: fairlead.v1.ProgramInfo
+	(*ListProgramsRequest)(nil),       // 17: fairlead.v1.ListProgramsRequest
+	(*ListProgramsResponse)(nil),      // 18: fairlead.v1.ListProgramsResponse
+	(*EndpointInfo)(nil),              // 19: fairlead.v1.EndpointInfo
+	(*ListEndpointsRequest)(nil),      // 20: fairlead.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),     // 21: fairlead.v1.ListEndpointsResponse
+	(*BandwidthInfo)(nil),             // 22: fairlead.v1.BandwidthInfo
+	(*ListBandwidthRequest)(nil),      // 23: fairlead.v1.ListBandwidthRequest
+	(*ListBandwidthResponse)(nil),     // 24: fairlead.v1.ListBandwidthResponse
+	(*IdentityInfo)(nil),              // 25: fairlead.v1.IdentityInfo
+	(*ListIdentitiesRequest)(nil),     // 26: fairlead.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),    // 27: fairlead.v1.ListIdentitiesResponse
+	(*ServiceBackend)(nil),            // 28: fairlead.v1.ServiceBackend
+	(*ServiceInfo)(nil),               // 29: fairlead.v1.ServiceInfo
+	(*ListServicesRequest)(nil),       // 30: fairlead.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 31: fairlead.v1.ListServicesResponse
+	(*PolicyInfo)(nil),                // 32: fairlead.v1.PolicyInfo
+	(*ListPoliciesRequest)(nil),       // 33: fairlead.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),      // 34: fairlead.v1.ListPoliciesResponse
+	(*PolicyLine)(nil),                // 35: fairlead.v1.PolicyLine
+	(*GetEndpointPolicyRequest)(nil),  // 36: fairlead.v1.GetEndpointPolicyRequest
+	(*GetEndpointPolicyResponse)(nil), // 37: fairlead.v1.GetEndpointPolicyResponse
+	(*ConntrackInfo)(nil),             // 38: fairlead.v1.ConntrackInfo
+	(*ListConntrackRequest)(nil),      // 39: fairlead.v1.ListConntrackRequest
+	(*ListConntrackResponse)(nil),     // 40: fairlead.v1.ListConntrackResponse
+	(*NATInfo)(nil),                   // 41: fairlead.v1.NATInfo
+	(*ListNATRequest)(nil),            // 42: fairlead.v1.ListNATRequest
+	(*ListNATResponse)(nil),           // 43: fairlead.v1.ListNATResponse
+	(*CounterInfo)(nil),               // 44: fairlead.v1.CounterInfo
+	(*ListCountersRequest)(nil),       // 45: fairlead.v1.ListCountersRequest
+	(*ListCountersResponse)(nil),      // 46: fairlead.v1.ListCountersResponse
+	(*IPInfo)(nil),                    // 47: fairlead.v1.IPInfo
+	(*ListIPsRequest)(nil),            // 48: fairlead.v1.ListIPsRequest
+	(*ListIPsResponse)(nil),           // 49: fairlead.v1.ListIPsResponse
+	(*JournalEntry)(nil),              // 50: fairlead.v1.JournalEntry
+	(*ListJournalRequest)(nil),        // 51: fairlead.v1.ListJournalRequest
+	(*ListJournalResponse)(nil),       // 52: fairlead.v1.ListJournalResponse
+	(*ExplainRequest)(nil),            // 53: fairlead.v1.ExplainRequest
+	(*ExplainArrival)(nil),            // 54: fairlead.v1.ExplainArrival
+	(*ExplainStep)(nil),               // 55: fairlead.v1.ExplainStep
+	(*ExplainResponse)(nil),           // 56: fairlead.v1.ExplainResponse
+	(*AnnounceEndpointRequest)(nil),   // 57: fairlead.v1.AnnounceEndpointRequest
+	(*AnnounceEndpointResponse)(nil),  // 58: fairlead.v1.AnnounceEndpointResponse
+	(*timestamppb.Timestamp)(nil),     // 59: google.protobuf.Timestamp
 }
 var file_fairlead_v1_agent_proto_depIdxs = []int32{
-	3,  // 0: fairlead.v1.NodeHealth.icmp:type_name -> fairlead.v1.ProbeAnswer
-	3,  // 1: fairlead.v1.NodeHealth.endpoint_http:type_name -> fairlead.v1.ProbeAnswer
-	3,  // 2: fairlead.v1.NodeHealth.endpoint_icmp:type_name -> fairlead.v1.ProbeAnswer
-	58, // 3: fairlead.v1.NodeHealth.last_seen:type_name -> google.protobuf.Timestamp
-	58, // 4: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	4,  // 5: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
-	2,  // 6: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
-	1,  // 7: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
-	6,  // 8: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
-	6,  // 9: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
-	58, // 10: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
-	58, // 11: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
-	7,  // 12: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
-	12, // 13: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
-	58, // 14: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
-	15, // 15: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
-	18, // 16: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
-	21, // 17: fairlead.v1.ListBandwidthResponse.limits:type_name -> fairlead.v1.BandwidthInfo
-	24, // 18: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
-	27, // 19: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
-	28, // 20: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
-	31, // 21: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
-	34, // 22: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
-	37, // 23: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
-	40, // 24: fairlead.v1.ListNATResponse.flows:type_name -> fairlead.v1.NATInfo
-	43, // 25: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
-	46, // 26: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
-	58, // 27: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
-	49, // 28: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
-	53, // 29: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
-	54, // 30: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
-	0,  // 31: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
-	8,  // 32: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
-	10, // 33: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
-	13, // 34: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
-	16, // 35: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
-	19, // 36: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
-	25, // 37: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
-	29, // 38: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
-	32, // 39: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
-	35, // 40: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
-	38, // 41: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
-	41, // 42: fairlead.v1.AgentService.ListNAT:input_type -> fairlead.v1.ListNATRequest
-	22, // 43: fairlead.v1.AgentService.ListBandwidth:input_type -> fairlead.v1.ListBandwidthRequest
-	44, // 44: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
-	47, // 45: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
-	50, // 46: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
-	52, // 47: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
-	56, // 48: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
-	5,  // 49: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
-	9,  // 50: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
-	11, // 51: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
-	14, // 52: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
-	17, // 53: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
-	20, // 54: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
-	26, // 55: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
-	30, // 56: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
-	33, // 57: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
-	36, // 58: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
-	39, // 59: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
-	42, // 60: fairlead.v1.AgentService.ListNAT:output_type -> fairlead.v1.ListNATResponse
-	23, // 61: fairlead.v1.AgentService.ListBandwidth:output_type -> fairlead.v1.ListBandwidthResponse
-	45, // 62: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
-	48, // 63: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
-	51, // 64: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
-	55, // 65: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
-	57, // 66: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
-	49, // [49:67] is the sub-list for method output_type
-	31, // [31:49] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	4,  // 0: fairlead.v1.NodeHealth.icmp:type_name -> fairlead.v1.ProbeAnswer
+	4,  // 1: fairlead.v1.NodeHealth.endpoint_http:type_name -> fairlead.v1.ProbeAnswer
+	4,  // 2: fairlead.v1.NodeHealth.endpoint_icmp:type_name -> fairlead.v1.ProbeAnswer
+	59, // 3: fairlead.v1.NodeHealth.last_seen:type_name -> google.protobuf.Timestamp
+	3,  // 4: fairlead.v1.NodeHealth.more_paths:type_name -> fairlead.v1.PathHealth
+	4,  // 5: fairlead.v1.PathHealth.http:type_name -> fairlead.v1.ProbeAnswer
+	4,  // 6: fairlead.v1.PathHealth.icmp:type_name -> fairlead.v1.ProbeAnswer
+	59, // 7: fairlead.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	5,  // 8: fairlead.v1.GetStatusResponse.allocations:type_name -> fairlead.v1.Allocation
+	2,  // 9: fairlead.v1.GetStatusResponse.nodes:type_name -> fairlead.v1.NodeHealth
+	1,  // 10: fairlead.v1.GetStatusResponse.components:type_name -> fairlead.v1.Component
+	7,  // 11: fairlead.v1.Edge.source:type_name -> fairlead.v1.EdgeSide
+	7,  // 12: fairlead.v1.Edge.destination:type_name -> fairlead.v1.EdgeSide
+	59, // 13: fairlead.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	59, // 14: fairlead.v1.WatchEdgesResponse.time:type_name -> google.protobuf.Timestamp
+	8,  // 15: fairlead.v1.WatchEdgesResponse.edges:type_name -> fairlead.v1.Edge
+	13, // 16: fairlead.v1.ListMapsResponse.maps:type_name -> fairlead.v1.MapInfo
+	59, // 17: fairlead.v1.ProgramInfo.loaded:type_name -> google.protobuf.Timestamp
+	16, // 18: fairlead.v1.ListProgramsResponse.programs:type_name -> fairlead.v1.ProgramInfo
+	19, // 19: fairlead.v1.ListEndpointsResponse.endpoints:type_name -> fairlead.v1.EndpointInfo
+	22, // 20: fairlead.v1.ListBandwidthResponse.limits:type_name -> fairlead.v1.BandwidthInfo
+	25, // 21: fairlead.v1.ListIdentitiesResponse.identities:type_name -> fairlead.v1.IdentityInfo
+	28, // 22: fairlead.v1.ServiceInfo.backends:type_name -> fairlead.v1.ServiceBackend
+	29, // 23: fairlead.v1.ListServicesResponse.services:type_name -> fairlead.v1.ServiceInfo
+	32, // 24: fairlead.v1.ListPoliciesResponse.policies:type_name -> fairlead.v1.PolicyInfo
+	35, // 25: fairlead.v1.GetEndpointPolicyResponse.lines:type_name -> fairlead.v1.PolicyLine
+	38, // 26: fairlead.v1.ListConntrackResponse.connections:type_name -> fairlead.v1.ConntrackInfo
+	41, // 27: fairlead.v1.ListNATResponse.flows:type_name -> fairlead.v1.NATInfo
+	44, // 28: fairlead.v1.ListCountersResponse.counters:type_name -> fairlead.v1.CounterInfo
+	47, // 29: fairlead.v1.ListIPsResponse.ips:type_name -> fairlead.v1.IPInfo
+	59, // 30: fairlead.v1.JournalEntry.time:type_name -> google.protobuf.Timestamp
+	50, // 31: fairlead.v1.ListJournalResponse.entries:type_name -> fairlead.v1.JournalEntry
+	54, // 32: fairlead.v1.ExplainRequest.arrival:type_name -> fairlead.v1.ExplainArrival
+	55, // 33: fairlead.v1.ExplainResponse.steps:type_name -> fairlead.v1.ExplainStep
+	0,  // 34: fairlead.v1.AgentService.GetStatus:input_type -> fairlead.v1.GetStatusRequest
+	9,  // 35: fairlead.v1.AgentService.WatchEdges:input_type -> fairlead.v1.WatchEdgesRequest
+	11, // 36: fairlead.v1.AgentService.WatchFlows:input_type -> fairlead.v1.WatchFlowsRequest
+	14, // 37: fairlead.v1.AgentService.ListMaps:input_type -> fairlead.v1.ListMapsRequest
+	17, // 38: fairlead.v1.AgentService.ListPrograms:input_type -> fairlead.v1.ListProgramsRequest
+	20, // 39: fairlead.v1.AgentService.ListEndpoints:input_type -> fairlead.v1.ListEndpointsRequest
+	26, // 40: fairlead.v1.AgentService.ListIdentities:input_type -> fairlead.v1.ListIdentitiesRequest
+	30, // 41: fairlead.v1.AgentService.ListServices:input_type -> fairlead.v1.ListServicesRequest
+	33, // 42: fairlead.v1.AgentService.ListPolicies:input_type -> fairlead.v1.ListPoliciesRequest
+	36, // 43: fairlead.v1.AgentService.GetEndpointPolicy:input_type -> fairlead.v1.GetEndpointPolicyRequest
+	39, // 44: fairlead.v1.AgentService.ListConntrack:input_type -> fairlead.v1.ListConntrackRequest
+	42, // 45: fairlead.v1.AgentService.ListNAT:input_type -> fairlead.v1.ListNATRequest
+	23, // 46: fairlead.v1.AgentService.ListBandwidth:input_type -> fairlead.v1.ListBandwidthRequest
+	45, // 47: fairlead.v1.AgentService.ListCounters:input_type -> fairlead.v1.ListCountersRequest
+	48, // 48: fairlead.v1.AgentService.ListIPs:input_type -> fairlead.v1.ListIPsRequest
+	51, // 49: fairlead.v1.AgentService.ListJournal:input_type -> fairlead.v1.ListJournalRequest
+	53, // 50: fairlead.v1.AgentService.Explain:input_type -> fairlead.v1.ExplainRequest
+	57, // 51: fairlead.v1.AgentService.AnnounceEndpoint:input_type -> fairlead.v1.AnnounceEndpointRequest
+	6,  // 52: fairlead.v1.AgentService.GetStatus:output_type -> fairlead.v1.GetStatusResponse
+	10, // 53: fairlead.v1.AgentService.WatchEdges:output_type -> fairlead.v1.WatchEdgesResponse
+	12, // 54: fairlead.v1.AgentService.WatchFlows:output_type -> fairlead.v1.WatchFlowsResponse
+	15, // 55: fairlead.v1.AgentService.ListMaps:output_type -> fairlead.v1.ListMapsResponse
+	18, // 56: fairlead.v1.AgentService.ListPrograms:output_type -> fairlead.v1.ListProgramsResponse
+	21, // 57: fairlead.v1.AgentService.ListEndpoints:output_type -> fairlead.v1.ListEndpointsResponse
+	27, // 58: fairlead.v1.AgentService.ListIdentities:output_type -> fairlead.v1.ListIdentitiesResponse
+	31, // 59: fairlead.v1.AgentService.ListServices:output_type -> fairlead.v1.ListServicesResponse
+	34, // 60: fairlead.v1.AgentService.ListPolicies:output_type -> fairlead.v1.ListPoliciesResponse
+	37, // 61: fairlead.v1.AgentService.GetEndpointPolicy:output_type -> fairlead.v1.GetEndpointPolicyResponse
+	40, // 62: fairlead.v1.AgentService.ListConntrack:output_type -> fairlead.v1.ListConntrackResponse
+	43, // 63: fairlead.v1.AgentService.ListNAT:output_type -> fairlead.v1.ListNATResponse
+	24, // 64: fairlead.v1.AgentService.ListBandwidth:output_type -> fairlead.v1.ListBandwidthResponse
+	46, // 65: fairlead.v1.AgentService.ListCounters:output_type -> fairlead.v1.ListCountersResponse
+	49, // 66: fairlead.v1.AgentService.ListIPs:output_type -> fairlead.v1.ListIPsResponse
+	52, // 67: fairlead.v1.AgentService.ListJournal:output_type -> fairlead.v1.ListJournalResponse
+	56, // 68: fairlead.v1.AgentService.Explain:output_type -> fairlead.v1.ExplainResponse
+	58, // 69: fairlead.v1.AgentService.AnnounceEndpoint:output_type -> fairlead.v1.AnnounceEndpointResponse
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_fairlead_v1_agent_proto_init() }
@@ -4691,7 +4771,7 @@ func file_fairlead_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fairlead_v1_agent_proto_rawDesc), len(file_fairlead_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   58,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

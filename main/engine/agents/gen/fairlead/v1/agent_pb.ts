@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file fairlead/v1/agent.proto.
  */
 export const file_fairlead_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSK+AgoKTm9kZUhlYWx0aBIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEQoJcmVhY2hhYmxlGAMgASgIEhwKFGxhdGVuY3lfbWlsbGlzZWNvbmRzGAQgASgBEg0KBWVycm9yGAUgASgJEiYKBGljbXAYBiABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIYChBlbmRwb2ludF9hZGRyZXNzGAcgASgJEi8KDWVuZHBvaW50X2h0dHAYCCABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIvCg1lbmRwb2ludF9pY21wGAkgASgLMhguZmFpcmxlYWQudjEuUHJvYmVBbnN3ZXISLQoJbGFzdF9zZWVuGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJNCgtQcm9iZUFuc3dlchIRCglyZWFjaGFibGUYASABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYAiABKAESDQoFZXJyb3IYAyABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCKgAQoHTWFwSW5mbxIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSCgoCaWQYAyABKA0SEwoLbWF4X2VudHJpZXMYBCABKA0SDwoHZW50cmllcxgFIAEoAxIUCgxtZW1vcnlfYnl0ZXMYBiABKAQSEAoIcGluX3BhdGgYByABKAkSEAoIcHJlc3N1cmUYCCABKAESDQoFZ3Jvd3MYCSABKAgiEQoPTGlzdE1hcHNSZXF1ZXN0IjYKEExpc3RNYXBzUmVzcG9uc2USIgoEbWFwcxgBIAMoCzIULmZhaXJsZWFkLnYxLk1hcEluZm8iuAEKC1Byb2dyYW1JbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRIOCgZhdHRhY2gYBCADKAkSKgoGbG9hZGVkGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglydW5fY291bnQYBiABKAQSHAoUcnVuX3RpbWVfbmFub3NlY29uZHMYByABKAQSFAoMbWVtb3J5X2J5dGVzGAggASgEIhUKE0xpc3RQcm9ncmFtc1JlcXVlc3QiQgoUTGlzdFByb2dyYW1zUmVzcG9uc2USKgoIcHJvZ3JhbXMYASADKAsyGC5mYWlybGVhZC52MS5Qcm9ncmFtSW5mbyK6AgoMRW5kcG9pbnRJbmZvEgoKAmlkGAEgASgNEhAKCGlkZW50aXR5GAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRIQCghwb2RfbmFtZRgEIAEoCRIRCglhZGRyZXNzZXMYBSADKAkSEQoJaW50ZXJmYWNlGAYgASgJEg0KBXN0YXRlGAcgASgJEhYKDnBvbGljeV9pbmdyZXNzGAggASgIEhUKDXBvbGljeV9lZ3Jlc3MYCSABKAgSFgoOcG9saWN5X2VudHJpZXMYCiABKA0SDgoGbGFiZWxzGAsgAygJEgsKA21hYxgMIAEoCRIZChFpbmdyZXNzX2JhbmR3aWR0aBgNIAEoBBIYChBlZ3Jlc3NfYmFuZHdpZHRoGA4gASgEEhkKEWJhbmR3aWR0aF9wcm9ibGVtGA8gASgJIhYKFExpc3RFbmRwb2ludHNSZXF1ZXN0IkUKFUxpc3RFbmRwb2ludHNSZXNwb25zZRIsCgllbmRwb2ludHMYASADKAsyGS5mYWlybGVhZC52MS5FbmRwb2ludEluZm8iwwEKDUJhbmR3aWR0aEluZm8SEAoIZW5kcG9pbnQYASABKA0SEQoJbmFtZXNwYWNlGAIgASgJEhAKCHBvZF9uYW1lGAMgASgJEhEKCWRpcmVjdGlvbhgEIAEoCRIXCg9iaXRzX3Blcl9zZWNvbmQYBSABKAQSDQoFYnl0ZXMYBiABKAQSFwoPZHJvcHBlZF9wYWNrZXRzGAcgASgEEhkKEWFoZWFkX25hbm9zZWNvbmRzGAggASgEEgwKBG1vZGUYCSABKAkiFgoUTGlzdEJhbmR3aWR0aFJlcXVlc3QiXgoVTGlzdEJhbmR3aWR0aFJlc3BvbnNlEioKBmxpbWl0cxgBIAMoCzIaLmZhaXJsZWFkLnYxLkJhbmR3aWR0aEluZm8SDAoEbW9kZRgCIAEoCRILCgN3aHkYAyABKAkiMAoMSWRlbnRpdHlJbmZvEhAKCGlkZW50aXR5GAEgASgNEg4KBmxhYmVscxgCIAMoCSIXChVMaXN0SWRlbnRpdGllc1JlcXVlc3QiRwoWTGlzdElkZW50aXRpZXNSZXNwb25zZRItCgppZGVudGl0aWVzGAEgAygLMhkuZmFpcmxlYWQudjEuSWRlbnRpdHlJbmZvImIKDlNlcnZpY2VCYWNrZW5kEg8KB2FkZHJlc3MYASABKAkSDAoEcG9ydBgCIAEoDRINCgVzdGF0ZRgDIAEoCRIQCghpbnRlcm5hbBgEIAEoCBIQCghleHRlcm5hbBgFIAEoCCLRAQoLU2VydmljZUluZm8SEQoJbmFtZXNwYWNlGAEgASgJEgwKBG5hbWUYAiABKAkSEQoJcG9ydF9uYW1lGAMgASgJEgwKBGtpbmQYBCABKAkSDwoHYWRkcmVzcxgFIAEoCRIMCgRwb3J0GAYgASgNEhAKCHByb3RvY29sGAcgASgNEi0KCGJhY2tlbmRzGAggAygLMhsuZmFpcmxlYWQudjEuU2VydmljZUJhY2tlbmQSDQoFZmxhZ3MYCSADKAkSEQoJYWxnb3JpdGhtGAogASgJIhUKE0xpc3RTZXJ2aWNlc1JlcXVlc3QiQgoUTGlzdFNlcnZpY2VzUmVzcG9uc2USKgoIc2VydmljZXMYASADKAsyGC5mYWlybGVhZC52MS5TZXJ2aWNlSW5mbyKQAQoKUG9saWN5SW5mbxIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEhAKCHJldmlzaW9uGAQgASgEEg0KBXZhbGlkGAUgASgIEhAKCHByb2JsZW1zGAYgAygJEg8KB3NlbGVjdHMYByADKAkSDwoHZW50cmllcxgIIAEoBCIVChNMaXN0UG9saWNpZXNSZXF1ZXN0IkEKFExpc3RQb2xpY2llc1Jlc3BvbnNlEikKCHBvbGljaWVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5SW5mbyKkAQoKUG9saWN5TGluZRIRCglkaXJlY3Rpb24YASABKAkSEAoIaWRlbnRpdHkYAiABKA0SDgoGbGFiZWxzGAMgAygJEhAKCHByb3RvY29sGAQgASgNEgwKBHBvcnQYBSABKA0SEwoLcG9ydF9wcmVmaXgYBiABKA0SDAoEZGVueRgHIAEoCBIMCgRydWxlGAggASgJEhAKCGVuZHBvaW50GAkgASgNIiwKGEdldEVuZHBvaW50UG9saWN5UmVxdWVzdBIQCghlbmRwb2ludBgBIAEoDSJDChlHZXRFbmRwb2ludFBvbGljeVJlc3BvbnNlEiYKBWxpbmVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5TGluZSKBAgoNQ29ubnRyYWNrSW5mbxIOCgZzb3VyY2UYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSEAoIcHJvdG9jb2wYAyABKA0SEQoJZGlyZWN0aW9uGAQgASgJEg0KBWZsYWdzGAUgASgJEhcKD3NvdXJjZV9pZGVudGl0eRgGIAEoDRITCgtwYWNrZXRzX291dBgHIAEoBBISCgpwYWNrZXRzX2luGAggASgEEhEKCWJ5dGVzX291dBgJIAEoBBIQCghieXRlc19pbhgKIAEoBBIXCg9leHBpcmVzX3NlY29uZHMYCyABKA0SFwoPdHJhbnNsYXRlZF9mcm9tGAwgASgJIiUKFExpc3RDb25udHJhY2tSZXF1ZXN0Eg0KBWxpbWl0GAEgASgNIlsKFUxpc3RDb25udHJhY2tSZXNwb25zZRIvCgtjb25uZWN0aW9ucxgBIAMoCzIaLmZhaXJsZWFkLnYxLkNvbm50cmFja0luZm8SEQoJdHJ1bmNhdGVkGAIgASgIIokBCgdOQVRJbmZvEhAKCHByb3RvY29sGAEgASgNEg4KBnNvdXJjZRgCIAEoCRITCgtkZXN0aW5hdGlvbhgDIAEoCRISCgp0cmFuc2xhdGVkGAQgASgJEgsKA293bhgFIAEoCBINCgVmbGFncxgGIAEoCRIXCg9leHBpcmVzX3NlY29uZHMYByABKA0iHwoOTGlzdE5BVFJlcXVlc3QSDQoFbGltaXQYASABKA0iSQoPTGlzdE5BVFJlc3BvbnNlEiMKBWZsb3dzGAEgAygLMhQuZmFpcmxlYWQudjEuTkFUSW5mbxIRCgl0cnVuY2F0ZWQYAiABKAgieQoLQ291bnRlckluZm8SDgoGcmVhc29uGAEgASgNEgwKBG5hbWUYAiABKAkSEQoJZGlyZWN0aW9uGAMgASgJEg8KB3BhY2tldHMYBCABKAQSDQoFYnl0ZXMYBSABKAQSGQoRc3VwcHJlc3NlZF9ldmVudHMYBiABKAQiFQoTTGlzdENvdW50ZXJzUmVxdWVzdCJCChRMaXN0Q291bnRlcnNSZXNwb25zZRIqCghjb3VudGVycxgBIAMoCzIYLmZhaXJsZWFkLnYxLkNvdW50ZXJJbmZvIlIKBklQSW5mbxIOCgZwcmVmaXgYASABKAkSEAoIaWRlbnRpdHkYAiABKA0SFwoPdHVubmVsX2VuZHBvaW50GAMgASgJEg0KBW93bmVyGAQgASgJIhAKDkxpc3RJUHNSZXF1ZXN0IjMKD0xpc3RJUHNSZXNwb25zZRIgCgNpcHMYASADKAsyEy5mYWlybGVhZC52MS5JUEluZm8ilgEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRraW5kGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDgoGYmVmb3JlGAUgASgJEg0KBWFmdGVyGAYgASgJEgwKBHVuZG8YByABKAkiFAoSTGlzdEpvdXJuYWxSZXF1ZXN0IkEKE0xpc3RKb3VybmFsUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLkpvdXJuYWxFbnRyeSKtAQoORXhwbGFpblJlcXVlc3QSDAoEZnJvbRgBIAEoCRIKCgJ0bxgCIAEoCRIMCgRwb3J0GAMgASgNEhAKCHByb3RvY29sGAQgASgJEhMKC3NvdXJjZV9wb3J0GAUgASgNEgoKAmw3GAYgASgJEhIKCnBlcl9wYWNrZXQYByABKAgSLAoHYXJyaXZhbBgIIAEoCzIbLmZhaXJsZWFkLnYxLkV4cGxhaW5BcnJpdmFsIi0KDkV4cGxhaW5BcnJpdmFsEg0KBWZyYW1lGAEgASgMEgwKBGhvcHMYAiABKA0i3QEKC0V4cGxhaW5TdGVwEgwKBG5vZGUYASABKAkSDAoEaG9vaxgCIAEoCRIMCgRraW5kGAMgASgJEgsKA21hcBgEIAEoCRILCgNrZXkYBSABKAkSDQoFdmFsdWUYBiABKAkSDAoEcnVsZRgHIAEoCRIPCgdyZXdyaXRlGAggASgJEg8KB3ZlcmRpY3QYCSABKAkSDAoEdGV4dBgKIAEoCRITCgtkcm9wX3JlYXNvbhgLIAEoDRIYChBkcm9wX3JlYXNvbl9uYW1lGAwgASgJEg4KBnNvdXJjZRgNIAEoCSKaAQoPRXhwbGFpblJlc3BvbnNlEg8KB3ZlcmRpY3QYASABKAkSDwoHc3VtbWFyeRgCIAEoCRITCgtkcm9wX3JlYXNvbhgDIAEoDRIYChBkcm9wX3JlYXNvbl9uYW1lGAQgASgJEicKBXN0ZXBzGAUgAygLMhguZmFpcmxlYWQudjEuRXhwbGFpblN0ZXASDQoFbm90ZXMYBiADKAkinAEKF0Fubm91bmNlRW5kcG9pbnRSZXF1ZXN0EhEKCW5vZGVfbmFtZRgBIAEoCRIUCgxub2RlX2FkZHJlc3MYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEhAKCGlkZW50aXR5GAQgASgNEg4KBmxhYmVscxgFIAMoCRIRCgluYW1lc3BhY2UYBiABKAkSEAoIcG9kX25hbWUYByABKAkiGgoYQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlMuULCgxBZ2VudFNlcnZpY2USSgoJR2V0U3RhdHVzEh0uZmFpcmxlYWQudjEuR2V0U3RhdHVzUmVxdWVzdBoeLmZhaXJsZWFkLnYxLkdldFN0YXR1c1Jlc3BvbnNlEk8KCldhdGNoRWRnZXMSHi5mYWlybGVhZC52MS5XYXRjaEVkZ2VzUmVxdWVzdBofLmZhaXJsZWFkLnYxLldhdGNoRWRnZXNSZXNwb25zZTABEk8KCldhdGNoRmxvd3MSHi5mYWlybGVhZC52MS5XYXRjaEZsb3dzUmVxdWVzdBofLmZhaXJsZWFkLnYxLldhdGNoRmxvd3NSZXNwb25zZTABEkcKCExpc3RNYXBzEhwuZmFpcmxlYWQudjEuTGlzdE1hcHNSZXF1ZXN0Gh0uZmFpcmxlYWQudjEuTGlzdE1hcHNSZXNwb25zZRJTCgxMaXN0UHJvZ3JhbXMSIC5mYWlybGVhZC52MS5MaXN0UHJvZ3JhbXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFByb2dyYW1zUmVzcG9uc2USVgoNTGlzdEVuZHBvaW50cxIhLmZhaXJsZWFkLnYxLkxpc3RFbmRwb2ludHNSZXF1ZXN0GiIuZmFpcmxlYWQudjEuTGlzdEVuZHBvaW50c1Jlc3BvbnNlElkKDkxpc3RJZGVudGl0aWVzEiIuZmFpcmxlYWQudjEuTGlzdElkZW50aXRpZXNSZXF1ZXN0GiMuZmFpcmxlYWQudjEuTGlzdElkZW50aXRpZXNSZXNwb25zZRJTCgxMaXN0U2VydmljZXMSIC5mYWlybGVhZC52MS5MaXN0U2VydmljZXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFNlcnZpY2VzUmVzcG9uc2USUwoMTGlzdFBvbGljaWVzEiAuZmFpcmxlYWQudjEuTGlzdFBvbGljaWVzUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RQb2xpY2llc1Jlc3BvbnNlEmIKEUdldEVuZHBvaW50UG9saWN5EiUuZmFpcmxlYWQudjEuR2V0RW5kcG9pbnRQb2xpY3lSZXF1ZXN0GiYuZmFpcmxlYWQudjEuR2V0RW5kcG9pbnRQb2xpY3lSZXNwb25zZRJWCg1MaXN0Q29ubnRyYWNrEiEuZmFpcmxlYWQudjEuTGlzdENvbm50cmFja1JlcXVlc3QaIi5mYWlybGVhZC52MS5MaXN0Q29ubnRyYWNrUmVzcG9uc2USRAoHTGlzdE5BVBIbLmZhaXJsZWFkLnYxLkxpc3ROQVRSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdE5BVFJlc3BvbnNlElYKDUxpc3RCYW5kd2lkdGgSIS5mYWlybGVhZC52MS5MaXN0QmFuZHdpZHRoUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RCYW5kd2lkdGhSZXNwb25zZRJTCgxMaXN0Q291bnRlcnMSIC5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdENvdW50ZXJzUmVzcG9uc2USRAoHTGlzdElQcxIbLmZhaXJsZWFkLnYxLkxpc3RJUHNSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdElQc1Jlc3BvbnNlElAKC0xpc3RKb3VybmFsEh8uZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXF1ZXN0GiAuZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXNwb25zZRJECgdFeHBsYWluEhsuZmFpcmxlYWQudjEuRXhwbGFpblJlcXVlc3QaHC5mYWlybGVhZC52MS5FeHBsYWluUmVzcG9uc2USXwoQQW5ub3VuY2VFbmRwb2ludBIkLmZhaXJsZWFkLnYxLkFubm91bmNlRW5kcG9pbnRSZXF1ZXN0GiUuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlQjRaMmZhaXJsZWFkLmRldi9ub2RlLWFnZW50L2FwaS9mYWlybGVhZC92MTtmYWlybGVhZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChdmYWlybGVhZC92MS9hZ2VudC5wcm90bxILZmFpcmxlYWQudjEiEgoQR2V0U3RhdHVzUmVxdWVzdCJGCglDb21wb25lbnQSDAoEbmFtZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgsKA2ZpeBgEIAEoCSLrAgoKTm9kZUhlYWx0aBIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEQoJcmVhY2hhYmxlGAMgASgIEhwKFGxhdGVuY3lfbWlsbGlzZWNvbmRzGAQgASgBEg0KBWVycm9yGAUgASgJEiYKBGljbXAYBiABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIYChBlbmRwb2ludF9hZGRyZXNzGAcgASgJEi8KDWVuZHBvaW50X2h0dHAYCCABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlchIvCg1lbmRwb2ludF9pY21wGAkgASgLMhguZmFpcmxlYWQudjEuUHJvYmVBbnN3ZXISLQoJbGFzdF9zZWVuGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgptb3JlX3BhdGhzGAsgAygLMhcuZmFpcmxlYWQudjEuUGF0aEhlYWx0aCJtCgpQYXRoSGVhbHRoEg8KB2FkZHJlc3MYASABKAkSJgoEaHR0cBgCIAEoCzIYLmZhaXJsZWFkLnYxLlByb2JlQW5zd2VyEiYKBGljbXAYAyABKAsyGC5mYWlybGVhZC52MS5Qcm9iZUFuc3dlciJNCgtQcm9iZUFuc3dlchIRCglyZWFjaGFibGUYASABKAgSHAoUbGF0ZW5jeV9taWxsaXNlY29uZHMYAiABKAESDQoFZXJyb3IYAyABKAkiLAoKQWxsb2NhdGlvbhIPCgdhZGRyZXNzGAEgASgJEg0KBW93bmVyGAIgASgJIowGChFHZXRTdGF0dXNSZXNwb25zZRIRCglub2RlX25hbWUYASABKAkSFAoMY2x1c3Rlcl9uYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSKwoHc3RhcnRlZBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGa2VybmVsGAUgASgJEhQKDHJvdXRpbmdfbW9kZRgGIAEoCRIXCg90dW5uZWxfcHJvdG9jb2wYByABKAkSGwoTbmF0aXZlX3JvdXRpbmdfY2lkchgIIAEoCRIfChdhdXRvX2RpcmVjdF9ub2RlX3JvdXRlcxgJIAEoCBISCgptYXNxdWVyYWRlGAogASgJEh4KFmt1YmVfcHJveHlfcmVwbGFjZW1lbnQYCyABKAkSDwoHZGV2aWNlcxgMIAMoCRIUCgxub2RlX2FkZHJlc3MYDSABKAkSFgoOcm91dGVyX2FkZHJlc3MYDiABKAkSEAoIcG9kX2NpZHIYDyABKAkSCwoDbXR1GBAgASgFEiwKC2FsbG9jYXRpb25zGBEgAygLMhcuZmFpcmxlYWQudjEuQWxsb2NhdGlvbhIcChRhbGxvY2F0aW9uc19jYXBhY2l0eRgSIAEoDRImCgVub2RlcxgTIAMoCzIXLmZhaXJsZWFkLnYxLk5vZGVIZWFsdGgSKgoKY29tcG9uZW50cxgUIAMoCzIWLmZhaXJsZWFkLnYxLkNvbXBvbmVudBIfChdwb2xpY3lfZW5mb3JjZW1lbnRfbW9kZRgVIAEoCRIXCg9wb2xpY3lfcmV2aXNpb24YFiABKAQSHQoVcmVzaWRlbnRfbWVtb3J5X2J5dGVzGBcgASgEEhIKCmZsb3dzX3NlZW4YGCABKAQSEgoKZmxvd3NfbG9zdBgZIAEoBBIYChBmbG93c19wZXJfc2Vjb25kGBogASgBEg0KBXJlYWR5GBsgASgIEhEKCWVuZHBvaW50cxgcIAEoDRISCgppZGVudGl0aWVzGB0gASgNEhAKCHNlcnZpY2VzGB4gASgNIrMBCghFZGdlU2lkZRIQCghpZGVudGl0eRgBIAEoDRIRCgluYW1lc3BhY2UYAiABKAkSEAoIcG9kX25hbWUYAyABKAkSFQoNd29ya2xvYWRfbmFtZRgEIAEoCRIVCg13b3JrbG9hZF9raW5kGAUgASgJEhEKCW5vZGVfbmFtZRgGIAEoCRIOCgZlbnRpdHkYByABKAkSDwoHYWRkcmVzcxgIIAEoCRIOCgZsYWJlbHMYCSADKAkizQIKBEVkZ2USJQoGc291cmNlGAEgASgLMhUuZmFpcmxlYWQudjEuRWRnZVNpZGUSKgoLZGVzdGluYXRpb24YAiABKAsyFS5mYWlybGVhZC52MS5FZGdlU2lkZRIPCgdzZXJ2aWNlGAMgASgJEhAKCHByb3RvY29sGAQgASgNEhgKEGRlc3RpbmF0aW9uX3BvcnQYBSABKA0SEQoJZm9yd2FyZGVkGAYgASgEEg8KB2Ryb3BwZWQYByABKAQSEwoLY29ubmVjdGlvbnMYCCABKAQSDQoFYnl0ZXMYCSABKAQSEwoLZHJvcF9yZWFzb24YCiABKA0SEwoLZHJvcF9wb2xpY3kYCyABKAkSFAoMYWxsb3dfcG9saWN5GAwgASgJEi0KCWxhc3Rfc2VlbhgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMgoRV2F0Y2hFZGdlc1JlcXVlc3QSHQoVaW50ZXJ2YWxfbWlsbGlzZWNvbmRzGAEgASgNIpMBChJXYXRjaEVkZ2VzUmVzcG9uc2USEQoJbm9kZV9uYW1lGAEgASgJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiAKBWVkZ2VzGAMgAygLMhEuZmFpcmxlYWQudjEuRWRnZRIMCgRsb3N0GAQgASgEEhAKCG92ZXJmbG93GAUgASgEIlcKEVdhdGNoRmxvd3NSZXF1ZXN0Eg8KB3JlcXVlc3QYASABKAwSEQoJbWF4X2JhdGNoGAIgASgNEh4KFm1heF9kZWxheV9taWxsaXNlY29uZHMYAyABKA0iJwoSV2F0Y2hGbG93c1Jlc3BvbnNlEhEKCXJlc3BvbnNlcxgBIAMoDCKgAQoHTWFwSW5mbxIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSCgoCaWQYAyABKA0SEwoLbWF4X2VudHJpZXMYBCABKA0SDwoHZW50cmllcxgFIAEoAxIUCgxtZW1vcnlfYnl0ZXMYBiABKAQSEAoIcGluX3BhdGgYByABKAkSEAoIcHJlc3N1cmUYCCABKAESDQoFZ3Jvd3MYCSABKAgiEQoPTGlzdE1hcHNSZXF1ZXN0IjYKEExpc3RNYXBzUmVzcG9uc2USIgoEbWFwcxgBIAMoCzIULmZhaXJsZWFkLnYxLk1hcEluZm8iuAEKC1Byb2dyYW1JbmZvEgwKBG5hbWUYASABKAkSDAoEdHlwZRgCIAEoCRIKCgJpZBgDIAEoDRIOCgZhdHRhY2gYBCADKAkSKgoGbG9hZGVkGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglydW5fY291bnQYBiABKAQSHAoUcnVuX3RpbWVfbmFub3NlY29uZHMYByABKAQSFAoMbWVtb3J5X2J5dGVzGAggASgEIhUKE0xpc3RQcm9ncmFtc1JlcXVlc3QiQgoUTGlzdFByb2dyYW1zUmVzcG9uc2USKgoIcHJvZ3JhbXMYASADKAsyGC5mYWlybGVhZC52MS5Qcm9ncmFtSW5mbyK6AgoMRW5kcG9pbnRJbmZvEgoKAmlkGAEgASgNEhAKCGlkZW50aXR5GAIgASgNEhEKCW5hbWVzcGFjZRgDIAEoCRIQCghwb2RfbmFtZRgEIAEoCRIRCglhZGRyZXNzZXMYBSADKAkSEQoJaW50ZXJmYWNlGAYgASgJEg0KBXN0YXRlGAcgASgJEhYKDnBvbGljeV9pbmdyZXNzGAggASgIEhUKDXBvbGljeV9lZ3Jlc3MYCSABKAgSFgoOcG9saWN5X2VudHJpZXMYCiABKA0SDgoGbGFiZWxzGAsgAygJEgsKA21hYxgMIAEoCRIZChFpbmdyZXNzX2JhbmR3aWR0aBgNIAEoBBIYChBlZ3Jlc3NfYmFuZHdpZHRoGA4gASgEEhkKEWJhbmR3aWR0aF9wcm9ibGVtGA8gASgJIhYKFExpc3RFbmRwb2ludHNSZXF1ZXN0IkUKFUxpc3RFbmRwb2ludHNSZXNwb25zZRIsCgllbmRwb2ludHMYASADKAsyGS5mYWlybGVhZC52MS5FbmRwb2ludEluZm8iwwEKDUJhbmR3aWR0aEluZm8SEAoIZW5kcG9pbnQYASABKA0SEQoJbmFtZXNwYWNlGAIgASgJEhAKCHBvZF9uYW1lGAMgASgJEhEKCWRpcmVjdGlvbhgEIAEoCRIXCg9iaXRzX3Blcl9zZWNvbmQYBSABKAQSDQoFYnl0ZXMYBiABKAQSFwoPZHJvcHBlZF9wYWNrZXRzGAcgASgEEhkKEWFoZWFkX25hbm9zZWNvbmRzGAggASgEEgwKBG1vZGUYCSABKAkiFgoUTGlzdEJhbmR3aWR0aFJlcXVlc3QiXgoVTGlzdEJhbmR3aWR0aFJlc3BvbnNlEioKBmxpbWl0cxgBIAMoCzIaLmZhaXJsZWFkLnYxLkJhbmR3aWR0aEluZm8SDAoEbW9kZRgCIAEoCRILCgN3aHkYAyABKAkiMAoMSWRlbnRpdHlJbmZvEhAKCGlkZW50aXR5GAEgASgNEg4KBmxhYmVscxgCIAMoCSIXChVMaXN0SWRlbnRpdGllc1JlcXVlc3QiRwoWTGlzdElkZW50aXRpZXNSZXNwb25zZRItCgppZGVudGl0aWVzGAEgAygLMhkuZmFpcmxlYWQudjEuSWRlbnRpdHlJbmZvImIKDlNlcnZpY2VCYWNrZW5kEg8KB2FkZHJlc3MYASABKAkSDAoEcG9ydBgCIAEoDRINCgVzdGF0ZRgDIAEoCRIQCghpbnRlcm5hbBgEIAEoCBIQCghleHRlcm5hbBgFIAEoCCLRAQoLU2VydmljZUluZm8SEQoJbmFtZXNwYWNlGAEgASgJEgwKBG5hbWUYAiABKAkSEQoJcG9ydF9uYW1lGAMgASgJEgwKBGtpbmQYBCABKAkSDwoHYWRkcmVzcxgFIAEoCRIMCgRwb3J0GAYgASgNEhAKCHByb3RvY29sGAcgASgNEi0KCGJhY2tlbmRzGAggAygLMhsuZmFpcmxlYWQudjEuU2VydmljZUJhY2tlbmQSDQoFZmxhZ3MYCSADKAkSEQoJYWxnb3JpdGhtGAogASgJIhUKE0xpc3RTZXJ2aWNlc1JlcXVlc3QiQgoUTGlzdFNlcnZpY2VzUmVzcG9uc2USKgoIc2VydmljZXMYASADKAsyGC5mYWlybGVhZC52MS5TZXJ2aWNlSW5mbyKQAQoKUG9saWN5SW5mbxIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEhAKCHJldmlzaW9uGAQgASgEEg0KBXZhbGlkGAUgASgIEhAKCHByb2JsZW1zGAYgAygJEg8KB3NlbGVjdHMYByADKAkSDwoHZW50cmllcxgIIAEoBCIVChNMaXN0UG9saWNpZXNSZXF1ZXN0IkEKFExpc3RQb2xpY2llc1Jlc3BvbnNlEikKCHBvbGljaWVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5SW5mbyKkAQoKUG9saWN5TGluZRIRCglkaXJlY3Rpb24YASABKAkSEAoIaWRlbnRpdHkYAiABKA0SDgoGbGFiZWxzGAMgAygJEhAKCHByb3RvY29sGAQgASgNEgwKBHBvcnQYBSABKA0SEwoLcG9ydF9wcmVmaXgYBiABKA0SDAoEZGVueRgHIAEoCBIMCgRydWxlGAggASgJEhAKCGVuZHBvaW50GAkgASgNIiwKGEdldEVuZHBvaW50UG9saWN5UmVxdWVzdBIQCghlbmRwb2ludBgBIAEoDSJDChlHZXRFbmRwb2ludFBvbGljeVJlc3BvbnNlEiYKBWxpbmVzGAEgAygLMhcuZmFpcmxlYWQudjEuUG9saWN5TGluZSKBAgoNQ29ubnRyYWNrSW5mbxIOCgZzb3VyY2UYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSEAoIcHJvdG9jb2wYAyABKA0SEQoJZGlyZWN0aW9uGAQgASgJEg0KBWZsYWdzGAUgASgJEhcKD3NvdXJjZV9pZGVudGl0eRgGIAEoDRITCgtwYWNrZXRzX291dBgHIAEoBBISCgpwYWNrZXRzX2luGAggASgEEhEKCWJ5dGVzX291dBgJIAEoBBIQCghieXRlc19pbhgKIAEoBBIXCg9leHBpcmVzX3NlY29uZHMYCyABKA0SFwoPdHJhbnNsYXRlZF9mcm9tGAwgASgJIiUKFExpc3RDb25udHJhY2tSZXF1ZXN0Eg0KBWxpbWl0GAEgASgNIlsKFUxpc3RDb25udHJhY2tSZXNwb25zZRIvCgtjb25uZWN0aW9ucxgBIAMoCzIaLmZhaXJsZWFkLnYxLkNvbm50cmFja0luZm8SEQoJdHJ1bmNhdGVkGAIgASgIIokBCgdOQVRJbmZvEhAKCHByb3RvY29sGAEgASgNEg4KBnNvdXJjZRgCIAEoCRITCgtkZXN0aW5hdGlvbhgDIAEoCRISCgp0cmFuc2xhdGVkGAQgASgJEgsKA293bhgFIAEoCBINCgVmbGFncxgGIAEoCRIXCg9leHBpcmVzX3NlY29uZHMYByABKA0iHwoOTGlzdE5BVFJlcXVlc3QSDQoFbGltaXQYASABKA0iSQoPTGlzdE5BVFJlc3BvbnNlEiMKBWZsb3dzGAEgAygLMhQuZmFpcmxlYWQudjEuTkFUSW5mbxIRCgl0cnVuY2F0ZWQYAiABKAgieQoLQ291bnRlckluZm8SDgoGcmVhc29uGAEgASgNEgwKBG5hbWUYAiABKAkSEQoJZGlyZWN0aW9uGAMgASgJEg8KB3BhY2tldHMYBCABKAQSDQoFYnl0ZXMYBSABKAQSGQoRc3VwcHJlc3NlZF9ldmVudHMYBiABKAQiFQoTTGlzdENvdW50ZXJzUmVxdWVzdCJCChRMaXN0Q291bnRlcnNSZXNwb25zZRIqCghjb3VudGVycxgBIAMoCzIYLmZhaXJsZWFkLnYxLkNvdW50ZXJJbmZvIlIKBklQSW5mbxIOCgZwcmVmaXgYASABKAkSEAoIaWRlbnRpdHkYAiABKA0SFwoPdHVubmVsX2VuZHBvaW50GAMgASgJEg0KBW93bmVyGAQgASgJIhAKDkxpc3RJUHNSZXF1ZXN0IjMKD0xpc3RJUHNSZXNwb25zZRIgCgNpcHMYASADKAsyEy5mYWlybGVhZC52MS5JUEluZm8ilgEKDEpvdXJuYWxFbnRyeRIQCghzZXF1ZW5jZRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRraW5kGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDgoGYmVmb3JlGAUgASgJEg0KBWFmdGVyGAYgASgJEgwKBHVuZG8YByABKAkiFAoSTGlzdEpvdXJuYWxSZXF1ZXN0IkEKE0xpc3RKb3VybmFsUmVzcG9uc2USKgoHZW50cmllcxgBIAMoCzIZLmZhaXJsZWFkLnYxLkpvdXJuYWxFbnRyeSKtAQoORXhwbGFpblJlcXVlc3QSDAoEZnJvbRgBIAEoCRIKCgJ0bxgCIAEoCRIMCgRwb3J0GAMgASgNEhAKCHByb3RvY29sGAQgASgJEhMKC3NvdXJjZV9wb3J0GAUgASgNEgoKAmw3GAYgASgJEhIKCnBlcl9wYWNrZXQYByABKAgSLAoHYXJyaXZhbBgIIAEoCzIbLmZhaXJsZWFkLnYxLkV4cGxhaW5BcnJpdmFsIi0KDkV4cGxhaW5BcnJpdmFsEg0KBWZyYW1lGAEgASgMEgwKBGhvcHMYAiABKA0i3QEKC0V4cGxhaW5TdGVwEgwKBG5vZGUYASABKAkSDAoEaG9vaxgCIAEoCRIMCgRraW5kGAMgASgJEgsKA21hcBgEIAEoCRILCgNrZXkYBSABKAkSDQoFdmFsdWUYBiABKAkSDAoEcnVsZRgHIAEoCRIPCgdyZXdyaXRlGAggASgJEg8KB3ZlcmRpY3QYCSABKAkSDAoEdGV4dBgKIAEoCRITCgtkcm9wX3JlYXNvbhgLIAEoDRIYChBkcm9wX3JlYXNvbl9uYW1lGAwgASgJEg4KBnNvdXJjZRgNIAEoCSKaAQoPRXhwbGFpblJlc3BvbnNlEg8KB3ZlcmRpY3QYASABKAkSDwoHc3VtbWFyeRgCIAEoCRITCgtkcm9wX3JlYXNvbhgDIAEoDRIYChBkcm9wX3JlYXNvbl9uYW1lGAQgASgJEicKBXN0ZXBzGAUgAygLMhguZmFpcmxlYWQudjEuRXhwbGFpblN0ZXASDQoFbm90ZXMYBiADKAkinAEKF0Fubm91bmNlRW5kcG9pbnRSZXF1ZXN0EhEKCW5vZGVfbmFtZRgBIAEoCRIUCgxub2RlX2FkZHJlc3MYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEhAKCGlkZW50aXR5GAQgASgNEg4KBmxhYmVscxgFIAMoCRIRCgluYW1lc3BhY2UYBiABKAkSEAoIcG9kX25hbWUYByABKAkiGgoYQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlMuULCgxBZ2VudFNlcnZpY2USSgoJR2V0U3RhdHVzEh0uZmFpcmxlYWQudjEuR2V0U3RhdHVzUmVxdWVzdBoeLmZhaXJsZWFkLnYxLkdldFN0YXR1c1Jlc3BvbnNlEk8KCldhdGNoRWRnZXMSHi5mYWlybGVhZC52MS5XYXRjaEVkZ2VzUmVxdWVzdBofLmZhaXJsZWFkLnYxLldhdGNoRWRnZXNSZXNwb25zZTABEk8KCldhdGNoRmxvd3MSHi5mYWlybGVhZC52MS5XYXRjaEZsb3dzUmVxdWVzdBofLmZhaXJsZWFkLnYxLldhdGNoRmxvd3NSZXNwb25zZTABEkcKCExpc3RNYXBzEhwuZmFpcmxlYWQudjEuTGlzdE1hcHNSZXF1ZXN0Gh0uZmFpcmxlYWQudjEuTGlzdE1hcHNSZXNwb25zZRJTCgxMaXN0UHJvZ3JhbXMSIC5mYWlybGVhZC52MS5MaXN0UHJvZ3JhbXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFByb2dyYW1zUmVzcG9uc2USVgoNTGlzdEVuZHBvaW50cxIhLmZhaXJsZWFkLnYxLkxpc3RFbmRwb2ludHNSZXF1ZXN0GiIuZmFpcmxlYWQudjEuTGlzdEVuZHBvaW50c1Jlc3BvbnNlElkKDkxpc3RJZGVudGl0aWVzEiIuZmFpcmxlYWQudjEuTGlzdElkZW50aXRpZXNSZXF1ZXN0GiMuZmFpcmxlYWQudjEuTGlzdElkZW50aXRpZXNSZXNwb25zZRJTCgxMaXN0U2VydmljZXMSIC5mYWlybGVhZC52MS5MaXN0U2VydmljZXNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdFNlcnZpY2VzUmVzcG9uc2USUwoMTGlzdFBvbGljaWVzEiAuZmFpcmxlYWQudjEuTGlzdFBvbGljaWVzUmVxdWVzdBohLmZhaXJsZWFkLnYxLkxpc3RQb2xpY2llc1Jlc3BvbnNlEmIKEUdldEVuZHBvaW50UG9saWN5EiUuZmFpcmxlYWQudjEuR2V0RW5kcG9pbnRQb2xpY3lSZXF1ZXN0GiYuZmFpcmxlYWQudjEuR2V0RW5kcG9pbnRQb2xpY3lSZXNwb25zZRJWCg1MaXN0Q29ubnRyYWNrEiEuZmFpcmxlYWQudjEuTGlzdENvbm50cmFja1JlcXVlc3QaIi5mYWlybGVhZC52MS5MaXN0Q29ubnRyYWNrUmVzcG9uc2USRAoHTGlzdE5BVBIbLmZhaXJsZWFkLnYxLkxpc3ROQVRSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdE5BVFJlc3BvbnNlElYKDUxpc3RCYW5kd2lkdGgSIS5mYWlybGVhZC52MS5MaXN0QmFuZHdpZHRoUmVxdWVzdBoiLmZhaXJsZWFkLnYxLkxpc3RCYW5kd2lkdGhSZXNwb25zZRJTCgxMaXN0Q291bnRlcnMSIC5mYWlybGVhZC52MS5MaXN0Q291bnRlcnNSZXF1ZXN0GiEuZmFpcmxlYWQudjEuTGlzdENvdW50ZXJzUmVzcG9uc2USRAoHTGlzdElQcxIbLmZhaXJsZWFkLnYxLkxpc3RJUHNSZXF1ZXN0GhwuZmFpcmxlYWQudjEuTGlzdElQc1Jlc3BvbnNlElAKC0xpc3RKb3VybmFsEh8uZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXF1ZXN0GiAuZmFpcmxlYWQudjEuTGlzdEpvdXJuYWxSZXNwb25zZRJECgdFeHBsYWluEhsuZmFpcmxlYWQudjEuRXhwbGFpblJlcXVlc3QaHC5mYWlybGVhZC52MS5FeHBsYWluUmVzcG9uc2USXwoQQW5ub3VuY2VFbmRwb2ludBIkLmZhaXJsZWFkLnYxLkFubm91bmNlRW5kcG9pbnRSZXF1ZXN0GiUuZmFpcmxlYWQudjEuQW5ub3VuY2VFbmRwb2ludFJlc3BvbnNlQjRaMmZhaXJsZWFkLmRldi9ub2RlLWFnZW50L2FwaS9mYWlybGVhZC92MTtmYWlybGVhZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message fairlead.v1.GetStatusRequest
@@ -125,6 +125,13 @@ export type NodeHealth = Message<"fairlead.v1.NodeHealth"> & {
    * @generated from field: google.protobuf.Timestamp last_seen = 10;
    */
   lastSeen?: Timestamp | undefined;
+
+  /**
+   * Of a node with both families: its addresses of IPv6, its own and in the pods' network.
+   *
+   * @generated from field: repeated fairlead.v1.PathHealth more_paths = 11;
+   */
+  morePaths: PathHealth[];
 };
 
 /**
@@ -133,6 +140,33 @@ export type NodeHealth = Message<"fairlead.v1.NodeHealth"> & {
  */
 export const NodeHealthSchema: GenMessage<NodeHealth> = /*@__PURE__*/
   messageDesc(file_fairlead_v1_agent, 2);
+
+/**
+ * @generated from message fairlead.v1.PathHealth
+ */
+export type PathHealth = Message<"fairlead.v1.PathHealth"> & {
+  /**
+   * @generated from field: string address = 1;
+   */
+  address: string;
+
+  /**
+   * @generated from field: fairlead.v1.ProbeAnswer http = 2;
+   */
+  http?: ProbeAnswer | undefined;
+
+  /**
+   * @generated from field: fairlead.v1.ProbeAnswer icmp = 3;
+   */
+  icmp?: ProbeAnswer | undefined;
+};
+
+/**
+ * Describes the message fairlead.v1.PathHealth.
+ * Use `create(PathHealthSchema)` to create a new message.
+ */
+export const PathHealthSchema: GenMessage<PathHealth> = /*@__PURE__*/
+  messageDesc(file_fairlead_v1_agent, 3);
 
 /**
  * @generated from message fairlead.v1.ProbeAnswer
@@ -159,7 +193,7 @@ export type ProbeAnswer = Message<"fairlead.v1.ProbeAnswer"> & {
  * Use `create(ProbeAnswerSchema)` to create a new message.
  */
 export const ProbeAnswerSchema: GenMessage<ProbeAnswer> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 3);
+  messageDesc(file_fairlead_v1_agent, 4);
 
 /**
  * @generated from message fairlead.v1.Allocation
@@ -183,7 +217,7 @@ export type Allocation = Message<"fairlead.v1.Allocation"> & {
  * Use `create(AllocationSchema)` to create a new message.
  */
 export const AllocationSchema: GenMessage<Allocation> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 4);
+  messageDesc(file_fairlead_v1_agent, 5);
 
 /**
  * @generated from message fairlead.v1.GetStatusResponse
@@ -353,7 +387,7 @@ export type GetStatusResponse = Message<"fairlead.v1.GetStatusResponse"> & {
  * Use `create(GetStatusResponseSchema)` to create a new message.
  */
 export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 5);
+  messageDesc(file_fairlead_v1_agent, 6);
 
 /**
  * One side of an edge.
@@ -416,7 +450,7 @@ export type EdgeSide = Message<"fairlead.v1.EdgeSide"> & {
  * Use `create(EdgeSideSchema)` to create a new message.
  */
 export const EdgeSideSchema: GenMessage<EdgeSide> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 6);
+  messageDesc(file_fairlead_v1_agent, 7);
 
 /**
  * @generated from message fairlead.v1.Edge
@@ -499,7 +533,7 @@ export type Edge = Message<"fairlead.v1.Edge"> & {
  * Use `create(EdgeSchema)` to create a new message.
  */
 export const EdgeSchema: GenMessage<Edge> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 7);
+  messageDesc(file_fairlead_v1_agent, 8);
 
 /**
  * @generated from message fairlead.v1.WatchEdgesRequest
@@ -518,7 +552,7 @@ export type WatchEdgesRequest = Message<"fairlead.v1.WatchEdgesRequest"> & {
  * Use `create(WatchEdgesRequestSchema)` to create a new message.
  */
 export const WatchEdgesRequestSchema: GenMessage<WatchEdgesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 8);
+  messageDesc(file_fairlead_v1_agent, 9);
 
 /**
  * @generated from message fairlead.v1.WatchEdgesResponse
@@ -559,7 +593,7 @@ export type WatchEdgesResponse = Message<"fairlead.v1.WatchEdgesResponse"> & {
  * Use `create(WatchEdgesResponseSchema)` to create a new message.
  */
 export const WatchEdgesResponseSchema: GenMessage<WatchEdgesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 9);
+  messageDesc(file_fairlead_v1_agent, 10);
 
 /**
  * @generated from message fairlead.v1.WatchFlowsRequest
@@ -588,7 +622,7 @@ export type WatchFlowsRequest = Message<"fairlead.v1.WatchFlowsRequest"> & {
  * Use `create(WatchFlowsRequestSchema)` to create a new message.
  */
 export const WatchFlowsRequestSchema: GenMessage<WatchFlowsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 10);
+  messageDesc(file_fairlead_v1_agent, 11);
 
 /**
  * @generated from message fairlead.v1.WatchFlowsResponse
@@ -607,7 +641,7 @@ export type WatchFlowsResponse = Message<"fairlead.v1.WatchFlowsResponse"> & {
  * Use `create(WatchFlowsResponseSchema)` to create a new message.
  */
 export const WatchFlowsResponseSchema: GenMessage<WatchFlowsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 11);
+  messageDesc(file_fairlead_v1_agent, 12);
 
 /**
  * @generated from message fairlead.v1.MapInfo
@@ -670,7 +704,7 @@ export type MapInfo = Message<"fairlead.v1.MapInfo"> & {
  * Use `create(MapInfoSchema)` to create a new message.
  */
 export const MapInfoSchema: GenMessage<MapInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 12);
+  messageDesc(file_fairlead_v1_agent, 13);
 
 /**
  * @generated from message fairlead.v1.ListMapsRequest
@@ -683,7 +717,7 @@ export type ListMapsRequest = Message<"fairlead.v1.ListMapsRequest"> & {
  * Use `create(ListMapsRequestSchema)` to create a new message.
  */
 export const ListMapsRequestSchema: GenMessage<ListMapsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 13);
+  messageDesc(file_fairlead_v1_agent, 14);
 
 /**
  * @generated from message fairlead.v1.ListMapsResponse
@@ -700,7 +734,7 @@ export type ListMapsResponse = Message<"fairlead.v1.ListMapsResponse"> & {
  * Use `create(ListMapsResponseSchema)` to create a new message.
  */
 export const ListMapsResponseSchema: GenMessage<ListMapsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 14);
+  messageDesc(file_fairlead_v1_agent, 15);
 
 /**
  * @generated from message fairlead.v1.ProgramInfo
@@ -752,7 +786,7 @@ export type ProgramInfo = Message<"fairlead.v1.ProgramInfo"> & {
  * Use `create(ProgramInfoSchema)` to create a new message.
  */
 export const ProgramInfoSchema: GenMessage<ProgramInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 15);
+  messageDesc(file_fairlead_v1_agent, 16);
 
 /**
  * @generated from message fairlead.v1.ListProgramsRequest
@@ -765,7 +799,7 @@ export type ListProgramsRequest = Message<"fairlead.v1.ListProgramsRequest"> & {
  * Use `create(ListProgramsRequestSchema)` to create a new message.
  */
 export const ListProgramsRequestSchema: GenMessage<ListProgramsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 16);
+  messageDesc(file_fairlead_v1_agent, 17);
 
 /**
  * @generated from message fairlead.v1.ListProgramsResponse
@@ -782,7 +816,7 @@ export type ListProgramsResponse = Message<"fairlead.v1.ListProgramsResponse"> &
  * Use `create(ListProgramsResponseSchema)` to create a new message.
  */
 export const ListProgramsResponseSchema: GenMessage<ListProgramsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 17);
+  messageDesc(file_fairlead_v1_agent, 18);
 
 /**
  * @generated from message fairlead.v1.EndpointInfo
@@ -871,7 +905,7 @@ export type EndpointInfo = Message<"fairlead.v1.EndpointInfo"> & {
  * Use `create(EndpointInfoSchema)` to create a new message.
  */
 export const EndpointInfoSchema: GenMessage<EndpointInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 18);
+  messageDesc(file_fairlead_v1_agent, 19);
 
 /**
  * @generated from message fairlead.v1.ListEndpointsRequest
@@ -884,7 +918,7 @@ export type ListEndpointsRequest = Message<"fairlead.v1.ListEndpointsRequest"> &
  * Use `create(ListEndpointsRequestSchema)` to create a new message.
  */
 export const ListEndpointsRequestSchema: GenMessage<ListEndpointsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 19);
+  messageDesc(file_fairlead_v1_agent, 20);
 
 /**
  * @generated from message fairlead.v1.ListEndpointsResponse
@@ -901,7 +935,7 @@ export type ListEndpointsResponse = Message<"fairlead.v1.ListEndpointsResponse">
  * Use `create(ListEndpointsResponseSchema)` to create a new message.
  */
 export const ListEndpointsResponseSchema: GenMessage<ListEndpointsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 20);
+  messageDesc(file_fairlead_v1_agent, 21);
 
 /**
  * @generated from message fairlead.v1.BandwidthInfo
@@ -966,7 +1000,7 @@ export type BandwidthInfo = Message<"fairlead.v1.BandwidthInfo"> & {
  * Use `create(BandwidthInfoSchema)` to create a new message.
  */
 export const BandwidthInfoSchema: GenMessage<BandwidthInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 21);
+  messageDesc(file_fairlead_v1_agent, 22);
 
 /**
  * @generated from message fairlead.v1.ListBandwidthRequest
@@ -979,7 +1013,7 @@ export type ListBandwidthRequest = Message<"fairlead.v1.ListBandwidthRequest"> &
  * Use `create(ListBandwidthRequestSchema)` to create a new message.
  */
 export const ListBandwidthRequestSchema: GenMessage<ListBandwidthRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 22);
+  messageDesc(file_fairlead_v1_agent, 23);
 
 /**
  * @generated from message fairlead.v1.ListBandwidthResponse
@@ -1008,7 +1042,7 @@ export type ListBandwidthResponse = Message<"fairlead.v1.ListBandwidthResponse">
  * Use `create(ListBandwidthResponseSchema)` to create a new message.
  */
 export const ListBandwidthResponseSchema: GenMessage<ListBandwidthResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 23);
+  messageDesc(file_fairlead_v1_agent, 24);
 
 /**
  * @generated from message fairlead.v1.IdentityInfo
@@ -1030,7 +1064,7 @@ export type IdentityInfo = Message<"fairlead.v1.IdentityInfo"> & {
  * Use `create(IdentityInfoSchema)` to create a new message.
  */
 export const IdentityInfoSchema: GenMessage<IdentityInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 24);
+  messageDesc(file_fairlead_v1_agent, 25);
 
 /**
  * @generated from message fairlead.v1.ListIdentitiesRequest
@@ -1043,7 +1077,7 @@ export type ListIdentitiesRequest = Message<"fairlead.v1.ListIdentitiesRequest">
  * Use `create(ListIdentitiesRequestSchema)` to create a new message.
  */
 export const ListIdentitiesRequestSchema: GenMessage<ListIdentitiesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 25);
+  messageDesc(file_fairlead_v1_agent, 26);
 
 /**
  * @generated from message fairlead.v1.ListIdentitiesResponse
@@ -1060,7 +1094,7 @@ export type ListIdentitiesResponse = Message<"fairlead.v1.ListIdentitiesResponse
  * Use `create(ListIdentitiesResponseSchema)` to create a new message.
  */
 export const ListIdentitiesResponseSchema: GenMessage<ListIdentitiesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 26);
+  messageDesc(file_fairlead_v1_agent, 27);
 
 /**
  * @generated from message fairlead.v1.ServiceBackend
@@ -1101,7 +1135,7 @@ export type ServiceBackend = Message<"fairlead.v1.ServiceBackend"> & {
  * Use `create(ServiceBackendSchema)` to create a new message.
  */
 export const ServiceBackendSchema: GenMessage<ServiceBackend> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 27);
+  messageDesc(file_fairlead_v1_agent, 28);
 
 /**
  * @generated from message fairlead.v1.ServiceInfo
@@ -1167,7 +1201,7 @@ export type ServiceInfo = Message<"fairlead.v1.ServiceInfo"> & {
  * Use `create(ServiceInfoSchema)` to create a new message.
  */
 export const ServiceInfoSchema: GenMessage<ServiceInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 28);
+  messageDesc(file_fairlead_v1_agent, 29);
 
 /**
  * @generated from message fairlead.v1.ListServicesRequest
@@ -1180,7 +1214,7 @@ export type ListServicesRequest = Message<"fairlead.v1.ListServicesRequest"> & {
  * Use `create(ListServicesRequestSchema)` to create a new message.
  */
 export const ListServicesRequestSchema: GenMessage<ListServicesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 29);
+  messageDesc(file_fairlead_v1_agent, 30);
 
 /**
  * @generated from message fairlead.v1.ListServicesResponse
@@ -1197,7 +1231,7 @@ export type ListServicesResponse = Message<"fairlead.v1.ListServicesResponse"> &
  * Use `create(ListServicesResponseSchema)` to create a new message.
  */
 export const ListServicesResponseSchema: GenMessage<ListServicesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 30);
+  messageDesc(file_fairlead_v1_agent, 31);
 
 /**
  * @generated from message fairlead.v1.PolicyInfo
@@ -1251,7 +1285,7 @@ export type PolicyInfo = Message<"fairlead.v1.PolicyInfo"> & {
  * Use `create(PolicyInfoSchema)` to create a new message.
  */
 export const PolicyInfoSchema: GenMessage<PolicyInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 31);
+  messageDesc(file_fairlead_v1_agent, 32);
 
 /**
  * @generated from message fairlead.v1.ListPoliciesRequest
@@ -1264,7 +1298,7 @@ export type ListPoliciesRequest = Message<"fairlead.v1.ListPoliciesRequest"> & {
  * Use `create(ListPoliciesRequestSchema)` to create a new message.
  */
 export const ListPoliciesRequestSchema: GenMessage<ListPoliciesRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 32);
+  messageDesc(file_fairlead_v1_agent, 33);
 
 /**
  * @generated from message fairlead.v1.ListPoliciesResponse
@@ -1281,7 +1315,7 @@ export type ListPoliciesResponse = Message<"fairlead.v1.ListPoliciesResponse"> &
  * Use `create(ListPoliciesResponseSchema)` to create a new message.
  */
 export const ListPoliciesResponseSchema: GenMessage<ListPoliciesResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 33);
+  messageDesc(file_fairlead_v1_agent, 34);
 
 /**
  * @generated from message fairlead.v1.PolicyLine
@@ -1342,7 +1376,7 @@ export type PolicyLine = Message<"fairlead.v1.PolicyLine"> & {
  * Use `create(PolicyLineSchema)` to create a new message.
  */
 export const PolicyLineSchema: GenMessage<PolicyLine> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 34);
+  messageDesc(file_fairlead_v1_agent, 35);
 
 /**
  * Endpoint 65535 is the node itself, which has lines where the host firewall governs it.
@@ -1361,7 +1395,7 @@ export type GetEndpointPolicyRequest = Message<"fairlead.v1.GetEndpointPolicyReq
  * Use `create(GetEndpointPolicyRequestSchema)` to create a new message.
  */
 export const GetEndpointPolicyRequestSchema: GenMessage<GetEndpointPolicyRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 35);
+  messageDesc(file_fairlead_v1_agent, 36);
 
 /**
  * @generated from message fairlead.v1.GetEndpointPolicyResponse
@@ -1378,7 +1412,7 @@ export type GetEndpointPolicyResponse = Message<"fairlead.v1.GetEndpointPolicyRe
  * Use `create(GetEndpointPolicyResponseSchema)` to create a new message.
  */
 export const GetEndpointPolicyResponseSchema: GenMessage<GetEndpointPolicyResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 36);
+  messageDesc(file_fairlead_v1_agent, 37);
 
 /**
  * @generated from message fairlead.v1.ConntrackInfo
@@ -1450,7 +1484,7 @@ export type ConntrackInfo = Message<"fairlead.v1.ConntrackInfo"> & {
  * Use `create(ConntrackInfoSchema)` to create a new message.
  */
 export const ConntrackInfoSchema: GenMessage<ConntrackInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 37);
+  messageDesc(file_fairlead_v1_agent, 38);
 
 /**
  * @generated from message fairlead.v1.ListConntrackRequest
@@ -1467,7 +1501,7 @@ export type ListConntrackRequest = Message<"fairlead.v1.ListConntrackRequest"> &
  * Use `create(ListConntrackRequestSchema)` to create a new message.
  */
 export const ListConntrackRequestSchema: GenMessage<ListConntrackRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 38);
+  messageDesc(file_fairlead_v1_agent, 39);
 
 /**
  * @generated from message fairlead.v1.ListConntrackResponse
@@ -1489,7 +1523,7 @@ export type ListConntrackResponse = Message<"fairlead.v1.ListConntrackResponse">
  * Use `create(ListConntrackResponseSchema)` to create a new message.
  */
 export const ListConntrackResponseSchema: GenMessage<ListConntrackResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 39);
+  messageDesc(file_fairlead_v1_agent, 40);
 
 /**
  * @generated from message fairlead.v1.NATInfo
@@ -1540,7 +1574,7 @@ export type NATInfo = Message<"fairlead.v1.NATInfo"> & {
  * Use `create(NATInfoSchema)` to create a new message.
  */
 export const NATInfoSchema: GenMessage<NATInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 40);
+  messageDesc(file_fairlead_v1_agent, 41);
 
 /**
  * @generated from message fairlead.v1.ListNATRequest
@@ -1557,7 +1591,7 @@ export type ListNATRequest = Message<"fairlead.v1.ListNATRequest"> & {
  * Use `create(ListNATRequestSchema)` to create a new message.
  */
 export const ListNATRequestSchema: GenMessage<ListNATRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 41);
+  messageDesc(file_fairlead_v1_agent, 42);
 
 /**
  * @generated from message fairlead.v1.ListNATResponse
@@ -1579,7 +1613,7 @@ export type ListNATResponse = Message<"fairlead.v1.ListNATResponse"> & {
  * Use `create(ListNATResponseSchema)` to create a new message.
  */
 export const ListNATResponseSchema: GenMessage<ListNATResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 42);
+  messageDesc(file_fairlead_v1_agent, 43);
 
 /**
  * @generated from message fairlead.v1.CounterInfo
@@ -1629,7 +1663,7 @@ export type CounterInfo = Message<"fairlead.v1.CounterInfo"> & {
  * Use `create(CounterInfoSchema)` to create a new message.
  */
 export const CounterInfoSchema: GenMessage<CounterInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 43);
+  messageDesc(file_fairlead_v1_agent, 44);
 
 /**
  * @generated from message fairlead.v1.ListCountersRequest
@@ -1642,7 +1676,7 @@ export type ListCountersRequest = Message<"fairlead.v1.ListCountersRequest"> & {
  * Use `create(ListCountersRequestSchema)` to create a new message.
  */
 export const ListCountersRequestSchema: GenMessage<ListCountersRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 44);
+  messageDesc(file_fairlead_v1_agent, 45);
 
 /**
  * @generated from message fairlead.v1.ListCountersResponse
@@ -1659,7 +1693,7 @@ export type ListCountersResponse = Message<"fairlead.v1.ListCountersResponse"> &
  * Use `create(ListCountersResponseSchema)` to create a new message.
  */
 export const ListCountersResponseSchema: GenMessage<ListCountersResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 45);
+  messageDesc(file_fairlead_v1_agent, 46);
 
 /**
  * @generated from message fairlead.v1.IPInfo
@@ -1691,7 +1725,7 @@ export type IPInfo = Message<"fairlead.v1.IPInfo"> & {
  * Use `create(IPInfoSchema)` to create a new message.
  */
 export const IPInfoSchema: GenMessage<IPInfo> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 46);
+  messageDesc(file_fairlead_v1_agent, 47);
 
 /**
  * @generated from message fairlead.v1.ListIPsRequest
@@ -1704,7 +1738,7 @@ export type ListIPsRequest = Message<"fairlead.v1.ListIPsRequest"> & {
  * Use `create(ListIPsRequestSchema)` to create a new message.
  */
 export const ListIPsRequestSchema: GenMessage<ListIPsRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 47);
+  messageDesc(file_fairlead_v1_agent, 48);
 
 /**
  * @generated from message fairlead.v1.ListIPsResponse
@@ -1721,7 +1755,7 @@ export type ListIPsResponse = Message<"fairlead.v1.ListIPsResponse"> & {
  * Use `create(ListIPsResponseSchema)` to create a new message.
  */
 export const ListIPsResponseSchema: GenMessage<ListIPsResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 48);
+  messageDesc(file_fairlead_v1_agent, 49);
 
 /**
  * @generated from message fairlead.v1.JournalEntry
@@ -1770,7 +1804,7 @@ export type JournalEntry = Message<"fairlead.v1.JournalEntry"> & {
  * Use `create(JournalEntrySchema)` to create a new message.
  */
 export const JournalEntrySchema: GenMessage<JournalEntry> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 49);
+  messageDesc(file_fairlead_v1_agent, 50);
 
 /**
  * @generated from message fairlead.v1.ListJournalRequest
@@ -1783,7 +1817,7 @@ export type ListJournalRequest = Message<"fairlead.v1.ListJournalRequest"> & {
  * Use `create(ListJournalRequestSchema)` to create a new message.
  */
 export const ListJournalRequestSchema: GenMessage<ListJournalRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 50);
+  messageDesc(file_fairlead_v1_agent, 51);
 
 /**
  * @generated from message fairlead.v1.ListJournalResponse
@@ -1800,7 +1834,7 @@ export type ListJournalResponse = Message<"fairlead.v1.ListJournalResponse"> & {
  * Use `create(ListJournalResponseSchema)` to create a new message.
  */
 export const ListJournalResponseSchema: GenMessage<ListJournalResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 51);
+  messageDesc(file_fairlead_v1_agent, 52);
 
 /**
  * @generated from message fairlead.v1.ExplainRequest
@@ -1866,7 +1900,7 @@ export type ExplainRequest = Message<"fairlead.v1.ExplainRequest"> & {
  * Use `create(ExplainRequestSchema)` to create a new message.
  */
 export const ExplainRequestSchema: GenMessage<ExplainRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 52);
+  messageDesc(file_fairlead_v1_agent, 53);
 
 /**
  * @generated from message fairlead.v1.ExplainArrival
@@ -1892,7 +1926,7 @@ export type ExplainArrival = Message<"fairlead.v1.ExplainArrival"> & {
  * Use `create(ExplainArrivalSchema)` to create a new message.
  */
 export const ExplainArrivalSchema: GenMessage<ExplainArrival> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 53);
+  messageDesc(file_fairlead_v1_agent, 54);
 
 /**
  * @generated from message fairlead.v1.ExplainStep
@@ -1988,7 +2022,7 @@ export type ExplainStep = Message<"fairlead.v1.ExplainStep"> & {
  * Use `create(ExplainStepSchema)` to create a new message.
  */
 export const ExplainStepSchema: GenMessage<ExplainStep> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 54);
+  messageDesc(file_fairlead_v1_agent, 55);
 
 /**
  * @generated from message fairlead.v1.ExplainResponse
@@ -2037,7 +2071,7 @@ export type ExplainResponse = Message<"fairlead.v1.ExplainResponse"> & {
  * Use `create(ExplainResponseSchema)` to create a new message.
  */
 export const ExplainResponseSchema: GenMessage<ExplainResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 55);
+  messageDesc(file_fairlead_v1_agent, 56);
 
 /**
  * @generated from message fairlead.v1.AnnounceEndpointRequest
@@ -2084,7 +2118,7 @@ export type AnnounceEndpointRequest = Message<"fairlead.v1.AnnounceEndpointReque
  * Use `create(AnnounceEndpointRequestSchema)` to create a new message.
  */
 export const AnnounceEndpointRequestSchema: GenMessage<AnnounceEndpointRequest> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 56);
+  messageDesc(file_fairlead_v1_agent, 57);
 
 /**
  * @generated from message fairlead.v1.AnnounceEndpointResponse
@@ -2097,7 +2131,7 @@ export type AnnounceEndpointResponse = Message<"fairlead.v1.AnnounceEndpointResp
  * Use `create(AnnounceEndpointResponseSchema)` to create a new message.
  */
 export const AnnounceEndpointResponseSchema: GenMessage<AnnounceEndpointResponse> = /*@__PURE__*/
-  messageDesc(file_fairlead_v1_agent, 57);
+  messageDesc(file_fairlead_v1_agent, 58);
 
 /**
  * AgentService answers for one node.
