@@ -15,8 +15,19 @@ test.describe('the recorded case', () => {
     await running.close();
   });
 
-  for (const view of ['clusters', 'topology', 'flows', 'policies', 'terminal'] as const) {
-    test(`${view} shows it, labelled, and passes an accessibility check`, async ({ page }) => {
+  const views = [
+    'clusters',
+    'topology',
+    'flows',
+    'policies',
+    'terminal',
+    'explain',
+    'logs',
+    'audit',
+    'support',
+  ] as const;
+  for (const view of views) {
+    test(`${view} shows it, labelled, and passes an accessibility check, light and dark`, async ({ page }) => {
       await page.goto(running.address);
       await expect(page.getByText(/recording/i).first()).toBeVisible({ timeout: 20_000 });
       await page.goto(`${running.origin}/#/${view}`);
@@ -24,15 +35,19 @@ test.describe('the recorded case', () => {
       if (view === 'flows')
         await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 90_000 });
       await picture(page, `recording-${view}`);
-      const report = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']).analyze();
-      const serious = report.violations.filter(
-        (violation) => violation.impact === 'serious' || violation.impact === 'critical',
-      );
-      expect(
-        serious.map(
-          (violation) => `${violation.id}: ${violation.nodes.map((node) => node.target.join(' ')).join(', ')}`,
-        ),
-      ).toEqual([]);
+      for (const colorScheme of ['light', 'dark'] as const) {
+        await page.emulateMedia({ colorScheme });
+        const report = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']).analyze();
+        const serious = report.violations.filter(
+          (violation) => violation.impact === 'serious' || violation.impact === 'critical',
+        );
+        expect(
+          serious.map(
+            (violation) => `${violation.id}: ${violation.nodes.map((node) => node.target.join(' ')).join(', ')}`,
+          ),
+          colorScheme,
+        ).toEqual([]);
+      }
     });
   }
 });

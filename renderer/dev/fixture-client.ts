@@ -9,7 +9,7 @@ import { agentSilent, makeClusters, makeInventory, type Preset, presets } from '
 import { createFlowSource, makeTalks, makeTopology, matchesFilter } from './fixture-flows.ts';
 import { checkFixture, defaultValues, makePlan, makeProfiles, makeProgress } from './fixture-install.ts';
 import { makePolicies } from './fixture-policies.ts';
-import { fixtureSupport } from './fixture-support.ts';
+import { createFixtureSupport, fixtureAudit } from './fixture-support.ts';
 import { createFixtureTerminals } from './fixture-terminals.ts';
 import { fixtureSchema, validateText } from './fixture-validate.ts';
 import { createFixtureVerify } from './fixture-verify.ts';
@@ -123,9 +123,9 @@ export function createFixtureConnection(name: string): Connection {
           return ok({ cluster: 'demo' });
         }),
       record: (_input, handlers) => failing(handlers, agentSilent),
-      audit: () => soon(() => ok({ entries: [] })),
+      audit: () => soon(() => ok({ entries: fixtureAudit(preset) })),
     },
-    ...fixtureSupport,
+    ...createFixtureSupport(preset),
     clusters: {
       chooseKubeconfig: () => soon(() => ok({ added: [] })),
       sshHosts: () => soon(() => ok({ hosts: ['bastion', 'control-plane'] })),
@@ -228,16 +228,6 @@ export function createFixtureConnection(name: string): Connection {
         }),
       inventory: (_input, handlers) => inventory.follow(handlers),
       deletePod: ({ cluster }) => soon(() => (isProtected(cluster) ? failed(refused) : ok({}))),
-    },
-    explain: {
-      packet: async () =>
-        ok({
-          verdict: 'delivered' as const,
-          summary: 'Delivered to the receiver on node node1.',
-          dropReason: '',
-          steps: [],
-          notes: [],
-        }),
     },
     flows: {
       watch: (request, handlers) => {

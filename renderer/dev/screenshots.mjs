@@ -1,6 +1,6 @@
 // Pictures of every view from made-up data, light and dark, at two sizes, and an accessibility check of each:
 //
-//   node renderer/dev/screenshots.mjs [--only PART-OF-NAME] [--no-build] [--no-axe]
+//   node renderer/dev/screenshots.mjs [--only PATTERN] [--small] [--no-build] [--no-axe]
 //
 // Writes to e2e/screenshots/fixture/. Ends with 1 when a page throws, breaks the content policy, or has a serious finding.
 import { execFileSync } from 'node:child_process';
@@ -15,7 +15,12 @@ import { shots } from './shots.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { values } = parseArgs({
-  options: { only: { type: 'string' }, 'no-build': { type: 'boolean' }, 'no-axe': { type: 'boolean' } },
+  options: {
+    only: { type: 'string' },
+    small: { type: 'boolean' },
+    'no-build': { type: 'boolean' },
+    'no-axe': { type: 'boolean' },
+  },
 });
 const output = join(root, 'out', 'fixture');
 const pictures = join(root, 'e2e', 'screenshots', 'fixture');
@@ -34,12 +39,13 @@ if (!values['no-build']) {
 const site = await serveContent(output);
 const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--disable-gpu', '--no-sandbox'] });
 const problems = [];
-const wanted = shots.filter((shot) => !values.only || shot.name.includes(values.only));
+const wanted = shots.filter((shot) => !values.only || new RegExp(values.only).test(shot.name));
 for (const shot of wanted) {
   for (const [width, height, schemes] of shot.sizes ?? [
     [1280, 800, ['light', 'dark']],
     [1920, 1080, ['light', 'dark']],
   ]) {
+    if (values.small && width !== 1280) continue;
     const context = await browser.newContext({ viewport: { width, height }, reducedMotion: 'reduce' });
     const page = await context.newPage();
     page.on('pageerror', (error) => problems.push(`${shot.name}: ${error.stack ?? error.message}`));

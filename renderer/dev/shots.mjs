@@ -215,4 +215,91 @@ export const shots = [
     path: '/terminal?node=node1',
     ready: (page) => page.getByText('has changed').first().waitFor(),
   },
+  {
+    name: 'terminal-debug',
+    path: '/terminal?debug=pod/default/xwing',
+    ready: (page) => page.getByRole('dialog').getByText('The same by hand').waitFor(),
+  },
+  {
+    name: 'terminal-node-pod',
+    path: '/terminal?debug=node/node1',
+    ready: (page) => page.getByRole('dialog').getByText('The same by hand').waitFor(),
+  },
+  {
+    name: 'terminal-search',
+    path: '/terminal?pod=default/xwing',
+    settle: 800,
+    ready: async (page) => {
+      await page.locator('.xterm').waitFor();
+      await page.waitForTimeout(600);
+      await page.keyboard.press('Control+Shift+F');
+      await page.getByRole('textbox', { name: 'Search in the output' }).fill('knows');
+    },
+  },
+  { name: 'terminal-rights', query: '&reader', path: '/terminal', ready: grid },
+  { name: 'terminal-long', fixture: 'long', path: '/terminal', ready: grid },
+  {
+    name: 'terminal-no-cluster',
+    fixture: 'empty',
+    path: '/terminal',
+    ready: (page) => page.getByText('No cluster yet').waitFor(),
+  },
+  { name: 'audit', path: '/audit', ready: grid },
+  {
+    name: 'audit-details',
+    path: '/audit',
+    ready: async (page) => {
+      await page.getByRole('row', { name: /policies.apply/ }).click();
+      await page.getByRole('complementary').waitFor();
+    },
+  },
+  { name: 'audit-long', fixture: 'long', path: '/audit', ready: grid },
+  { name: 'audit-none', fixture: 'empty', path: '/audit' },
+  { name: 'logs', path: '/logs', settle: 900 },
+  { name: 'logs-errors', fixture: 'errors', path: '/logs', settle: 900 },
+  { name: 'logs-long', fixture: 'long', path: '/logs', settle: 900 },
+  { name: 'logs-no-cluster', fixture: 'empty', path: '/logs' },
+  { name: 'support', path: '/support', ready: (page) => page.getByText('Logs of the agents').waitFor() },
+  {
+    name: 'support-preview',
+    path: '/support',
+    ready: async (page) => {
+      await page
+        .getByRole('button', { name: /Look|Preview|Show/ })
+        .first()
+        .click();
+      await page.getByText('versions/console.txt').waitFor();
+    },
+  },
+  { name: 'support-no-cluster', fixture: 'empty', path: '/support' },
+  { name: 'explain', path: '/explain' },
+  {
+    name: 'explain-answer',
+    path: '/explain?from=default/tiefighter&to=service:default/deathstar&port=80',
+    ready: async (page) => {
+      await page
+        .getByRole('button', { name: /Explain|Ask|Trace/ })
+        .first()
+        .click();
+      await page.getByText('default/rule1 allows it').first().waitFor();
+    },
+  },
+  { name: 'explain-long', fixture: 'long', path: '/explain' },
+  { name: 'explain-no-cluster', fixture: 'empty', path: '/explain' },
+  { name: 'topology-no-cluster', fixture: 'empty', path: '/topology' },
+  ...['host-key', 'secrets', 'browser'].map((kind) => ({
+    name: `question-${kind}`,
+    query: `&ask=${kind}`,
+    path: '/flows',
+    ready: (page) => page.getByRole('dialog').waitFor(),
+  })),
+  {
+    name: 'unlock',
+    path: '/clusters/prod',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Unlock…' }).click();
+      await page.getByRole('dialog').waitFor();
+    },
+  },
+  { name: 'not-found', path: '/nowhere' },
 ];

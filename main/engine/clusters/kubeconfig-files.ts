@@ -55,7 +55,10 @@ export function clusterId(path: string, context: string): string {
 export function readKubeconfig(path: string): Result<Kubeconfig> {
   let text: string;
   try {
-    if (statSync(path).size > 16 << 20) throw new Error('it is larger than 16 MiB');
+    const stats = statSync(path);
+    // A pipe may never end, and a device has no end: reading one would take the engine with it.
+    if (!stats.isFile()) throw new Error(stats.isDirectory() ? 'it is a directory' : 'it is no file');
+    if (stats.size > 16 << 20) throw new Error('it is larger than 16 MiB');
     text = readFileSync(path, 'utf8');
   } catch (error) {
     const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import { keptSecret, type SecretStore } from '../secrets.ts';
@@ -28,6 +28,9 @@ export interface CredentialOptions {
   readonly now?: () => number;
 }
 
+/** Certificates, keys and tokens are small. */
+const largestMaterial = 4 << 20;
+
 async function load(
   material: Material | undefined,
   context: ResolvedContext,
@@ -37,6 +40,9 @@ async function load(
   if ('data' in material) return ok(material.data);
   const path = isAbsolute(material.file) ? material.file : resolve(dirname(context.path), material.file);
   try {
+    // A kubeconfig may name anything: a pipe that never ends, or a device that has none.
+    const stats = await stat(path);
+    if (!stats.isFile() || stats.size > largestMaterial) throw new Error('it is no file of a reasonable size');
     return ok(await readFile(path));
   } catch (error) {
     return failed({

@@ -295,6 +295,8 @@ export function createSshConnector(options: SshOptions): SshConnector {
       if (!config.ok) return config;
       const route = chain(config.value, settingsBehind(config.value, alias, gateway));
       if (!route.ok) return route;
+      const impossible = route.value.find(({ hostName, port }) => hostName === '' || !isPort(port));
+      if (impossible) return failed(noAddress(alias, impossible));
       const hops: Hop[] = [];
       const ended = new AbortController();
       const close = () => {
@@ -357,6 +359,17 @@ function settingsBehind(config: SshConfiguration, alias: string, gateway: string
   if (gateway === undefined || alias === gateway || config.aliases.includes(alias) || settings.proxyJump.length > 0)
     return settings;
   return { ...settings, user: hopSettings(config, gateway).user, proxyJump: [gateway] };
+}
+
+const isPort = (port: number) => Number.isInteger(port) && port >= 1 && port <= 65_535;
+
+function noAddress(alias: string, { alias: hop, hostName, port }: HostSettings): Failure {
+  return {
+    code: 'ssh.bad-host',
+    what: `${alias} cannot be reached.`,
+    why: hostName === '' ? `“${hop}” names no machine.` : `${hop} has port ${port}, and ports go from 1 to 65535.`,
+    fix: 'Give an alias of the SSH configuration, or user@host:port; correct Port or ProxyJump where it comes from there.',
+  };
 }
 
 function givenUp(settings: HostSettings): Failure {

@@ -29,6 +29,8 @@ export const editorTheme: readonly Extension[] = [
     '.cm-diagnostic': { padding: '5px 9px' },
     '.cm-panels': { backgroundColor: 'var(--raised)', color: 'var(--text)' },
     '.cm-collapsedLines': { color: 'var(--muted)', background: 'var(--raised)' },
+    // The library's own signs are in few fonts.
+    '.cm-collapsedLines::before, .cm-collapsedLines::after': { content: '"⋯"' },
     '&.cm-merge-a .cm-changedLine, .cm-deletedChunk': {
       backgroundColor: 'color-mix(in srgb, var(--bad) 9%, transparent)',
     },

@@ -136,7 +136,7 @@ export function AuditView() {
         </Button>
       </Toolbar>
       <div style={{ display: 'flex', flex: 1, minHeight: 0 }}>
-        <div style={{ flex: 1, minWidth: 0 }}>
+        <div style={{ display: 'flex', flex: 1, flexDirection: 'column', minWidth: 0 }}>
           <DataGrid
             label="Writes"
             rows={rows}

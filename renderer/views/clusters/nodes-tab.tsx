@@ -20,14 +20,14 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'ready',
     title: 'Kubernetes',
-    width: '84px',
+    width: '94px',
     sort: (node) => Number(node.ready),
     render: (node) => <ReadyBadge ready={node.ready} />,
   },
   {
     id: 'agent',
     title: 'Agent',
-    width: 'minmax(142px, 0.5fr)',
+    width: 'minmax(132px, 0.4fr)',
     sort: (node) => node.agent.state,
     render: (node) => (
       <span>
@@ -41,29 +41,29 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'routing',
     title: 'Routing',
-    width: '104px',
+    width: '100px',
     sort: (node) => node.agent.routingMode ?? '',
     render: (node) => node.agent.routingMode ?? '–',
   },
   {
     id: 'address',
     title: 'Address',
-    width: '112px',
+    width: '106px',
     sort: (node) => node.address,
     render: (node) => mono(node.address),
   },
-  { id: 'cidr', title: 'Pod CIDR', width: '112px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
+  { id: 'cidr', title: 'Pod CIDR', width: '106px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
   {
     id: 'kernel',
     title: 'Kernel',
-    width: 'minmax(62px, 0.6fr)',
+    width: 'minmax(62px, 0.3fr)',
     sort: (node) => node.kernel,
     render: (node) => node.kernel,
   },
   {
     id: 'endpoints',
     title: 'Endpoints',
-    width: '76px',
+    width: '72px',
     end: true,
     sort: (node) => node.agent.endpoints ?? -1,
     render: (node) => node.agent.endpoints ?? '–',
@@ -71,7 +71,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'memory',
     title: 'Memory',
-    width: '76px',
+    width: '68px',
     end: true,
     sort: (node) => node.agent.memoryBytes ?? -1,
     render: (node) => (node.agent.memoryBytes === undefined ? '–' : formatBytes(node.agent.memoryBytes)),
@@ -79,7 +79,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'flows',
     title: 'Flows',
-    width: '56px',
+    width: '50px',
     end: true,
     sort: (node) => node.agent.flowsPerSecond ?? -1,
     render: (node) => (node.agent.flowsPerSecond === undefined ? '–' : formatRate(node.agent.flowsPerSecond)),
@@ -87,7 +87,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'lost',
     title: 'Lost',
-    width: '48px',
+    width: '44px',
     end: true,
     sort: (node) => node.agent.flowsLost ?? -1,
     render: (node) => (

@@ -238,7 +238,7 @@ function Logs({ cluster, inventory }: { readonly cluster: Cluster; readonly inve
         </Banner>
       ) : null}
       <div style={{ display: 'flex', flex: 1, minHeight: 0 }}>
-        <div style={{ flex: 1, minWidth: 0 }}>
+        <div style={{ display: 'flex', flex: 1, flexDirection: 'column', minWidth: 0 }}>
           <DataGrid
             label="Lines"
             rows={rows}

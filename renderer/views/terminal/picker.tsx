@@ -146,7 +146,14 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         title: 'Address',
         width: '120px',
         sort: (choice) => choice.pod?.address ?? choice.node?.address ?? '',
-        render: (choice) => <span className="mono">{choice.pod?.address ?? choice.node?.address}</span>,
+        render: (choice) => {
+          const address = choice.pod?.address ?? choice.node?.address;
+          return (
+            <span className="mono" title={address}>
+              {address}
+            </span>
+          );
+        },
       },
       {
         id: 'ready',

@@ -93,8 +93,9 @@ export class GraphController {
       const all = graph.nodes.every((node) => node.kind === 'group' || known?.has(node.id));
       if (all) this.fit();
       else this.layout();
-    } else if (added.length > 0 && !this.#touched) {
-      // Nobody has looked closer yet: a picture that has grown much is arranged anew, a little growth is only shown.
+    } else if (change.addedNodes.length > 0 && !this.#touched) {
+      // Nobody has looked closer yet: a picture that has grown much is arranged anew, a little growth is only shown,
+      // and so is what has come back to where it was.
       if (added.length >= graph.nodes.length * 0.2) this.layout();
       else this.fit();
     }
