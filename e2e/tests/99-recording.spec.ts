@@ -33,7 +33,7 @@ test.describe('the recorded case', () => {
       await page.goto(`${running.origin}/#/${view}`);
       await expect(page.getByText(/recording/i).first()).toBeVisible();
       if (view === 'flows')
-        await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 90_000 });
+        await expect(page.getByRole('row', { name: /deathstar/ }).first()).toBeVisible({ timeout: 30_000 });
       await picture(page, `recording-${view}`);
       for (const colorScheme of ['light', 'dark'] as const) {
         await page.emulateMedia({ colorScheme });
