@@ -60,7 +60,7 @@ function translations(facts: PrintedFacts, values: Values | undefined): Outcome 
       status: 'warning',
       found: `${chains} chains of kube-proxy`,
       expected: 'none: services are translated in eBPF',
-      fix: 'If kube-proxy was removed, run kube-proxy --cleanup on the node or reboot it; if it runs, remove its DaemonSet.',
+      fix: 'Plan an upgrade and switch on that kube-proxy is removed: its rules go with it, and it can be brought back. Where it is gone already, run kube-proxy --cleanup on the node, or reboot it.',
       evidence,
     };
   const owners = [...new Set(facts.rules.map((rule) => rule.owner))].sort();

@@ -1,0 +1,199 @@
+import { PassThrough } from 'node:stream';
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { InstallProgress } from '../../../contract/index.ts';
+import { jobs } from '../checks/node-job.ts';
+import { type KubeObject, resources } from '../kube/cluster-connection.ts';
+import { FakeCluster, fakeSsh } from '../testing/fake-cluster.ts';
+import type { ClusterFacts } from './facts.ts';
+import { proxyBackup, proxyBackupName, proxyFacts, proxySent } from './kube-proxy.ts';
+import { removalStages, restoringStages } from './kube-proxy-steps.ts';
+import { agentLabel, agentNamespace } from './names.ts';
+import { runStages } from './steps.ts';
+import type { Workbench } from './workbench.ts';
+
+const set = {
+  apiVersion: 'apps/v1',
+  kind: 'DaemonSet',
+  metadata: { name: 'kube-proxy', namespace: agentNamespace },
+  spec: {
+    template: {
+      spec: { containers: [{ name: 'kube-proxy', image: 'kube-proxy:1', command: ['/usr/local/bin/kube-proxy'] }] },
+    },
+  },
+} as unknown as KubeObject;
+const nodes = ['n1', 'n2'] as const;
+const machines = nodes.map((name) => ({ name })) as unknown as ClusterFacts['machines'];
+
+/** A cluster whose agents, DaemonSet controller and Jobs do what they would; kernels are counters of chains. */
+class Cluster extends FakeCluster {
+  readonly chains = new Map<string, number>(nodes.map((name) => [name, 12]));
+  replacement = 'true';
+  /** What `kube-proxy --cleanup` leaves. */
+  leaves = 0;
+  conflicts = 2;
+
+  constructor() {
+    super();
+    for (const name of nodes)
+      this.put(resources.pods, {
+        metadata: { name: `agent-${name}`, namespace: agentNamespace, labels: { [agentLabel.key]: agentLabel.value } },
+        spec: { nodeName: name },
+        status: { conditions: [{ type: 'Ready', status: 'True' }] },
+      });
+    this.put(resources.daemonSets, { ...set, status: { desiredNumberScheduled: 2 } });
+    this.exec = async ({ pod, command }) => {
+      const node = pod.replace('agent-', '');
+      const answers: Readonly<Record<string, unknown>> = {
+        status: { ready: true, kube_proxy_replacement: this.replacement },
+        version: { version: '1' },
+        facts: {
+          serviceChains: { nftables: this.chains.get(node), legacy: 0 },
+          interfaces: [],
+          problems: ['cards: x'],
+        },
+      };
+      const stdout = new PassThrough();
+      stdout.end(JSON.stringify(answers[command[1] ?? '']));
+      return {
+        ok: true,
+        value: {
+          stdin: new PassThrough(),
+          stdout,
+          stderr: new PassThrough(),
+          resize: () => undefined,
+          close: () => undefined,
+          exit: new Promise((resolve) => stdout.once('end', () => resolve({ ok: true, value: 0 }))),
+        },
+      };
+    };
+  }
+
+  override async replace<T extends KubeObject>(...[type, object, options]: Parameters<FakeCluster['replace']>) {
+    if (this.conflicts > 0) {
+      // Somebody's controller was faster: what was read is old.
+      this.conflicts -= 1;
+      this.put(type, { ...(await this.#live()), touched: this.conflicts });
+    }
+    const done = await super.replace<T>(type, object, options);
+    return done.ok ? { ok: true as const, value: this.#controlled(type, done.value) } : done;
+  }
+
+  /** What the DaemonSet's controller, and then kube-proxy itself, make of a change. */
+  #controlled<T extends KubeObject>(type: Parameters<FakeCluster['replace']>[0], object: T): T {
+    const away = JSON.stringify(object).includes('fairlead.dev/kube-proxy');
+    const count = away ? 0 : 2;
+    const changed = { ...object, metadata: { ...object.metadata, generation: 2 } };
+    this.put(type, {
+      ...changed,
+      status: {
+        observedGeneration: 2,
+        desiredNumberScheduled: count,
+        currentNumberScheduled: count,
+        numberAvailable: count,
+      },
+    });
+    if (!away) for (const node of nodes) this.chains.set(node, 12);
+    return changed;
+  }
+
+  async #live(): Promise<KubeObject> {
+    const live = await this.get<KubeObject>(resources.daemonSets, 'kube-proxy', agentNamespace);
+    if (!live.ok) throw new Error('gone');
+    return live.value;
+  }
+
+  override async create<T extends KubeObject>(...[type, object, options]: Parameters<FakeCluster['create']>) {
+    const made = await super.create<T>(type, object, options);
+    if (type.kind === 'Job') {
+      const { template } = (
+        object as unknown as { spec: { template: { metadata: object; spec: { nodeName: string } } } }
+      ).spec;
+      const name = `${object.metadata.name}-pod`;
+      this.chains.set(template.spec.nodeName, this.leaves);
+      this.rawAnswers.set(`/api/v1/namespaces/${agentNamespace}/pods/${name}/log`, 'cleaned up\n');
+      this.put(resources.pods, {
+        metadata: { ...template.metadata, name, namespace: agentNamespace },
+        status: { phase: 'Succeeded' },
+      });
+    }
+    return made.ok && type.kind === 'DaemonSet'
+      ? { ok: true as const, value: this.#controlled(type, made.value) }
+      : made;
+  }
+}
+
+let cluster: Cluster;
+beforeEach(() => {
+  cluster = new Cluster();
+});
+const bench = () => ({ connection: cluster, ssh: fakeSsh(), facts: { machines } }) as unknown as Workbench;
+const facts = async () => {
+  const [live, backup] = [
+    await cluster.get<KubeObject>(resources.daemonSets, 'kube-proxy', agentNamespace),
+    await cluster.get<KubeObject>(resources.configMaps, proxyBackupName, agentNamespace),
+  ];
+  return proxyFacts({
+    daemonSets: live.ok ? [live.value] : [],
+    backup: backup.ok ? backup.value : undefined,
+    staticPods: [],
+    machines: [],
+  });
+};
+const run = async (stages: Parameters<typeof runStages>[1]): Promise<InstallProgress> =>
+  await runStages('upgrade', stages, new AbortController().signal, () => undefined);
+const remove = async () => await run(removalStages(bench(), await facts(), machines, undefined));
+const failureOf = (progress: InstallProgress) => progress.steps.find(({ failure }) => failure)?.failure;
+const spec = async () => ((await facts()).set as unknown as { readonly spec: unknown }).spec;
+
+describe('kube-proxy is taken away', () => {
+  test('saved first, sent away whatever else changes its object, cleaned on every node, and remembered', async () => {
+    const progress = await remove();
+    expect(failureOf(progress)).toBeUndefined();
+    expect(progress.state).toBe('done');
+    expect(await facts()).toMatchObject({ kind: 'removed', unfinished: false });
+    expect([...cluster.chains.values()]).toEqual([0, 0]);
+    expect(cluster.all(jobs)).toEqual([]);
+    const writes = cluster.writes().map(({ verb, kind }) => `${verb} ${kind}`);
+    expect(writes[0]).toBe('apply ConfigMap');
+    expect(writes.at(-1)).toBe('apply ConfigMap');
+    expect(writes.filter((one) => one === 'create Job').length).toBe(2);
+  });
+
+  test('only when every agent translates services: nothing is written before', async () => {
+    cluster.replacement = 'false';
+    expect(failureOf(await remove())?.code).toBe('install.not-replaced');
+    expect(cluster.writes()).toEqual([]);
+    expect(await facts()).toMatchObject({ kind: 'daemonset' });
+  });
+
+  test('and what it leaves on a node is a failure, from which it can be gone on or back', async () => {
+    cluster.leaves = 3;
+    const failure = failureOf(await remove());
+    expect(failure).toMatchObject({ code: 'install.kube-proxy-rules', details: 'cleaned up\n' });
+    expect(failure?.what).toContain('3 chains');
+    expect(await facts()).toMatchObject({ kind: 'removed', unfinished: true });
+    cluster.leaves = 0;
+    expect((await remove()).state).toBe('done');
+    expect(await facts()).toMatchObject({ kind: 'removed', unfinished: false });
+  });
+});
+
+describe('kube-proxy is brought back', () => {
+  test('as it was, and its copy goes when its rules are there', async () => {
+    const before = await spec();
+    expect((await remove()).state).toBe('done');
+    const progress = await run(restoringStages(bench(), await facts(), machines));
+    expect(failureOf(progress)).toBeUndefined();
+    expect(await spec()).toEqual(before);
+    expect(await facts()).toMatchObject({ kind: 'daemonset', saved: undefined });
+  });
+
+  test('out of the copy where somebody has deleted it', async () => {
+    cluster.drop(resources.daemonSets, 'kube-proxy', agentNamespace);
+    cluster.put(resources.configMaps, proxyBackup(set, 'removed').object);
+    const progress = await run(restoringStages(bench(), await facts(), machines));
+    expect(failureOf(progress)).toBeUndefined();
+    expect(await facts()).toMatchObject({ kind: 'daemonset', saved: undefined });
+    expect(await spec()).toEqual((proxySent(set, false) as unknown as { spec: unknown }).spec);
+  });
+});
