@@ -125,7 +125,14 @@ static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct rep
 		return XDP_DROP;
 	}
 	trace(ctx, p, r, TO_NETWORK, !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
-	return fib->ifindex == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(fib->ifindex, 0);
+	if (fib->ifindex == ctx->ingress_ifindex) {
+		__u32 ifindex = fib->ifindex;
+		struct xdp_device *device = bpf_map_lookup_elem(&xdp_devices, &ifindex);
+
+		if (!device || !(device->flags & XDP_VIRTUAL))
+			return XDP_TX;
+	}
+	return bpf_redirect(fib->ifindex, 0);
 }
 
 /* What choose_backend() wrote for a packet that is not sent from here; from_netdev chooses anew. */
@@ -294,7 +301,7 @@ __verified_once int serve_here(struct xdp_md *ctx)
 	r->reply = REPLY_UNKNOWN;
 	if (parse(ctx, p) != PARSED || in_pod_range(&p->source) || in_pod_range(&p->destination))
 		return XDP_PASS;
-	if ((device->flags & XDP_UNFINISHED_SUMS) && is_unfinished(ctx, p))
+	if ((device->flags & XDP_VIRTUAL) && is_unfinished(ctx, p))
 		return XDP_PASS;
 	if (is_host(&p->destination)) {
 		verdict = serve_answer_here(ctx, p, r);

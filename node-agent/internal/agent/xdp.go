@@ -163,11 +163,14 @@ func (a *agent) reportXDP(p *api.Parts, r *refusals) {
 	switch {
 	case on < len(devices):
 		a.components.set("prefilter", api.StateDegraded, message+"; nothing is refused there", "Use devices whose driver has XDP, or a policy of the host firewall.")
-	case len(spared) > 0:
-		a.components.set("prefilter", api.StateDegraded, fmt.Sprintf("%s; not refused, because nodes, pods or the API server are in them: %v", message, spared),
-			"Take them out of xdpPrefilter.cidrs and of the groups.")
-	case len(missing) > 0:
-		a.components.set("prefilter", api.StateDegraded, message+"; there is no CiliumCIDRGroup "+strings.Join(missing, ", "), "Make it, or take it out of xdpPrefilter.cidrGroups.")
+	case len(spared)+len(missing) > 0:
+		if len(spared) > 0 {
+			message += fmt.Sprintf("; not refused, because nodes, pods or the API server are in them: %v", spared)
+		}
+		if len(missing) > 0 {
+			message += "; there is no CiliumCIDRGroup " + strings.Join(missing, ", ")
+		}
+		a.components.set("prefilter", api.StateDegraded, message, "Correct xdpPrefilter.cidrs, xdpPrefilter.cidrGroups or the groups.")
 	default:
 		a.components.ok("prefilter", message)
 	}

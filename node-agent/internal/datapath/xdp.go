@@ -46,7 +46,7 @@ const (
 // Bits of xdpDeviceLayout.Flags.
 const (
 	xdpFlagServices = 1 << iota
-	xdpFlagUnfinishedSums
+	xdpFlagVirtual
 	xdpFlagTransmit
 )
 
@@ -255,7 +255,7 @@ func (k *kernel) putXDPDevice(p xdpPlan, sends bool) error {
 	}
 	// A network card completes checksums and receives complete ones; whoever is at the end of something virtual may not.
 	if kind := p.link.Type(); kind != "device" && kind != "bond" {
-		value.Flags |= xdpFlagUnfinishedSums
+		value.Flags |= xdpFlagVirtual
 	}
 	if err := m.Put(uint32(a.Index), value); err != nil {
 		return fmt.Errorf("publishing %s to XDP: %w", a.Name, err)

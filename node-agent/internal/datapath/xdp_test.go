@@ -273,6 +273,8 @@ func TestXDPTranslates(t *testing.T) {
 	x.sent("by one device", x.wire, near, xdpTX, macNode2)
 	near.source, near.destination = near6, front6
 	x.sent("by one device", x.wire, near, xdpTX, macNode2)
+	x.device(x.wire, xdpFlagServices|xdpFlagTransmit|xdpFlagVirtual)
+	x.sent("by one virtual device", x.wire, near, xdpRedirect, macNode2)
 	// A datagram without a checksum stays without.
 	f := flow{source: client4, destination: front4, protocol: unix.IPPROTO_UDP, sourcePort: 42000, port: 80, payload: 8}
 	frame := frameTo(x.uplink, f)
@@ -359,11 +361,11 @@ func TestXDPLeavesToTC(t *testing.T) {
 		var sum [2]byte
 		binary.BigEndian.PutUint16(sum[:], fold(pseudo(f.packet(), f.protocol, 20)))
 		copy(frame[at+16:], sum[:])
-		again("an unfinished checksum", func() { x.device(x.uplink, served|xdpFlagUnfinishedSums) }, func() { x.device(x.uplink, served) })
+		again("an unfinished checksum", func() { x.device(x.uplink, served|xdpFlagVirtual) }, func() { x.device(x.uplink, served) })
 	}
 	// And this is what is sent on when nothing is in the way.
 	x.sent("the packet itself", x.uplink, open, xdpRedirect, macNode2)
-	x.device(x.uplink, served|xdpFlagUnfinishedSums)
+	x.device(x.uplink, served|xdpFlagVirtual)
 	x.sent("a finished checksum", x.uplink, open, xdpRedirect, macNode2)
 }
 

@@ -2,6 +2,7 @@ package datapath_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -206,5 +207,42 @@ func TestXDPAndTCShareConnections(t *testing.T) {
 				dial()
 			}
 		})
+	}
+}
+
+// A client on the network of the nodes: question and answer go back out by the device that they came in by, to somebody who
+// takes frames and has no program.
+func TestXDPServesByOneDevice(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	withXDP(t, c, "snat")
+	n, other := c.nodes[0], c.nodes[1]
+	must(t, other.datapath.Close())
+	other.config.LoadBalancer.Acceleration = datapath.AccelerationDisabled
+	other.open()
+	server := other.pods[0]
+	server.space.lines(t, 7000)
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		must(t, n.datapath.UpsertService(ctx, echoService(protocol, backend(server, 7000))))
+		must(t, n.datapath.UpsertService(ctx, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true})))
+	}
+	must(t, other.space.in(func() error {
+		return errors.Join(
+			netlink.RouteAdd(&netlink.Route{Dst: ipNet(prefix(vip + "/32")), Gw: addr("192.0.2.1").AsSlice()}),
+			netlink.RouteAdd(&netlink.Route{Dst: ipNet(prefix(vip6 + "/128")), Gw: addr("2001:db8:77::1").AsSlice()}))
+	}))
+	for _, to := range []string{vip + ":80", "[" + vip6 + "]:80"} {
+		for _, protocol := range []string{"tcp", "udp"} {
+			before := n.sentByXDP(t, "eth0")
+			conn, err := other.space.dial(protocol, to)
+			if err != nil {
+				t.Errorf("%s %s: %v; drops %v and %v", protocol, to, err, drops(t, n), drops(t, other))
+				continue
+			}
+			exchange(t, conn, 20)
+			conn.Close()
+			if sent := n.sentByXDP(t, "eth0") - before; sent < 36 {
+				t.Errorf("%s %s: XDP sent %d packets, want about 40", protocol, to, sent)
+			}
+		}
 	}
 }
