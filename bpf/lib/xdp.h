@@ -150,8 +150,8 @@ static __always_inline int insert_room(struct xdp_md *ctx, __u32 offset, __u32 s
 }
 
 #define XDP_SERVICES (1 << 0)
-/* No network card: its other end may leave checksums to be completed, and a virtual cable whose other end has no
- * program itself does not wake that for what XDP_TX sends, but does for what is redirected. */
+/* No network card: its other end may leave checksums to be completed, and a virtual cable whose other end has
+ * no program itself does not wake that for what XDP_TX sends, but does for what is redirected. */
 #define XDP_VIRTUAL (1 << 1)
 /* Takes frames that are redirected to it, from other devices. */
 #define XDP_TRANSMIT (1 << 2)

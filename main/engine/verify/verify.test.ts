@@ -57,6 +57,13 @@ describe('a node', () => {
     expect(judged().get('nic')?.evidence).toContain('0000:00:05.0');
   });
 
+  test('says for each device whether XDP serves there, and why', () => {
+    const why = 'eth0: off (a virtual cable)';
+    const told = judged({}, { components: [{ name: 'xdp', state: 'off', message: why }] });
+    expect(told.get('configuration')?.evidence).toContain(why);
+    expect(judged().get('configuration')?.evidence).toMatch(/XDP prefilter\s+off/);
+  });
+
   const wrong: readonly (readonly [string, Map<string, CheckResult>, string, string, string])[] = [
     ['chains of kube-proxy', judged({ serviceChains: { nftables: 3, legacy: 1 } }), 'nat', 'warning', '4 chains'],
     ['no router address', judged({ interfaces: facts.interfaces.slice(0, 1) }), 'interfaces', 'failed', '10.77.1.1'],

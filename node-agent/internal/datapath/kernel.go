@@ -178,11 +178,7 @@ func (k *kernel) open() error {
 	setRetval := k.options.probes.Probe("set-retval") == nil
 	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, setRetval) }
 	k.reattach = func() error { return k.attachAll(devices, k.modes.tunnelIfindex, hostLink) }
-	s, err := k.makeSpec()
-	if err != nil {
-		return err
-	}
-	if k.objects, err = s.load(k.mapDirectory()); err != nil {
+	if err := k.loadAll(); err != nil {
 		return err
 	}
 	k.tcx = k.options.probes.Probe("tcx") == nil

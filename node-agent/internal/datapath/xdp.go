@@ -178,6 +178,31 @@ func xdpCollection(programs []string) (*ebpf.CollectionSpec, error) {
 	return c, nil
 }
 
+// loadAll loads everything. Where the kernel refuses the programs of XDP, everything else: tc does the same as they.
+func (k *kernel) loadAll() error {
+	load := func() (err error) {
+		s, err := k.makeSpec()
+		if err != nil {
+			return err
+		}
+		k.objects, err = s.load(k.mapDirectory())
+		return err
+	}
+	err := load()
+	if err == nil || len(k.config.xdpPrograms) == 0 {
+		return err
+	}
+	k.config.xdpPrograms = nil
+	if load() != nil {
+		return err
+	}
+	k.options.log.Warn("the kernel refuses the programs of XDP", "error", err)
+	for i := range k.xdp {
+		k.xdp[i].refused("this kernel refuses the program: the agent's log has its verifier's words")
+	}
+	return nil
+}
+
 // attachXDP puts the planned programs on the devices. A device that does not take one is served at tc, and says why. The
 // pins of what is attached join `wanted`.
 func (k *kernel) attachXDP(wanted map[string]bool) error {

@@ -3,15 +3,19 @@ package datapath
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -612,5 +616,48 @@ func TestXDPFilteredRefusesFirst(t *testing.T) {
 	refused, err = x.Refused()
 	if err != nil || len(refused) != 2 || refused[0].Packets+refused[1].Packets != 1 {
 		t.Errorf("after a restart %v, %v", refused, err)
+	}
+}
+
+// A kernel whose verifier does not take the programs of XDP serves at tc, and its status says why.
+func TestWithoutXDPEverythingElseLoads(t *testing.T) {
+	x := newXDPRig(t)
+	links, err := netlink.LinkList()
+	x.must(err)
+	c := x.config
+	c.LoadBalancer.Acceleration, c.Prefilter, c.BPFFS = AccelerationNative, true, t.TempDir()
+	x.must(unix.Mount("bpf", c.BPFFS, "bpf", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(c.BPFFS, unix.MNT_DETACH) })
+	plans, err := planXDP(c, links)
+	x.must(err)
+	c.xdpPrograms = xdpPrograms(plans)
+	k := &kernel{config: c, options: options{log: slog.New(slog.DiscardHandler)}, xdp: plans}
+	x.must(os.MkdirAll(k.mapDirectory(), 0o700))
+	k.makeSpec = func() (*spec, error) {
+		s, err := newSpec(k.config, 1, 1450, true)
+		if err == nil && len(k.config.xdpPrograms) > 0 {
+			for _, p := range s.collections["xdp_netdev"].Programs {
+				p.Instructions = asm.Instructions{asm.Mov.Reg(asm.R0, asm.R9), asm.Return()}
+			}
+		}
+		return s, err
+	}
+	if err := k.loadAll(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.objects.close)
+	if k.objects.programs["from_netdev"] == nil || k.objects.programs[xdpBoth] != nil || k.objects.maps["xdp_devices"] != nil {
+		t.Error("not what should be loaded")
+	}
+	for _, d := range k.XDP() {
+		if d.Services || d.Prefilter || !strings.Contains(d.Why, "refuses") || !strings.Contains(d.PrefilterWhy, "refuses") {
+			t.Errorf("%+v", d)
+		}
+	}
+	// What is wrong with everything else is said as it is.
+	k.objects.close()
+	k.makeSpec = func() (*spec, error) { return nil, errClosed }
+	if err := k.loadAll(); !errors.Is(err, errClosed) {
+		t.Errorf("%v", err)
 	}
 }
