@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath/podlink"
 )
 
 const (
@@ -49,7 +51,7 @@ func (k *kernel) workOutMTU(devices []netlink.Link) int {
 }
 
 // prepareHost sets what the kernel needs to forward pods' packets, masquerading included.
-func (k *kernel) prepareHost(devices []netlink.Link) error {
+func (k *kernel) prepareHost() error {
 	if err := k.sysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return err
 	}
@@ -64,7 +66,7 @@ func (k *kernel) prepareHost(devices []netlink.Link) error {
 		}
 		for _, l := range links {
 			own := "net/ipv4/conf/" + l.Attrs().Name + "/rp_filter"
-			if v, err := readSysctl(own); err == nil && v < all && !ours(l.Attrs().Name) {
+			if v, err := readSysctl(own); err == nil && v < all && !ours(l.Attrs().Name) && !podlink.IsHostEnd(l.Attrs().Name) {
 				if err := k.sysctl(own, all); err != nil {
 					return err
 				}
@@ -74,7 +76,7 @@ func (k *kernel) prepareHost(devices []netlink.Link) error {
 			return err
 		}
 	}
-	return nil
+	return k.reserveNodePorts()
 }
 
 func ours(name string) bool { return strings.HasPrefix(name, "fairlead_") }

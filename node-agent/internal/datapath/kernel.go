@@ -101,6 +101,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 		k.done.Go(func() { k.terminateSockets(background) })
 	}
 	k.keepMasquerading(background)
+	k.done.Go(func() { k.keepSettings(background) })
 	return k, nil
 }
 
@@ -157,7 +158,7 @@ func (k *kernel) open() error {
 		return err
 	}
 	k.mtu = k.workOutMTU(devices)
-	if err := k.prepareHost(devices); err != nil {
+	if err := k.prepareHost(); err != nil {
 		return err
 	}
 	hostLink, err := k.ensureInterfaces()

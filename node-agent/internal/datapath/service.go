@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"hash/fnv"
 	"net/netip"
 	"os"
@@ -82,6 +83,11 @@ type LoadBalancer struct {
 	SocketsOff, HostNamespaceOnly bool
 	// ServicesMax is how many frontends fit; 0 is 65536. Four times as many backends fit.
 	ServicesMax int
+}
+
+// nodePorts are the first and the last of the cluster's.
+func (l LoadBalancer) nodePorts() (first, last uint16) {
+	return cmp.Or(l.NodePortMin, 30000), cmp.Or(l.NodePortMax, defaultNATFirst-1)
 }
 
 const (

@@ -75,6 +75,10 @@ func undo(e Entry, s System) (string, error) {
 		if err == nil && strings.TrimSpace(now) != strings.TrimSpace(e.After) {
 			return fmt.Sprintf("left at %q, which somebody else set", strings.TrimSpace(now)), nil
 		}
+		if e.Before == "" && strings.HasSuffix(e.Undo, `=""`) {
+			// A list that was empty; writing nothing at all would change nothing.
+			return "emptied again", s.WriteFile(path, "\n")
+		}
 		if e.Before == "" {
 			return "nothing to go back to", nil
 		}

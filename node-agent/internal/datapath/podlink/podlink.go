@@ -205,14 +205,15 @@ func List() ([]string, error) {
 	}
 	var out []string
 	for _, l := range all {
-		if l.Type() == "veth" && ours(l.Attrs().Name) {
+		if l.Type() == "veth" && IsHostEnd(l.Attrs().Name) {
 			out = append(out, l.Attrs().Name)
 		}
 	}
 	return out, nil
 }
 
-func ours(name string) bool {
+// IsHostEnd says whether an interface's name is one that this package gives to the host's end of a pod's.
+func IsHostEnd(name string) bool {
 	digits, ok := strings.CutPrefix(name, prefix)
 	if !ok || len(digits) != 8 {
 		return false
