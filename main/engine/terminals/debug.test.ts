@@ -155,6 +155,27 @@ test('a debug container whose image cannot be had: the kubelet’s reason, and w
   expect(failure?.why).toContain('no such host registry.example');
 });
 
+test('a debug container that nobody waits for any more is ended once it starts', async () => {
+  state = { waiting: { reason: 'ContainerCreating' } };
+  using terminals = make();
+  const one = open(terminals, 's', debug);
+  await Promise.resolve();
+  while (one.events.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  one.stop.abort();
+  expect(await one.ended).toMatchObject({ code: 'cancelled' });
+  expect(shells).toEqual([]);
+  const pod = cluster.all(resources.pods).find(({ metadata }) => metadata.name === 'web') as unknown as KubeObject & {
+    readonly status: { readonly ephemeralContainerStatuses: readonly { readonly name: string }[] };
+  };
+  const [status] = pod.status.ephemeralContainerStatuses;
+  cluster.put(resources.pods, {
+    ...pod,
+    status: { ephemeralContainerStatuses: [{ name: status?.name, state: { running: {} } }] },
+  });
+  while (shells.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  expect(shells[0]?.command).toEqual(endKeeper(String(status?.name)));
+});
+
 test('an image that is none never reaches the cluster', async () => {
   using terminals = make();
   for (const image of ['', 'a b', 'UPPER/case', 'x:', '-x', 'a//b', 'x@sha256:12', '../x', 'a;b'])

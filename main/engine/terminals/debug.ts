@@ -154,18 +154,51 @@ export async function addDebugContainer(
     },
     () => notStarted(what, image, `It was not running after ${startSeconds / 60} minutes.`),
   );
-  if (!up.ok) return up;
+  const remove = async () => {
+    const end = { namespace, pod, container: name, command: endKeeper(name) };
+    const ended = await execute(connection, end, { signal: connection.signal, seconds: 10 });
+    return ended.ok ? ok(undefined) : ended;
+  };
+  if (!up.ok) {
+    // Nobody waits any more, but it may start yet (its image is on the way): then it is ended.
+    if (signal.aborted) void endOnceUp(connection, namespace, pod, name, remove);
+    return up;
+  }
   return ok({
     subject: `${namespace}/${pod} · ${name} (${image})`,
     action: 'debug container',
     place: { namespace, pod, container: name, command: shellCommand },
     title: `${namespace}/${pod} · ${name}`,
-    async remove() {
-      const end = { namespace, pod, container: name, command: endKeeper(name) };
-      const ended = await execute(connection, end, { signal: connection.signal, seconds: 10 });
-      return ended.ok ? ok(undefined) : ended;
-    },
+    remove,
   });
+}
+
+/** Ends a debug container that nobody wants any more as soon as it runs. */
+async function endOnceUp(
+  connection: ClusterConnection,
+  namespace: string,
+  pod: string,
+  name: string,
+  remove: Support['remove'],
+): Promise<void> {
+  using pods = connection.watch<PodObject>(resources.pods, { namespace });
+  const state = () =>
+    started(
+      [...pods.items().values()]
+        .find(({ metadata }) => metadata.name === pod)
+        ?.status?.ephemeralContainerStatuses?.find((one) => one.name === name),
+    );
+  const up = await waitFor<string | true>(
+    [pods],
+    connection.signal,
+    startSeconds,
+    () => {
+      const now = state();
+      return now === undefined ? undefined : ok(now);
+    },
+    () => notStarted(`The debug container in ${namespace}/${pod} did not start.`, '', 'It never ran.'),
+  );
+  if (up.ok && up.value === true) await remove();
 }
 
 /** The pod of a node's shell: everything of the node, for as long as the shell lives and four hours at most. */

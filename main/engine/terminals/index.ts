@@ -72,6 +72,8 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
   /** Pods that this console has made and has not given up. */
   const own = new Set<string>();
   const removals = new Set<Promise<void>>();
+  /** Sessions that have not ended. */
+  const busy = new Set<Promise<void>>();
 
   const remove = (cluster: string, support: Support): void => {
     const removal = support.remove().then((result) => {
@@ -124,6 +126,8 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
       const { promise: ready, resolve: settle } = Promise.withResolvers<Shell | undefined>();
       const entry: Entry = { ready, shell: undefined, columns, rows, pump: createPump(sink), answer: undefined };
       sessions.set(name, entry);
+      const over = Promise.withResolvers<void>();
+      busy.add(over.promise);
       const askHostKey = async (question: HostKeyQuestion): Promise<boolean> => {
         await sink.push([{ kind: 'host-key', ...question }]);
         return await new Promise<boolean>((resolve) => {
@@ -198,6 +202,8 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
         }
         settle(undefined);
         sessions.delete(name);
+        busy.delete(over.promise);
+        over.resolve();
       }
     },
 
@@ -269,15 +275,12 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
 
     async close() {
       dispose();
-      // The streams of the shells end first; then what they have left is removed.
-      await new Promise((resolve) => setImmediate(resolve));
-      const late = new Promise((resolve) => setTimeout(resolve, 5_000).unref());
-      while (removals.size > 0 || sessions.size > 0) {
-        const all = Promise.all([...removals]);
-        const waited = await Promise.race([all, late.then(() => 'late' as const)]);
-        if (waited === 'late') break;
-        await new Promise((resolve) => setImmediate(resolve));
-      }
+      const settled = async () => {
+        // A session that ends leaves something to remove.
+        while (busy.size + removals.size > 0) await Promise.all([...busy, ...removals]);
+      };
+      const late = new Promise<void>((resolve) => setTimeout(resolve, 5_000).unref());
+      await Promise.race([settled(), late]);
     },
 
     [Symbol.dispose]: dispose,
