@@ -2,9 +2,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { eventually, kubectl, lab, must, root } from '../../lab/client.ts';
+import { eventually, kubectl, lab, must, on, root } from '../../lab/client.ts';
 import { openCluster, picture, startConsole } from '../support/console.ts';
-import { auditedWrites } from '../support/lifecycle.ts';
+import { auditedWrites, findValue } from '../support/lifecycle.ts';
 
 /** Nodes without an agent and without SSH: a short-lived pod of a Job is the only way to ask them. */
 test.describe('preflight by a short-lived pod', () => {
@@ -94,10 +94,37 @@ test.describe('preflight by a short-lived pod', () => {
           expect(text).toContain(word);
         if (format === 'JSON') expect((JSON.parse(text) as { results: unknown[] }).results.length).toBeGreaterThan(20);
       }
+      await expectGeneve(page);
     } finally {
       await running.close();
     }
   });
+
+  /** What the preflight has found on each node counts for the values: Geneve is refused where it cannot be made. */
+  const expectGeneve = async (page: Page) => {
+    const can = await Promise.all(
+      ['node1', 'node2'].map((node) =>
+        on(node, [
+          'sh',
+          '-c',
+          'ip link add gtest type geneve id 1 remote 192.0.2.1 && ip link del gtest && echo yes || echo no',
+        ]),
+      ),
+    );
+    await page.getByRole('tab', { name: /Agent/ }).click();
+    await page.getByRole('button', { name: 'Install…' }).click();
+    await findValue(page, 'tunnelProtocol');
+    await page.getByRole('combobox', { name: /Tunnel protocol/ }).click();
+    await page.getByRole('option', { name: 'geneve' }).click();
+    const refused = page.getByText('No Geneve tunnel can be made on node1, node2.').first();
+    if (can.every((answer) => answer.includes('no'))) await expect(refused).toBeVisible({ timeout: 20_000 });
+    else {
+      await page.getByRole('button', { name: 'Make a plan' }).click();
+      await expect(page.getByRole('heading', { name: 'Plan: install' })).toBeVisible({ timeout: 60_000 });
+      await expect(refused).toHaveCount(0);
+    }
+    await picture(page, 'values-geneve');
+  };
 
   test('what a killed console leaves behind is removed by the cluster', async ({ page }) => {
     const running = await startConsole(args);

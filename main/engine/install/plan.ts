@@ -142,7 +142,9 @@ function nodeObstacles(input: PlanInput): readonly Failure[] {
       code: 'install.no-pod-cidr',
       what: `No pod CIDR is assigned to ${names(withoutCIDR)}.`,
       why: 'With ipam.mode=kubernetes pods get their addresses out of spec.podCIDR of their node, and nobody has set it.',
-      fix: 'Start kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr (kubeadm: podSubnet).',
+      fix: withoutCIDR.every(({ version }) => version.includes('-eks-'))
+        ? 'EKS’ control plane assigns none and cannot be told to: run a controller that writes spec.podCIDR of every node, or leave this cluster to the VPC’s own plugin.'
+        : 'Start kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr (kubeadm: podSubnet).',
     });
   if (!image) {
     obstacles.push({

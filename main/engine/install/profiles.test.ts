@@ -268,6 +268,7 @@ describe('EKS', () => {
     expect(profile?.id).toBe('eks');
     expect(codes(plan)).toEqual(['install.no-pod-cidr', 'install.other-network']);
     expect(plan.obstacles.map(({ what }) => what).join()).toContain('Amazon VPC CNI');
+    expect(plan.obstacles[0]?.fix).toContain('EKS');
     expect(facts.proxy.kind).toBe('daemonset');
     expect(values).toMatchObject({ routingMode: 'tunnel', autoDirectNodeRoutes: false, MTU: 0 });
     expect(values.cni).toMatchObject({ binPath: '/opt/cni/bin', confPath: '/etc/cni/net.d' });
