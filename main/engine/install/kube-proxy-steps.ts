@@ -26,6 +26,8 @@ interface DaemonSet extends KubeObject {
   readonly status?: {
     readonly observedGeneration?: number;
     readonly currentNumberScheduled?: number;
+    /** Nodes that have a pod, which may be ending, and should have none. */
+    readonly numberMisscheduled?: number;
     readonly desiredNumberScheduled?: number;
     readonly numberAvailable?: number;
   };
@@ -63,11 +65,10 @@ async function settled(
   using sets = connection.watch<DaemonSet>(resources.daemonSets, { namespace: facts.namespace });
   const status = () =>
     [...sets.items().values()].find(({ metadata }) => metadata.name === facts.name)?.status ?? undefined;
+  const left = () => (status()?.currentNumberScheduled ?? 0) + (status()?.numberMisscheduled ?? 0);
   const text = () => {
-    const { currentNumberScheduled = 0, desiredNumberScheduled = 0, numberAvailable = 0 } = status() ?? {};
-    return away
-      ? `${currentNumberScheduled} pods are left`
-      : `${numberAvailable} of ${desiredNumberScheduled} pods are up`;
+    const { desiredNumberScheduled = 0, numberAvailable = 0 } = status() ?? {};
+    return away ? `${left()} pods are left` : `${numberAvailable} of ${desiredNumberScheduled} pods are up`;
   };
   return await waitFor(
     [sets],
@@ -76,9 +77,9 @@ async function settled(
     () => {
       const now = status();
       if ((now?.observedGeneration ?? 0) < generation) return undefined;
-      const { currentNumberScheduled = 0, desiredNumberScheduled = 0, numberAvailable = 0 } = now ?? {};
+      const { desiredNumberScheduled = 0, numberAvailable = 0 } = now ?? {};
       message(text());
-      if (away) return currentNumberScheduled === 0 ? ok({ message: 'its pods are gone' }) : undefined;
+      if (away) return left() === 0 ? ok({ message: 'its pods are gone' }) : undefined;
       return desiredNumberScheduled > 0 && numberAvailable >= desiredNumberScheduled
         ? ok({ message: `runs on ${numberAvailable} nodes` })
         : undefined;
