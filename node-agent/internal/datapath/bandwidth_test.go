@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,6 +225,40 @@ func TestPolicedPackets(t *testing.T) {
 		if got := r.rate(1, direction); got.Dropped != uint64(dropped) || got.Bytes != uint64(passed*len(packet)) {
 			t.Errorf("direction %d: counted %+v", direction, got)
 		}
+	}
+}
+
+// Processors that send at the same time share one limit exactly: what passed is what was counted, and no more than the limit.
+func TestLimitIsExactOnAllProcessors(t *testing.T) {
+	const bytesPerSecond = 1 << 20
+	r := newRig(t, RoutingNative, limited(BandwidthPoliced))
+	r.limit(r.endpoint(1, "10.77.1.11", macA, nil), 0, bytesPerSecond)
+	packet := frame{mac: macA, source: "10.77.1.11", destination: "203.0.113.9", protocol: unix.IPPROTO_UDP, sourcePort: 4000, destPort: 53, payload: make([]byte, 958)}.bytes()
+	var passed, dropped atomic.Int64
+	var all sync.WaitGroup
+	began := time.Now()
+	for range max(2, runtime.NumCPU()) {
+		all.Go(func() {
+			for time.Since(began) < 500*time.Millisecond {
+				if verdict, _ := r.run("from_pod", packet); verdict == verdictShot {
+					dropped.Add(1)
+				} else {
+					passed.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	took := time.Since(began)
+	rate := r.rate(1, Egress)
+	if rate.Bytes != uint64(passed.Load())*uint64(len(packet)) || rate.Dropped != uint64(dropped.Load()) {
+		t.Errorf("%d packets passed and %d were dropped, counted %+v", passed.Load(), dropped.Load(), rate)
+	}
+	if most := bytesPerSecond*(took+policeTime).Seconds()/float64(len(packet)) + 1; float64(passed.Load()) > most {
+		t.Errorf("%d packets passed in %s, the limit is %.0f", passed.Load(), took, most)
+	}
+	if dropped.Load() == 0 {
+		t.Skipf("this machine runs %d packets in %s, which is less than the limit", passed.Load(), took)
 	}
 }
 
