@@ -85,7 +85,7 @@ func TestEveryConfigurationLoads(t *testing.T) {
 		"native, dry":                  {RoutingNative, true, true, false, true},
 	} {
 		config := rigConfig(c.routing)
-		config.KubeProxyReplacement, config.MonitorAggregation = c.services, c.aggregate
+		config.KubeProxyReplacement, config.MonitorAggregation, config.HostFirewall = c.services, c.aggregate, c.services
 		makeSpec := func() (*spec, error) { return newSpec(config, 1, 1450, c.setRetval) }
 		var o *objects
 		var err error

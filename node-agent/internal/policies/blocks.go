@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -28,10 +29,7 @@ func newBlockTable() blockTable {
 }
 
 func (t blockTable) change(apply func(map[netip.Prefix]policy.NumericIdentity)) {
-	next := make(map[netip.Prefix]policy.NumericIdentity)
-	for prefix, number := range *t.all.Load() {
-		next[prefix] = number
-	}
+	next := maps.Clone(*t.all.Load())
 	apply(next)
 	t.all.Store(&next)
 }
@@ -62,40 +60,62 @@ func (m *Manager) restoreBlocks() error {
 	return nil
 }
 
-// addBlock gives a range its number: first the lines that it inherits of the ranges around it, then its place in the kernel.
-func (m *Manager) addBlock(ctx context.Context, prefix netip.Prefix) error {
-	if _, ok := (*m.blocks.all.Load())[prefix]; ok {
-		return nil
+// addBlocks gives ranges their numbers: first the lines that they inherit of the ranges around them, then their places in the
+// kernel.
+func (m *Manager) addBlocks(ctx context.Context, prefixes []netip.Prefix) error {
+	var errs []error
+	var fresh []datapath.Block
+	for _, prefix := range prefixes {
+		if _, ok := (*m.blocks.all.Load())[prefix]; ok {
+			continue
+		}
+		number, err := m.blocks.numbers.take(prefix)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fresh = append(fresh, datapath.Block{Prefix: prefix, Number: uint32(number)})
+		errs = append(errs, m.apply(ctx, m.engine.AddIdentity(number, policy.LabelsForBlock(prefix))))
 	}
-	number, err := m.blocks.numbers.take(prefix)
-	if err != nil {
-		return err
+	if len(fresh) == 0 {
+		return errors.Join(errs...)
 	}
-	err = m.apply(ctx, m.engine.AddIdentity(number, policy.LabelsForBlock(prefix)))
-	m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) { all[prefix] = number })
-	if !m.live {
-		return err
+	m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) {
+		for _, b := range fresh {
+			all[b.Prefix] = policy.NumericIdentity(b.Number)
+		}
+	})
+	if m.live {
+		err := m.dp.UpsertBlocks(ctx, fresh...)
+		m.blocks.dirty = m.blocks.dirty || err != nil
+		errs = append(errs, err)
 	}
-	published := m.dp.UpsertBlocks(ctx, datapath.Block{Prefix: prefix, Number: uint32(number)})
-	m.blocks.dirty = m.blocks.dirty || published != nil
-	return errors.Join(err, published)
+	return errors.Join(errs...)
 }
 
 // pruneBlocks withdraws the ranges that no ipBlock in force names any more.
 func (m *Manager) pruneBlocks(ctx context.Context) error {
 	wanted := m.engine.Blocks()
-	var errs []error
+	gone := make(map[netip.Prefix]policy.NumericIdentity)
 	for prefix, number := range *m.blocks.all.Load() {
-		if _, ok := slices.BinarySearchFunc(wanted, prefix, netip.Prefix.Compare); ok {
-			continue
+		if _, ok := slices.BinarySearchFunc(wanted, prefix, netip.Prefix.Compare); !ok {
+			gone[prefix] = number
 		}
-		m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) { delete(all, prefix) })
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) {
+		maps.DeleteFunc(all, func(prefix netip.Prefix, _ policy.NumericIdentity) bool { _, is := gone[prefix]; return is })
+	})
+	var errs []error
+	if m.live {
+		err := m.dp.DeleteBlocks(ctx, slices.Collect(maps.Keys(gone))...)
+		m.blocks.dirty = m.blocks.dirty || err != nil
+		errs = append(errs, err)
+	}
+	for _, number := range gone {
 		m.blocks.numbers.release(number)
-		if m.live {
-			err := m.dp.DeleteBlocks(ctx, prefix)
-			m.blocks.dirty = m.blocks.dirty || err != nil
-			errs = append(errs, err)
-		}
 		errs = append(errs, m.apply(ctx, m.engine.RemoveIdentity(number)))
 	}
 	return errors.Join(errs...)

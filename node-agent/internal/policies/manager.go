@@ -349,9 +349,7 @@ func (m *Manager) Upsert(ctx context.Context, p policy.Policy) error {
 	for _, prefix := range m.engine.Resolve(p).Prefixes() {
 		errs = append(errs, m.addPrefix(ctx, prefix))
 	}
-	for _, prefix := range p.Blocks() {
-		errs = append(errs, m.addBlock(ctx, prefix))
-	}
+	errs = append(errs, m.addBlocks(ctx, p.Blocks()))
 	changes, err := m.engine.Upsert(p)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
