@@ -1,5 +1,7 @@
 /** What Ginkgo reports, and the table made of it. */
 
+import { decisions } from './selection.ts';
+
 /** How a test ended. `unstable` failed beside others and passed when it was run once more, alone. */
 export type Outcome = 'passed' | 'unstable' | 'failed' | 'not run';
 
@@ -108,7 +110,10 @@ export function markdown(all: readonly Result[], heading: readonly string[]): st
   const failed = all.filter((result) => result.outcome === 'failed');
   lines.push('', '## Failed', '');
   if (failed.length === 0) lines.push('None.');
-  for (const { name, reason } of failed) lines.push(`- ${short(name)}: ${reason ?? ''}`);
+  for (const { name, reason } of failed) {
+    const decided = decisions.find((decision) => decision.pattern.test(name));
+    lines.push(`- ${short(name)}: ${reason ?? ''}${decided === undefined ? '' : ` (${decided.reason})`}`);
+  }
   const unstable = all.filter((result) => result.outcome === 'unstable');
   if (unstable.length > 0) {
     lines.push('', '## Passed only when run again, alone', '');

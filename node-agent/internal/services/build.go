@@ -16,8 +16,9 @@ import (
 type Key struct{ Namespace, Name string }
 
 const (
-	// proxyNameLabel hands a service to another implementation.
+	// proxyNameLabel hands a service to another implementation, headlessLabel to none; whatever their values.
 	proxyNameLabel = "service.kubernetes.io/service-proxy-name"
+	headlessLabel  = corev1.IsHeadlessService
 	// RangesAnnotation is the older form of spec.loadBalancerSourceRanges.
 	RangesAnnotation = "service.beta.kubernetes.io/load-balancer-source-ranges"
 	// defaultAffinity is Kubernetes' timeout in seconds.
@@ -47,8 +48,13 @@ type Result struct {
 // Build computes the datapath's services of one Kubernetes service. It is pure.
 func Build(s *corev1.Service, list []*discoveryv1.EndpointSlice, node Node) Result {
 	var out Result
-	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName || s.Labels[proxyNameLabel] != "" {
+	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return out
+	}
+	for _, label := range []string{proxyNameLabel, headlessLabel} {
+		if _, theirs := s.Labels[label]; theirs {
+			return out
+		}
 	}
 	clusterIPs := s.Spec.ClusterIPs
 	if len(clusterIPs) == 0 {

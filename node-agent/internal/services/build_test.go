@@ -120,6 +120,7 @@ func TestBuild(t *testing.T) {
 		"headless":                            {func(s *corev1.Service) { s.Spec.ClusterIP = "None" }, []condition{one}, nil},
 		"external name":                       {func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }, []condition{one}, nil},
 		"somebody else's":                     {func(s *corev1.Service) { s.Labels = map[string]string{proxyNameLabel: "other"} }, []condition{one}, nil},
+		"nobody's, headless by its label":     {func(s *corev1.Service) { s.Labels = map[string]string{headlessLabel: ""} }, []condition{one}, nil},
 		"another port's endpoints":            {func(s *corev1.Service) { s.Spec.Ports[0].Name = "metrics" }, []condition{one}, []string{plain + " in[] out[]"}},
 		"not ready is published":              {func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }, []condition{{address: "10.0.0.1"}}, []string{plain + " in[10.0.0.1] out[10.0.0.1]"}},
 		"externally local":                    {local, []condition{one, two}, []string{nodePort + " in[10.0.0.1 10.0.0.2] out[10.0.0.1]"}},
