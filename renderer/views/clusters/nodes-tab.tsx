@@ -41,18 +41,18 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'routing',
     title: 'Routing',
-    width: '100px',
+    width: '105px',
     sort: (node) => node.agent.routingMode ?? '',
     render: (node) => node.agent.routingMode ?? '–',
   },
   {
     id: 'address',
     title: 'Address',
-    width: '106px',
+    width: '104px',
     sort: (node) => node.address,
     render: (node) => mono(node.address),
   },
-  { id: 'cidr', title: 'Pod CIDR', width: '106px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
+  { id: 'cidr', title: 'Pod CIDR', width: '104px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
   {
     id: 'kernel',
     title: 'Kernel',
@@ -71,7 +71,7 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'memory',
     title: 'Memory',
-    width: '68px',
+    width: '77px',
     end: true,
     sort: (node) => node.agent.memoryBytes ?? -1,
     render: (node) => (node.agent.memoryBytes === undefined ? '–' : formatBytes(node.agent.memoryBytes)),
