@@ -176,6 +176,23 @@ test('a debug container that nobody waits for any more is ended once it starts',
   expect(shells[0]?.command).toEqual(endKeeper(String(status?.name)));
 });
 
+test('a window that goes while something is made takes nothing else with it', async () => {
+  state = { waiting: { reason: 'ContainerCreating' } };
+  kubelet();
+  using terminals = make();
+  const stop = new AbortController();
+  // As the protocol has it: nothing can be pushed to a stream that was cancelled.
+  const push = async () => {
+    stop.abort();
+    throw new Error('cancelled');
+  };
+  const input = { session: 's', target: nodeTarget, columns: 80, rows: 24 };
+  expect(await terminals.open(input, { push }, { ...context, signal: stop.signal })).toMatchObject({
+    code: 'cancelled',
+  });
+  expect(pods()).toEqual(['web']);
+});
+
 test('an image that is none never reaches the cluster', async () => {
   using terminals = make();
   for (const image of ['', 'a b', 'UPPER/case', 'x:', '-x', 'a//b', 'x@sha256:12', '../x', 'a;b'])

@@ -155,7 +155,8 @@ export function createTerminals({ connections, audit, log, owner, grace = 120_00
           rows,
           signal,
           unattended: unattended ?? false,
-          progress: (text) => void sink.push([{ kind: 'progress', text }]),
+          // A window that has gone needs no news.
+          progress: (text) => void sink.push([{ kind: 'progress', text }]).catch(() => undefined),
           owner: owner.name,
           support,
           claim(pod) {
