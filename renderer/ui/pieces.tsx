@@ -231,7 +231,7 @@ export function ChipButton({ children, onClick, title }: { children: ReactNode; 
 /** Keys of a shortcut, e.g. "g f". */
 export function Keys({ keys }: { readonly keys: string }) {
   return (
-    <span style={{ display: 'inline-flex', gap: 3 }}>
+    <span style={{ display: 'inline-flex', flex: 'none', alignItems: 'flex-start', gap: 3 }}>
       {keys.split(' ').map((key, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: the same key may come twice
         <kbd key={index} className={styles.kbd}>
