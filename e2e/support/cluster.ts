@@ -14,6 +14,8 @@ export interface Traffic {
   readonly opened?: number;
   readonly longestGapMilliseconds?: number;
   readonly firstError?: string;
+  /** Of the mode switch: when datagrams ceased to pass, and passed again. */
+  readonly changes?: readonly { readonly passes: boolean; readonly atMilliseconds: number }[];
 }
 
 /** A pod that runs the traffic server (port 9000) and can be a client through exec. */
