@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fqKind keeps packets until the departure time that they carry.
-const fqKind = "fq"
+// fqKind keeps packets until the departure time that they carry. A variable for tests on kernels without it.
+var fqKind = "fq"
 
 // schedulerHandle is the handle of the root schedulers that we put on devices: by it they are found again, and nobody else's
 // is taken for ours.
@@ -87,7 +87,7 @@ func setScheduler(l netlink.Link, kind string, journal Journal) error {
 }
 
 func scheduler(kind string, a netlink.QdiscAttrs) netlink.Qdisc {
-	if kind == fqKind {
+	if kind == "fq" {
 		return netlink.NewFq(a)
 	}
 	return &netlink.GenericQdisc{QdiscAttrs: a, QdiscType: kind}
