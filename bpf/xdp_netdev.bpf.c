@@ -16,19 +16,21 @@
 #include "lib/dsr.h"
 #include "lib/fib.h"
 #include "lib/front.h"
+#include "lib/ipcache.h"
+#include "lib/outer.h"
 #include "lib/prefilter.h"
 
 /* How often a next hop is left to the kernel's neighbour output, which confirms it: else a node that got
  * another network card would never be found again, and an entry that nobody uses be forgotten. */
 #define NEIGHBOUR_INTERVAL (5 * NSEC_PER_SEC)
 
-/* A glance: TCP or UDP in one piece without options, to this device, and for no pod. */
+/* A glance: TCP or UDP in one piece without options; to this device and for no pod, where one is given. */
 static __always_inline bool is_plain(struct xdp_md *ctx, const struct xdp_device *device)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 
-	if ((void *)(eth + 1) > end || !same_mac(eth->h_dest, device->mac))
+	if ((void *)(eth + 1) > end || (device && !same_mac(eth->h_dest, device->mac)))
 		return false;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = (void *)(eth + 1);
@@ -36,7 +38,7 @@ static __always_inline bool is_plain(struct xdp_md *ctx, const struct xdp_device
 		return (void *)(ip + 1) <= end && ip->version == 4 && ip->ihl == 5 &&
 		       !(ip->frag_off & bpf_htons(0x3fff)) && ip->ttl > 1 &&
 		       (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) &&
-		       (ip->daddr & config.pod_mask.word[3]) != config.pod_net.word[3];
+		       (!device || (ip->daddr & config.pod_mask.word[3]) != config.pod_net.word[3]);
 	}
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = (void *)(eth + 1);
@@ -93,12 +95,15 @@ static __always_inline bool neighbour_is_due(const struct bpf_fib_lookup *fib, b
 __verified_once int find_way(struct xdp_md *ctx, struct packet *p, const struct address *source,
 			     const struct address *destination, struct bpf_fib_lookup *fib)
 {
+	bool v6;
+
 	struct xdp_device *device;
 	__u32 ifindex;
 
 	if (!p || !source || !destination || !fib)
 		return -1;
-	fib_addresses(fib, source, destination, p->v6);
+	v6 = !is_v4(destination);
+	fib_addresses(fib, source, destination, v6);
 	fib->l4_protocol = p->protocol;
 	fib->sport = p->source_port;
 	fib->dport = p->destination_port;
@@ -109,10 +114,42 @@ __verified_once int find_way(struct xdp_md *ctx, struct packet *p, const struct 
 	device = bpf_map_lookup_elem(&xdp_devices, &ifindex);
 	if (!device || (ifindex != ctx->ingress_ifindex && !(device->flags & XDP_TRANSMIT)))
 		return -1;
-	return neighbour_is_due(fib, p->v6) ? -1 : 0;
+	return neighbour_is_due(fib, v6) ? -1 : 0;
 }
 
-/* A verdict. */
+/* Puts the tunnel's headers before the frame, as encapsulate_here() does. 0 or a negative drop reason. */
+__verified_once int wrap(struct xdp_md *ctx, struct packet *p, __be32 node)
+{
+	struct outer h = {};
+	struct tunnel_headers *tunnel = config.underlay6 ? &h.v6.tunnel : &h.v4.tunnel;
+	const __u32 size = config.underlay6 ? sizeof(h.v6) : sizeof(h.v4);
+	const __be16 protocol = config.underlay6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	__u32 hash, length = packet_length(ctx) - ETH_HLEN;
+	struct address remote;
+	__u8 ecn;
+
+	if (!p || !tunnel_address(node, &remote))
+		return -DROP_NO_TUNNEL_ENDPOINT;
+	ecn = p->tos & ECN_MASK;
+	hash = client_hash(p, true);
+	outer_ip(&h, &remote, length, ecn == ECN_CE ? ECN_ECT0 : ecn, hash);
+	tunnel->udp.source = bpf_htons(0xc000 | ((hash ^ hash >> 16) & 0x3fff));
+	tunnel->udp.destination = config.tunnel_port;
+	tunnel->udp.length = bpf_htons(length + sizeof(*tunnel));
+	tunnel->first = tunnel_first_word();
+	tunnel->vni = bpf_htonl(IDENTITY_WORLD << 8);
+	__builtin_memcpy(tunnel->inner.h_dest, p->dest_mac, 6);
+	__builtin_memcpy(tunnel->inner.h_source, p->source_mac, 6);
+	tunnel->inner.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	if (bpf_xdp_adjust_head(ctx, -(int)size) ||
+	    bpf_skb_store_bytes(ctx, offsetof(struct ethhdr, h_proto), &protocol, sizeof(protocol), 0))
+		return -DROP_WRITE_ERROR;
+	if (config.underlay6)
+		return bpf_skb_store_bytes(ctx, ETH_HLEN, &h.v6, sizeof(h.v6), 0) ? -DROP_WRITE_ERROR : 0;
+	return bpf_skb_store_bytes(ctx, ETH_HLEN, &h.v4, sizeof(h.v4), 0) ? -DROP_WRITE_ERROR : 0;
+}
+
+/* A verdict. What goes into the tunnel was wrapped before. */
 static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct report *r,
 				const struct bpf_fib_lookup *fib)
 {
@@ -120,11 +157,12 @@ static __always_inline int send(struct xdp_md *ctx, struct packet *p, struct rep
 
 	__builtin_memcpy(macs, fib->dmac, 6);
 	__builtin_memcpy(macs + 6, fib->smac, 6);
-	if (decrement_ttl(ctx, p->v6) || bpf_skb_store_bytes(ctx, 0, macs, sizeof(macs), 0)) {
+	if ((!r->tunnel && decrement_ttl(ctx, p->v6)) || bpf_skb_store_bytes(ctx, 0, macs, sizeof(macs), 0)) {
 		drop(ctx, p, r, DROP_WRITE_ERROR);
 		return XDP_DROP;
 	}
-	trace(ctx, p, r, TO_NETWORK, !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+	trace(ctx, p, r, r->tunnel ? TO_OVERLAY : TO_NETWORK,
+	      !config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 	if (fib->ifindex == ctx->ingress_ifindex) {
 		__u32 ifindex = fib->ifindex;
 		struct xdp_device *device = bpf_map_lookup_elem(&xdp_devices, &ifindex);
@@ -141,6 +179,16 @@ static __always_inline int leave_choice(struct service_work *w)
 	if (w->fresh)
 		bpf_map_delete_elem(&openings, &w->key);
 	return XDP_PASS;
+}
+
+static __always_inline void router_address(struct address *out, bool v6)
+{
+	if (v6) {
+		*out = config_address(&config.router_address6);
+		asm volatile("" ::: "memory");
+	} else {
+		*out = config_address(&config.router_address);
+	}
 }
 
 static __always_inline void own_address(struct address *out, bool v6)
@@ -160,7 +208,8 @@ __verified_once int serve_client_here(struct xdp_md *ctx, struct packet *p, stru
 	struct service_work *w = service_work();
 	struct bpf_fib_lookup fib = {};
 	struct connection *c;
-	struct peer peer;
+	struct peer peer = {};
+	struct address outer, remote;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	bool direct;
 	int err;
@@ -190,27 +239,37 @@ __verified_once int serve_client_here(struct xdp_md *ctx, struct packet *p, stru
 	}
 	if (in_pod_range(&w->backend) || is_host(&w->backend))
 		return leave_choice(w);
+	if (config.tunnel)
+		find_peer(&w->backend, &peer);
 	direct = by_dsr(p);
 	fib.tot_len = packet_length(ctx) - ETH_HLEN;
 	if (direct) {
 		fib.tot_len += dsr_length(p);
 		w->from = p->source;
+	} else if (config.tunnel && peer.tunnel) {
+		router_address(&w->from, p->v6);
 	} else {
 		own_address(&w->from, p->v6);
-		if (is_nothing(&w->from))
-			return leave_choice(w);
 	}
-	if (find_way(ctx, p, &w->from, &w->backend, &fib))
+	if (is_nothing(&w->from))
 		return leave_choice(w);
+	if (config.tunnel && peer.tunnel) {
+		fib.tot_len += tunnel_overhead();
+		own_address(&outer, config.underlay6);
+		if (!tunnel_address(peer.tunnel, &remote) || find_way(ctx, p, &outer, &remote, &fib))
+			return leave_choice(w);
+	} else if (find_way(ctx, p, &w->from, &w->backend, &fib)) {
+		return leave_choice(w);
+	}
 
 	/* From here on the packet is ours. */
 	if (c)
 		touch_entry(c, p, OUT, now, w->opening);
 	r->source_identity = IDENTITY_WORLD;
-	if (!config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) {
+	if (!config.tunnel && (!config.aggregate || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))) {
 		find_peer(&w->backend, &peer);
-		r->dest_identity = peer.identity;
 	}
+	r->dest_identity = peer.identity;
 	err = rewrite(ctx, p, false, &w->backend, w->port);
 	if (!err && direct) {
 		if (!(p->tcp_flags & (TCP_SYN | TCP_RST)))
@@ -220,6 +279,11 @@ __verified_once int serve_client_here(struct xdp_md *ctx, struct packet *p, stru
 		err = remember_front(p, w);
 		if (!err)
 			err = snat_out(ctx, p, &w->from);
+		if (!err && config.tunnel && peer.tunnel) {
+			r->tunnel = peer.tunnel;
+			r->vni = IDENTITY_WORLD;
+			err = wrap(ctx, p, peer.tunnel);
+		}
 	}
 	if (err) {
 		drop(ctx, p, r, err);
@@ -282,6 +346,57 @@ __verified_once int serve_answer_here(struct xdp_md *ctx, struct packet *p, stru
 	return send(ctx, p, r, &fib);
 }
 
+/* Whether this is the answer of another node's pod to the router's address, in the tunnel and nothing
+ * unusual. */
+static __always_inline bool is_wrapped_answer(struct xdp_md *ctx, struct packet *p)
+{
+	const __u32 l3 = config.underlay6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	struct tunnel_headers h;
+	struct address inner = {};
+	struct peer node;
+
+	if (!config.tunnel || p->protocol != IPPROTO_UDP || p->destination_port != config.tunnel_port ||
+	    p->v6 != !!config.underlay6 || !is_host(&p->destination) || (p->tos & ECN_MASK) == ECN_CE ||
+	    bpf_skb_load_bytes(ctx, ETH_HLEN + l3, &h, sizeof(h)) || h.udp.checksum ||
+	    h.first != tunnel_first_word() || bpf_ntohl(h.vni) >> 8 < IDENTITY_FIRST_POD)
+		return false;
+	if (h.inner.h_proto == bpf_htons(ETH_P_IP)) {
+		inner.word[2] = bpf_htonl(0xffff);
+		if (bpf_skb_load_bytes(ctx, ETH_HLEN + l3 + sizeof(h) + offsetof(struct iphdr, daddr),
+				       &inner.word[3], 4))
+			return false;
+	} else if (h.inner.h_proto != bpf_htons(ETH_P_IPV6) ||
+		   bpf_skb_load_bytes(ctx, ETH_HLEN + l3 + sizeof(h) + offsetof(struct ipv6hdr, daddr),
+				      &inner, sizeof(inner))) {
+		return false;
+	}
+	if (!is_router(&inner))
+		return false;
+	/* Only nodes may say who a packet is from. */
+	find_peer(&p->source, &node);
+	return is_node_identity(node.identity);
+}
+
+/* Out of the tunnel and on to the client, or left as it came. A verdict. */
+__verified_once int serve_wrapped(struct xdp_md *ctx, struct packet *p, struct report *r, __u32 virtual)
+{
+	const __u32 size = tunnel_overhead();
+	int verdict = NO_ANSWER;
+
+	if (!p || !r)
+		return XDP_PASS;
+	if (bpf_xdp_adjust_head(ctx, size))
+		return XDP_PASS;
+	__builtin_memset(p, 0, sizeof(*p));
+	if (is_plain(ctx, NULL) && parse(ctx, p) == PARSED && !in_pod_range(&p->source) &&
+	    !(virtual && is_unfinished(ctx, p)))
+		verdict = serve_answer_here(ctx, p, r);
+	if (verdict != NO_ANSWER && verdict != XDP_PASS)
+		return verdict;
+	/* The headers are still where they were. */
+	return bpf_xdp_adjust_head(ctx, -(int)size) ? XDP_DROP : XDP_PASS;
+}
+
 __verified_once int serve_here(struct xdp_md *ctx)
 {
 	__u32 zero = 0, ifindex = ctx->ingress_ifindex;
@@ -303,6 +418,8 @@ __verified_once int serve_here(struct xdp_md *ctx)
 		return XDP_PASS;
 	if ((device->flags & XDP_VIRTUAL) && is_unfinished(ctx, p))
 		return XDP_PASS;
+	if (is_wrapped_answer(ctx, p))
+		return serve_wrapped(ctx, p, r, device->flags & XDP_VIRTUAL);
 	if (is_host(&p->destination)) {
 		verdict = serve_answer_here(ctx, p, r);
 		if (verdict != NO_ANSWER)

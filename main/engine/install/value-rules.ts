@@ -217,14 +217,6 @@ export const refusing: readonly Rule[] = [
       'With it off, kube-proxy serves what comes from outside, in its own way.',
       'Set kubeProxyReplacement to true, or leave loadBalancer at its defaults.',
     ],
-  (values) =>
-    values.loadBalancer.acceleration === 'native' &&
-    values.routingMode === 'tunnel' && [
-      'loadBalancer.acceleration',
-      'XDP acceleration needs native routing.',
-      'What goes to other nodes travels in the tunnel, which is put on after XDP.',
-      'Set routingMode to native, or loadBalancer.acceleration to best-effort.',
-    ],
   ({ enableXDPPrefilter, xdpPrefilter }) =>
     !enableXDPPrefilter &&
     xdpPrefilter.cidrs.length + xdpPrefilter.cidrGroups.length > 0 && [

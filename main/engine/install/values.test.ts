@@ -116,7 +116,6 @@ describe('every combination that cannot work is refused by its field', () => {
       'loadBalancer.dsrDispatch',
       'Geneve',
     ],
-    ['XDP in a tunnel', set({ 'loadBalancer.acceleration': 'native' }), 'loadBalancer.acceleration', 'best-effort'],
     [
       'XDP beside kube-proxy',
       set({ ...native, kubeProxyReplacement: false, 'bpf.masquerade': false, 'loadBalancer.acceleration': 'native' }),

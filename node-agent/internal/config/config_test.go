@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 		{"services", "loadBalancer: {mode: snat, algorithm: maglev, acceleration: best-effort}\nmaglev: {tableSize: 1021, hashSeed: JLfvgnHc2kaSUFaI}\nnodePort: {range: \"30000,31000\"}\nsocketLB: {hostNamespaceOnly: true}\nexternalIPs: {enabled: false}\n", ""},
 		{"direct server return in a tunnel", "loadBalancer: {mode: dsr}\n", "loadBalancer.mode"},
 		{"unknown algorithm", "loadBalancer: {algorithm: dice}\n", "loadBalancer.algorithm"},
-		{"XDP in a tunnel", "loadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
+		{"XDP in a tunnel", "loadBalancer: {acceleration: native}\n", ""},
 		{"XDP beside kube-proxy", nativeRouting + "kubeProxyReplacement: false\nloadBalancer: {acceleration: native}\n", "loadBalancer.acceleration"},
 		{"XDP", nativeRouting + "loadBalancer: {acceleration: native, mode: dsr}\n", ""},
 		{"direct server return beside kube-proxy", nativeRouting + "kubeProxyReplacement: false\nloadBalancer: {mode: hybrid}\n", "loadBalancer.mode"},

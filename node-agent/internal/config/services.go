@@ -87,10 +87,6 @@ func (c *Config) checkServices(refuse func(field, what, why, fix string), oneOf 
 	oneOf("loadBalancer.mode", c.LoadBalancer.Mode, "snat", "dsr", "hybrid")
 	oneOf("loadBalancer.algorithm", c.LoadBalancer.Algorithm, "random", "maglev")
 	oneOf("loadBalancer.acceleration", c.LoadBalancer.Acceleration, "disabled", "native", "best-effort")
-	if c.LoadBalancer.Acceleration == "native" && c.RoutingMode == "tunnel" {
-		refuse("loadBalancer.acceleration", "native needs routingMode native.", "What goes to other nodes travels in the tunnel, which is put on at tc ingress.",
-			"Set loadBalancer.acceleration: best-effort, or routingMode: native.")
-	}
 	if c.LoadBalancer.Acceleration == "native" && !*c.KubeProxyReplacement {
 		refuse("loadBalancer.acceleration", "native needs kubeProxyReplacement.", "kube-proxy serves clients outside, in the kernel's stack.",
 			"Set loadBalancer.acceleration: best-effort, or kubeProxyReplacement: true.")

@@ -103,8 +103,8 @@ func withoutXDP(c Config, device netlink.Link, all []netlink.Link) string {
 		return "services are kube-proxy's"
 	case cmp.Or(c.LoadBalancer.Acceleration, AccelerationDisabled) == AccelerationDisabled:
 		return "loadBalancer.acceleration is disabled"
-	case c.Routing == RoutingTunnel:
-		return "what goes to other nodes travels in the tunnel, which is put on at tc"
+	case c.Routing == RoutingTunnel && c.underlay6():
+		return "the tunnel between the nodes is over IPv6, and such headers are put on at tc"
 	case c.LoadBalancer.Acceleration == AccelerationNative:
 		return ""
 	case device.Type() == "veth":

@@ -96,9 +96,6 @@ func TestXDPIsChosenPerDevice(t *testing.T) {
 	if id := n.linkID(t); id != 0 {
 		t.Errorf("link %d is still pinned", id)
 	}
-	expect(n.reopen(t, func(c *datapath.Config) {
-		c.Routing, c.LoadBalancer.Acceleration = datapath.RoutingTunnel, datapath.AccelerationBestEffort
-	}), false, "tunnel")
 
 	// Somebody else's program stays.
 	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}})

@@ -80,6 +80,7 @@ func withXDP(t *testing.T, c *cluster, mode string) *space {
 		}
 	}
 	must(t, c.nodes[1].datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("192.0.2.1/32"), Identity: 6}, datapath.IPEntry{Prefix: prefix("2001:db8:77::1/128"), Identity: 6}))
+	must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix("192.0.2.2/32"), Identity: 6}, datapath.IPEntry{Prefix: prefix("2001:db8:77::2/128"), Identity: 6}))
 	routeBack(t, c)
 	must(t, c.nodes[1].space.in(func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(prefix("2001:db8:51::/64")), Gw: net.ParseIP("2001:db8:77::1")})
@@ -113,11 +114,21 @@ func exchange(t testing.TB, conn net.Conn, times int) string {
 	return answer
 }
 
+// xdpCluster is a cluster whose nodes serve at XDP, in a mode of service with native routing or in a tunnel.
+func xdpCluster(t *testing.T, mode string) (*cluster, *space) {
+	t.Helper()
+	if mode == "tunnel" {
+		c := newCluster(t, datapath.RoutingTunnel)
+		return c, withXDP(t, c, "snat")
+	}
+	c := newCluster(t, datapath.RoutingNative)
+	return c, withXDP(t, c, mode)
+}
+
 func TestXDPServesClients(t *testing.T) {
-	for _, mode := range []string{"snat", "dsr"} {
+	for _, mode := range []string{"snat", "dsr", "tunnel"} {
 		t.Run(mode, func(t *testing.T) {
-			c := newCluster(t, datapath.RoutingNative)
-			outside := withXDP(t, c, mode)
+			c, outside := xdpCluster(t, mode)
 			n, server := c.nodes[0], c.nodes[1].pods[0]
 			server.space.lines(t, 7000)
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -148,7 +159,7 @@ func TestXDPServesClients(t *testing.T) {
 						}
 						// Each question there, and without DSR each answer back; one of each may confirm a neighbour.
 						want := uint64(questions)
-						if mode == "snat" {
+						if mode != "dsr" {
 							want *= 2
 						}
 						if sent := n.sentByXDP(t, "eth0", "eth1") - before; sent < want-4 {
@@ -163,10 +174,9 @@ func TestXDPServesClients(t *testing.T) {
 
 // A connection goes on whichever hook serves it: opened at tc and taken over by XDP, and the other way, in the middle.
 func TestXDPAndTCShareConnections(t *testing.T) {
-	for _, mode := range []string{"snat", "dsr"} {
+	for _, mode := range []string{"snat", "dsr", "tunnel"} {
 		t.Run(mode, func(t *testing.T) {
-			c := newCluster(t, datapath.RoutingNative)
-			outside := withXDP(t, c, mode)
+			c, outside := xdpCluster(t, mode)
 			n, server := c.nodes[0], c.nodes[1].pods[0]
 			server.space.lines(t, 7000)
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
