@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -200,5 +201,43 @@ func TestDevicesGetTheirScheduler(t *testing.T) {
 	must(t, n.space.in(func() error { return datapath.Cleanup(context.Background(), n.config.BPFFS) }))
 	if now := n.scheduled(); now != former {
 		t.Errorf("after a cleanup the device has %s, before %s", now, former)
+	}
+}
+
+// Who asks what would become of a packet is told of the limits on its way, and asking uses nothing up.
+func TestExplainTellsOfLimits(t *testing.T) {
+	c := newClusterWith(t, datapath.RoutingNative, withLimits)
+	n, client, near := c.nodes[0], c.nodes[0].pods[0], c.nodes[0].pods[1]
+	client.endpoint.EgressBandwidth, near.endpoint.IngressBandwidth = 1000, 2000
+	must(t, n.datapath.UpsertEndpoint(ctx, client.endpoint))
+	must(t, n.datapath.UpsertEndpoint(ctx, near.endpoint))
+	for _, test := range []struct {
+		to   string
+		says string
+	}{
+		{world, fmt.Sprintf("what goes out of endpoint %d is limited to 1000 bytes per second", client.endpoint.ID)},
+		{near.address.String(), fmt.Sprintf("what goes into endpoint %d is limited to 2000 bytes per second", near.endpoint.ID)},
+	} {
+		said, err := n.datapath.Explain(ctx, datapath.Trial{Endpoint: client.endpoint.ID, Destination: addr(test.to), DestPort: 9000, Protocol: unix.IPPROTO_TCP, PerPacket: true})
+		must(t, err)
+		told := 0
+		for _, s := range said.Steps {
+			if s.Kind != "bandwidth" {
+				continue
+			}
+			if told++; s.Text != test.says || s.Map != "rates" || !s.Found {
+				t.Errorf("to %s: %+v", test.to, s)
+			}
+		}
+		if told != 1 {
+			t.Errorf("to %s: %d steps tell of a limit:%s", test.to, told, steps(said))
+		}
+	}
+	rates, err := n.datapath.Rates()
+	must(t, err)
+	for _, r := range rates {
+		if r.Bytes != 0 || r.Ahead != 0 {
+			t.Errorf("asking used up a limit: %+v", r)
+		}
 	}
 }
