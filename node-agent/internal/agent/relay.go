@@ -33,7 +33,8 @@ func Relay(ctx context.Context, o RelayOptions) error {
 	if err := directory.Check(); err != nil {
 		return fmt.Errorf("the relay needs the agents' certificates: %w", err)
 	}
-	client, err := kubernetes.NewInCluster(kubernetes.Options{Host: c.KubernetesHost, Port: c.KubernetesPort, Version: o.Version, Log: log})
+	// A pod like any other reaches the API server by its service; the agents' own address of it may be their node's loopback.
+	client, err := kubernetes.NewInCluster(kubernetes.Options{Version: o.Version, Log: log})
 	if err != nil {
 		return err
 	}
