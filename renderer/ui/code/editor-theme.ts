@@ -35,8 +35,8 @@ export const editorTheme: readonly Extension[] = [
       backgroundColor: 'color-mix(in srgb, var(--bad) 9%, transparent)',
     },
     '&.cm-merge-b .cm-changedLine': { backgroundColor: 'color-mix(in srgb, var(--ok) 9%, transparent)' },
-    '&.cm-merge-a .cm-changedText': { background: 'color-mix(in srgb, var(--bad) 16%, transparent)' },
-    '&.cm-merge-b .cm-changedText': { background: 'color-mix(in srgb, var(--ok) 16%, transparent)' },
+    '&.cm-merge-a .cm-changedText': { background: 'color-mix(in srgb, var(--bad) 9%, transparent)' },
+    '&.cm-merge-b .cm-changedText': { background: 'color-mix(in srgb, var(--ok) 9%, transparent)' },
   }),
   syntaxHighlighting(
     HighlightStyle.define([
