@@ -28,6 +28,10 @@ const always: readonly Exclusion[] = [
   },
   { pattern: /\[Feature:(Networking-IPv4|Networking-DNS|Networking-IPv6)\]/, reason: 'needs the Internet' },
   {
+    pattern: /should forward PTR records lookup/,
+    reason: 'needs the Internet (it asks for the name of 8.8.8.8 first)',
+  },
+  {
     pattern: /\[Feature:KubeProxy|\bKubeProxy\b|kube-proxy urls|restarting kube-proxy/,
     reason: 'tests kube-proxy itself; there is none here, the network has taken its place',
   },
