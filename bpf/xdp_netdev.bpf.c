@@ -394,7 +394,11 @@ __verified_once int serve_wrapped(struct xdp_md *ctx, struct packet *p, struct r
 	if (verdict != NO_ANSWER && verdict != XDP_PASS)
 		return verdict;
 	/* The headers are still where they were. */
-	return bpf_xdp_adjust_head(ctx, -(int)size) ? XDP_DROP : XDP_PASS;
+	if (bpf_xdp_adjust_head(ctx, -(int)size)) {
+		drop(ctx, p, r, DROP_WRITE_ERROR);
+		return XDP_DROP;
+	}
+	return XDP_PASS;
 }
 
 __verified_once int serve_here(struct xdp_md *ctx)
