@@ -171,6 +171,15 @@ static __always_inline bool spares_host(struct packet *p, struct endpoint *ep, i
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 }
 
+/*
+ * The tunnel of a connection's peer. Without tunnel it is none: programs with one that come later must not
+ * take a way that the other node does not know yet.
+ */
+static __always_inline __be32 way_to(const struct peer *peer)
+{
+	return config.tunnel ? peer->tunnel : 0;
+}
+
 __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
 				    struct tracking *t, struct report *r)
 {
@@ -204,7 +213,7 @@ __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, str
 	c->revision = ep->revision;
 	c->rule = v.rule;
 	c->peer = t->peer.identity;
-	c->tunnel = t->peer.tunnel;
+	c->tunnel = way_to(&t->peer);
 	if (t->from_wire)
 		c->flags |= CONNECTION_WIRE;
 	if (t->has_service) {
@@ -251,7 +260,7 @@ static __noinline int judge_again(struct packet *p, struct endpoint *ep, struct 
 	if (!t->peer_known)
 		find_peer(&key->remote, &t->peer);
 	c->peer = t->peer.identity;
-	c->tunnel = t->peer.tunnel;
+	c->tunnel = way_to(&t->peer);
 	if (judge_connection(p, ep, key, c->initiator, c->peer, &v)) {
 		c->rule = v.rule;
 		return -v.reason;
@@ -288,7 +297,7 @@ __verified_once int adopt(struct __sk_buff *skb, struct packet *p, struct endpoi
 	c->flags = CONNECTION_PROXY | CONNECTION_REPLIED;
 	c->revision = ep->revision;
 	c->peer = t->peer.identity;
-	c->tunnel = t->peer.tunnel;
+	c->tunnel = way_to(&t->peer);
 	refresh(c, p, IN, now, false);
 	c->reported[IN] = now;
 	c->seen[IN] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);

@@ -199,6 +199,12 @@ func (k *kernel) open() error {
 			return err
 		}
 	}
+	if k.modes.untunnel {
+		// Connections of before remember the tunnel; asked again, they forget it.
+		if err := k.identitiesChanged(true); err != nil {
+			return err
+		}
+	}
 	if err := k.removeOtherPins(); err != nil {
 		return err
 	}

@@ -116,12 +116,15 @@ func (k *kernel) followMode(n Node) (changed bool, err error) {
 		}
 	}
 	changed = before&plainSend != flags&plainSend
-	failed := []error{k.setPlain(key, flags)}
-	if changed {
-		k.options.log.Info("packets to a node's pods take another way", "node", n.Name, "its routing", n.Routing, "by the tunnel", flags&plainSend == 0)
-		failed = append(failed, k.exemptRanges())
+	if !changed {
+		return false, k.setPlain(key, flags)
 	}
-	return changed, errors.Join(failed...)
+	k.options.log.Info("packets to a node's pods take another way", "node", n.Name, "its routing", n.Routing, "by the tunnel", flags&plainSend == 0)
+	// While any connection sends packets as they are, these are not masqueraded.
+	if flags&plainSend != 0 {
+		return true, errors.Join(k.exemptRanges(), k.setPlain(key, flags))
+	}
+	return true, errors.Join(k.setPlain(key, flags), k.identitiesChanged(true), k.exemptRanges())
 }
 
 // forgetMode is for a node that went.

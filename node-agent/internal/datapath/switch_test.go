@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,9 @@ func (c *cluster) tellOf(t testing.TB, i int, routing datapath.RoutingMode) {
 		for _, a := range p.endpoint.Addresses {
 			must(t, other.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: p.endpoint.Identity, TunnelEndpoint: n.primary()}))
 		}
+	}
+	for _, a := range []netip.Addr{n.config.RouterAddress, n.config.RouterAddress6} {
+		must(t, other.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: 6, TunnelEndpoint: n.primary()}))
 	}
 	for _, p := range n.config.PodCIDRs {
 		must(t, other.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: p, Identity: 2, TunnelEndpoint: n.primary()}))
@@ -106,20 +110,26 @@ func (s *stream) end() (sent, lost uint32, longest time.Duration) {
 // Changing the routing mode goes node by node. While one node has the new mode and the other the old, their pods reach each
 // other all the same, in either direction and both families, and so do nodes and pods; connections go on.
 func TestModeSwitch(t *testing.T) {
-	for _, direct := range []bool{true, false} {
-		t.Run(fmt.Sprintf("native range known in tunnel mode: %v", direct), func(t *testing.T) { tryModeSwitch(t, direct) })
+	for _, first := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
+		for _, known := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s first, native range known in tunnel mode: %v", first, known), func(t *testing.T) { tryModeSwitch(t, first, known) })
+		}
 	}
 }
 
-func tryModeSwitch(t *testing.T, rangeKnown bool) {
-	c := newClusterWith(t, datapath.RoutingTunnel, func(config *datapath.Config) {
-		if !rangeKnown {
+func tryModeSwitch(t *testing.T, first datapath.RoutingMode, rangeKnown bool) {
+	modes := []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel}
+	if first == datapath.RoutingNative {
+		slices.Reverse(modes)
+	}
+	c := newClusterWith(t, first, func(config *datapath.Config) {
+		if !rangeKnown && first == datapath.RoutingTunnel {
 			config.NativeRoutingCIDR, config.NativeRoutingCIDR6 = netip.Prefix{}, netip.Prefix{}
 			config.AutoDirectNodeRoutes = false
 		}
 	})
 	for i := range c.nodes {
-		c.tellOf(t, i, datapath.RoutingTunnel)
+		c.tellOf(t, i, first)
 	}
 	pods := [2]*pod{c.nodes[0].pods[0], c.nodes[1].pods[0]}
 	for _, p := range append(pods[:], c.nodes[0].pods[1]) {
@@ -147,7 +157,7 @@ func tryModeSwitch(t *testing.T, rangeKnown bool) {
 		}
 	}
 	reach("before")
-	for _, routing := range []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel} {
+	for _, routing := range modes {
 		var all []*stream
 		for i, p := range pods {
 			for _, to := range []netip.Addr{pods[1-i].address, pods[1-i].address6} {
