@@ -346,7 +346,7 @@ __verified_once int serve_answer_here(struct xdp_md *ctx, struct packet *p, stru
 	return send(ctx, p, r, &fib);
 }
 
-/* Whether this is the answer of another node's pod to the router's address, in the tunnel and nothing
+/* Whether a packet of the tunnel is the answer of another node's pod to the router's address, and nothing
  * unusual. */
 static __always_inline bool is_wrapped_answer(struct xdp_md *ctx, struct packet *p)
 {
@@ -355,8 +355,7 @@ static __always_inline bool is_wrapped_answer(struct xdp_md *ctx, struct packet 
 	struct address inner = {};
 	struct peer node;
 
-	if (!config.tunnel || p->protocol != IPPROTO_UDP || p->destination_port != config.tunnel_port ||
-	    p->v6 != !!config.underlay6 || !is_host(&p->destination) || (p->tos & ECN_MASK) == ECN_CE ||
+	if (p->v6 != !!config.underlay6 || (p->tos & ECN_MASK) == ECN_CE ||
 	    bpf_skb_load_bytes(ctx, ETH_HLEN + l3, &h, sizeof(h)) || h.udp.checksum ||
 	    h.first != tunnel_first_word() || bpf_ntohl(h.vni) >> 8 < IDENTITY_FIRST_POD)
 		return false;
@@ -422,8 +421,11 @@ __verified_once int serve_here(struct xdp_md *ctx)
 		return XDP_PASS;
 	if ((device->flags & XDP_VIRTUAL) && is_unfinished(ctx, p))
 		return XDP_PASS;
-	if (is_wrapped_answer(ctx, p))
-		return serve_wrapped(ctx, p, r, device->flags & XDP_VIRTUAL);
+	/* Almost all of the tunnel's packets are for pods. */
+	if (config.tunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port &&
+	    is_host(&p->destination))
+		return is_wrapped_answer(ctx, p) ? serve_wrapped(ctx, p, r, device->flags & XDP_VIRTUAL)
+						 : XDP_PASS;
 	if (is_host(&p->destination)) {
 		verdict = serve_answer_here(ctx, p, r);
 		if (verdict != NO_ANSWER)
