@@ -36,8 +36,9 @@ test.describe('pods talk in native mode', () => {
         const gaps = changes.flatMap(({ passes, atMilliseconds }, i) =>
           passes ? [] : [(changes[i + 1]?.atMilliseconds ?? Number.POSITIVE_INFINITY) - atMilliseconds],
         );
-        // None is expected; a machine without a free core may make one of its own.
-        expect(Math.max(0, ...gaps)).toBeLessThan(500);
+        // None is expected, but a machine without a free core loses datagrams of its own. Nodes that do not understand each
+        // other miss each other for more than three seconds.
+        expect(Math.max(0, ...gaps)).toBeLessThan(2000);
       }
       const { broken, errors, firstError = '' } = await crowd;
       expect({ broken, errors, firstError }).toEqual({ broken: 0, errors: 0, firstError: '' });
