@@ -29,15 +29,21 @@ async function startToReady(node: string): Promise<number> {
   return Number(/^fairlead_start_to_ready_seconds (\S+)$/m.exec(metrics)?.[1] ?? Number.NaN);
 }
 
+/** Identities that no pod has, under numbers that no agent has taken yet; agents go on to the next free number. */
 async function identities(total: number): Promise<void> {
-  for (let first = 0; first < total; first += 500)
+  const listed = await kubectl(['get', 'ciliumidentities', '-o', 'name']);
+  const taken = new Set(listed.split('\n').map((line) => line.split('/').at(-1)));
+  const free = Array.from({ length: total + taken.size }, (_, index) => String(20_000 + index))
+    .filter((name) => !taken.has(name))
+    .slice(0, total);
+  for (let first = 0; first < free.length; first += 500)
     await create(
-      Array.from({ length: Math.min(500, total - first) }, (_, index) => ({
+      free.slice(first, first + 500).map((name) => ({
         apiVersion: 'cilium.io/v2',
         kind: 'CiliumIdentity',
-        metadata: { name: String(20_000 + first + index) },
+        metadata: { name },
         'security-labels': {
-          'k8s:app': `filler-${first + index}`,
+          'k8s:app': `filler-${name}`,
           'k8s:io.kubernetes.pod.namespace': 'elsewhere',
           'k8s:io.cilium.k8s.policy.serviceaccount': 'default',
           'k8s:io.cilium.k8s.policy.cluster': 'default',
@@ -52,6 +58,7 @@ export async function footprint(effort: Effort): Promise<Row[]> {
     ? { pods: 10, services: 100, identities: 500 }
     : { pods: 100, services: 1000, identities: 5000 };
   await up('fairlead-tunnel');
+  await identities(size.identities);
   await startPods();
   await create(
     Array.from({ length: size.pods - 3 }, (_, index) =>
@@ -59,7 +66,6 @@ export async function footprint(effort: Effort): Promise<Row[]> {
     ),
   );
   await fillServices(size.services);
-  await identities(size.identities);
   await kubectl(['wait', '--for=condition=Ready', 'pod', '--all', '--timeout=600s']);
   // A restart in the full cluster: that start is the one that counts, and no memory is left of the filling.
   await kubectl(['-n', 'kube-system', 'rollout', 'restart', 'daemonset/fairlead-agent']);
