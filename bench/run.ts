@@ -47,9 +47,15 @@ async function main(): Promise<void> {
   try {
     if (needsLab) await must(process.execPath, [join(root, 'scripts/build-agent.mjs')], { echo: true, seconds: 1200 });
     for (const name of wanted) {
-      const found = (await groups[name]?.measure(effort)) ?? [];
-      process.stderr.write(table(found));
-      rows.push(...found);
+      const found = await groups[name]?.measure(effort).catch((error: unknown) => {
+        // What cannot be measured is said, fails the run, and takes no other group with it.
+        process.exitCode = 1;
+        process.stderr.write(`${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+        const row: Row = { what: `${name}: could not be measured`, value: Number.NaN, budget: 0, note: String(error) };
+        return [row];
+      });
+      process.stderr.write(table(found ?? []));
+      rows.push(...(found ?? []));
     }
   } finally {
     if (needsLab) await lab(['down']).catch(() => undefined);
