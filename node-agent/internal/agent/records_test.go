@@ -7,22 +7,14 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/journal"
+	"fairlead.dev/node-agent/internal/smalldisk"
 )
 
 // On a full disk status says so and what to do; with room again everything is recorded, in its order, and status is as before.
 func TestFullDiskLosesNoRecord(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a file system that is full")
-	}
-	directory := t.TempDir()
-	if err := unix.Mount("tmpfs", directory, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(directory, unix.MNT_DETACH) })
+	directory := smalldisk.New(t)
 	path, ballast := filepath.Join(directory, "journal.jsonl"), filepath.Join(directory, "ballast")
 	j, err := journal.Open(path)
 	if err != nil {

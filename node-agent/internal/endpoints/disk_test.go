@@ -6,19 +6,12 @@ import (
 	"slices"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"fairlead.dev/node-agent/internal/smalldisk"
 )
 
 // On a full disk a change is refused, and what was saved before stays whole: a restart finds the endpoints as they were.
 func TestFullDiskKeepsWhatWasSaved(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a file system that is full")
-	}
-	directory := t.TempDir()
-	if err := unix.Mount("tmpfs", directory, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(directory, unix.MNT_DETACH) })
+	directory := smalldisk.New(t)
 	s := store{directory}
 	saved := Endpoint{ID: 7, Namespace: "default", PodName: "web", Labels: []string{"k8s:app=web"}}
 	if err := s.save(saved); err != nil {

@@ -7,17 +7,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/smalldisk"
 )
 
 func TestFullDiskLeavesTheLastWholeFile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a file system that is full")
-	}
-	directory := t.TempDir()
-	if err := unix.Mount("tmpfs", directory, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(directory, unix.MNT_DETACH) })
+	directory := smalldisk.New(t)
 	path := filepath.Join(directory, "state.json")
 	if err := Write(path, []byte("first")); err != nil {
 		t.Fatal(err)
