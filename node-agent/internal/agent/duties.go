@@ -205,10 +205,14 @@ func keepEndpoints(s *serving) {
 // forgetIdentities drops those whose object went while an address still had them.
 func (a *agent) forgetIdentities(ctx context.Context, s *serving) {
 	for _, i := range s.parts.Registry.All() {
-		if i.ID.IsReserved() || s.parts.Cache.Uses(uint32(i.ID)) || s.parts.Endpoints.Has(i.ID) {
+		if i.ID.IsReserved() {
 			continue
 		}
-		if _, ok := s.watcher.ids.Get("", strconv.FormatUint(uint64(i.ID), 10)); !ok {
+		// Nearly all have theirs, so that this is asked first.
+		if _, ok := s.watcher.ids.Get("", strconv.FormatUint(uint64(i.ID), 10)); ok {
+			continue
+		}
+		if !s.parts.Cache.Uses(uint32(i.ID)) && !s.parts.Endpoints.Has(i.ID) {
 			s.parts.Registry.Forget(i.ID)
 			a.note("identity", s.parts.Policies.RemoveIdentity(ctx, i.ID))
 		}

@@ -249,7 +249,11 @@ func (m *Manager) Has(id policy.NumericIdentity) bool {
 	m.mu.RLock()
 	_, reserving := m.reserving[id]
 	m.mu.RUnlock()
-	return reserving || slices.ContainsFunc(m.List(), func(e Endpoint) bool { return e.Identity == id })
+	return reserving || slices.ContainsFunc(m.entries(), func(x *entry) bool {
+		x.publication.Lock()
+		defer x.publication.Unlock()
+		return x.endpoint.Identity == id
+	})
 }
 
 // freeID gives the next number in turn; called with mu held.
