@@ -32,7 +32,7 @@ test.describe('a protected cluster', () => {
       await page.goto(`${running.origin}/#/clusters`);
       await openCluster(page);
       await page.getByRole('tab', { name: /Agent/ }).click();
-      await refused(button(page, 'Install…').or(button(page, 'Change values or upgrade…')));
+      await refused(button(page, /^(Install|Change values or upgrade)…$/));
       await page.goto(`${running.origin}/#/terminal`);
       const row = page.getByRole('row', { name: /galaxy\/xwing/ });
       await refused(row.getByRole('button', { name: 'Open' }));
