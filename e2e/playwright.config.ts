@@ -22,7 +22,8 @@ export default defineConfig({
   reporter: [['list'], ['json', { outputFile: join(root, 'out/e2e/results.json') }]],
   use: {
     viewport: { width: 1280, height: 800 },
-    trace: 'retain-on-failure',
+    // No film: a picture of every frame is a flood of its own, and a file that wanted another setting would leave the order.
+    trace: { mode: 'retain-on-failure', screenshots: false, snapshots: true, sources: true },
     launchOptions: {
       ...(chromium === undefined ? {} : { executablePath: chromium }),
       args: [

@@ -8,7 +8,7 @@ import { labArguments, openCluster, startConsole } from '../support/console.ts';
 const wanted = process.env.FAIRLEAD_PICTURES === '1';
 const directory = join(root, 'docs/pictures');
 
-test.use({ colorScheme: 'light', viewport: { width: 1280, height: 800 }, trace: 'off' });
+test.use({ colorScheme: 'light', viewport: { width: 1280, height: 800 } });
 
 /** The README's walk, on a lab that waits for its network, each step pictured. Only when asked for: pictures are kept in the repository. */
 test.describe('the first five minutes', () => {

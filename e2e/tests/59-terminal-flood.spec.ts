@@ -2,9 +2,6 @@ import { expect, test } from '@playwright/test';
 import { labArguments, openCluster, type RunningConsole, startConsole } from '../support/console.ts';
 import { outputOf, says, types } from '../support/terminal.ts';
 
-// Recording a trace means a picture of every frame, which is a flood of its own.
-test.use({ trace: 'off' });
-
 /** A flood through one shell. */
 test.describe('a flood of output', () => {
   let running: RunningConsole;
