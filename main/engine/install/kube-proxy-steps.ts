@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
+import { pause } from '../agents/agent-pool.ts';
 import { inAgent } from '../checks/node-command.ts';
 import { runNodeJob } from '../checks/node-job.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
@@ -252,7 +253,7 @@ async function rulesBack(bench: Workbench, node: string, signal: AbortSignal): P
         fix: 'Read the log of its pod on this node, then apply again.',
       };
     // Nobody tells of rules in the kernel; kube-proxy writes them within a second.
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await pause(500, signal);
   }
 }
 

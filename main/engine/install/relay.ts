@@ -1,5 +1,6 @@
 import { failed, ok } from '../../../contract/failure.ts';
 import type { Values } from '../../../contract/index.ts';
+import { pause } from '../agents/agent-pool.ts';
 import { askRelay } from '../agents/relay-client.ts';
 import { type KubeObject, type ResourceType, resources } from '../kube/cluster-connection.ts';
 import { applyAll } from './apply.ts';
@@ -215,7 +216,7 @@ export function relayStages(
                   fix: 'Its pod must reach TCP 4244 of every node; look at policies in kube-system. The agents are not concerned.',
                 });
               // Nothing tells when a connection of the relay's has come up.
-              await new Promise((resolve) => setTimeout(resolve, 1000));
+              await pause(1000, signal);
             }
           },
         },
