@@ -19,6 +19,7 @@ import {
   configName,
   holdLabel,
   labels,
+  scrapeAnnotations,
   serverSecret,
   valuesAnnotation,
 } from './names.ts';
@@ -209,10 +210,20 @@ export function renderObjects(values: Values, image: string): readonly Rendered[
         selector: { matchLabels: { [agentLabel.key]: agentLabel.value } },
         updateStrategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 2 } },
         template: {
-          metadata: { labels, annotations: { [configDigestAnnotation]: digestOf(config).slice(0, 16) } },
+          metadata: {
+            labels,
+            annotations: {
+              [configDigestAnnotation]: digestOf(config).slice(0, 16),
+              ...scrapeAnnotations(values.prometheus.enabled, values.prometheus.port),
+            },
+          },
           spec: heldBack(
             podSpec(values, image, ['agent'], {
-              ports: [port('hubble', 4244), port('metrics', values.prometheus.port), port('health', 4240)],
+              ports: [
+                port('hubble', 4244),
+                ...(values.prometheus.enabled ? [port('metrics', values.prometheus.port)] : []),
+                port('health', 4240),
+              ],
               startupProbe: probe('/livez', 1, 60),
               livenessProbe: probe('/livez', 10, 6),
             }),

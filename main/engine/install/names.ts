@@ -23,6 +23,8 @@ export const relayName = 'hubble-relay';
 export const relayAccount = 'fairlead-relay';
 export const relaySecret = 'fairlead-relay-tls';
 export const relayPort = 4245;
+/** Where the relay's pod answers Prometheus: the port that Hubble Relay has. */
+export const relayMetricsPort = 9966;
 export const relayLabels = {
   'k8s-app': relayName,
   'app.kubernetes.io/name': relayName,
@@ -34,6 +36,9 @@ export const relaySelector = `k8s-app=${relayName}`;
 export const agentPort = 4244;
 /** Annotation on pods: a change of it rolls the DaemonSet. */
 export const configDigestAnnotation = 'fairlead.dev/config-digest';
+/** Annotations on pods by which a Prometheus that looks for them finds where to scrape; none where metrics are off. */
+export const scrapeAnnotations = (enabled: boolean, port: number): Readonly<Record<string, string>> =>
+  enabled ? { 'prometheus.io/scrape': 'true', 'prometheus.io/port': String(port) } : {};
 /** Annotation on the configuration: the values as they were given, JSON. */
 export const valuesAnnotation = 'fairlead.dev/values';
 /** Annotation on secrets: cluster name that the certificates are for. */

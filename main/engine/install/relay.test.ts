@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { type Plan, type Values, valuesSchema, withValue } from '../../../contract/index.ts';
 import { resources } from '../kube/cluster-connection.ts';
 import { FakeCluster, fakeSsh } from '../testing/fake-cluster.ts';
-import { agentConfiguration } from './manifests.ts';
+import { agentConfiguration, renderObjects } from './manifests.ts';
 import { agentSelector, relayName, relaySecret } from './names.ts';
 import { allObjects } from './plan.ts';
 import { preparePlan } from './read.ts';
@@ -19,6 +19,16 @@ const image = {
 };
 const without: Values = valuesSchema.parse({ k8sServiceHost: '172.31.77.10', k8sServicePort: 6443 });
 const values = withValue(without, 'hubble.relay.enabled', true);
+
+/** What a DaemonSet and a Deployment say of their pods. */
+interface Workload {
+  readonly metadata: { readonly annotations: Readonly<Record<string, string>> };
+  readonly spec: {
+    readonly containers: readonly {
+      readonly ports: readonly { readonly name: string; readonly containerPort: number }[];
+    }[];
+  };
+}
 
 let cluster: FakeCluster;
 beforeEach(() => {
@@ -65,6 +75,32 @@ describe('the relay', () => {
     const text = JSON.stringify(renderRelay(values, 'a:1'));
     for (const word of ['hostPath', 'hostNetwork', 'privileged', `"${key}":"${value}"`])
       expect(text).not.toContain(word);
+  });
+
+  test('and the agents tell Prometheus where their metrics are, unless those are off', () => {
+    const found = (given: Values) =>
+      [...renderObjects(given, 'a:1'), ...renderRelay(given, 'a:1')].flatMap(({ object }) => {
+        const { template } = (object as unknown as { spec?: { template?: Workload } }).spec ?? {};
+        if (!template) return [];
+        const { annotations } = template.metadata;
+        const ports = template.spec.containers.flatMap((container) => container.ports);
+        return [
+          [
+            object.metadata.name,
+            annotations['prometheus.io/scrape'],
+            annotations['prometheus.io/port'],
+            ports.find(({ name }) => name === 'metrics')?.containerPort,
+          ],
+        ];
+      });
+    expect(found(withValue(values, 'prometheus.port', 9999))).toEqual([
+      ['fairlead-agent', 'true', '9999', 9999],
+      [relayName, 'true', '9966', 9966],
+    ]);
+    expect(found(withValue(values, 'prometheus.enabled', false))).toEqual([
+      ['fairlead-agent', undefined, undefined, undefined],
+      [relayName, undefined, undefined, undefined],
+    ]);
   });
 
   test('that is switched off goes, with everything of it; nothing of the agents is touched', async () => {

@@ -14,10 +14,12 @@ import {
   labels,
   relayAccount,
   relayLabels,
+  relayMetricsPort,
   relayName,
   relayPort,
   relaySecret,
   relaySelector,
+  scrapeAnnotations,
 } from './names.ts';
 import { keyOf } from './plan.ts';
 import type { Stage } from './steps.ts';
@@ -38,6 +40,7 @@ export const relaySecretObject: Rendered = {
 export function renderRelay(values: Values, image: string): readonly Rendered[] {
   const one = (type: ResourceType, name: string, body: Readonly<Record<string, unknown>>) =>
     rendered(type, name, body, undefined, relayLabels);
+  const port = (name: string, containerPort: number) => ({ name, containerPort, protocol: 'TCP' });
   const probe = { tcpSocket: { port: 'grpc' } };
   return [
     one(resources.serviceAccounts, relayAccount, {}),
@@ -63,7 +66,10 @@ export function renderRelay(values: Values, image: string): readonly Rendered[] 
         template: {
           metadata: {
             labels: relayLabels,
-            annotations: { [configDigestAnnotation]: digestOf(agentConfiguration(values)).slice(0, 16) },
+            annotations: {
+              [configDigestAnnotation]: digestOf(agentConfiguration(values)).slice(0, 16),
+              ...scrapeAnnotations(values.prometheus.enabled, relayMetricsPort),
+            },
           },
           spec: {
             serviceAccountName: relayAccount,
@@ -82,7 +88,11 @@ export function renderRelay(values: Values, image: string): readonly Rendered[] 
                 image,
                 imagePullPolicy: 'IfNotPresent',
                 args: ['relay', '--listen', `:${relayPort}`],
-                ports: [{ name: 'grpc', containerPort: relayPort, protocol: 'TCP' }],
+                // The image's own default is this port for metrics: an older image, which has none, starts as well.
+                ports: [
+                  port('grpc', relayPort),
+                  ...(values.prometheus.enabled ? [port('metrics', relayMetricsPort)] : []),
+                ],
                 readinessProbe: { ...probe, periodSeconds: 2, failureThreshold: 3 },
                 livenessProbe: { ...probe, periodSeconds: 10, failureThreshold: 6, initialDelaySeconds: 10 },
                 resources: { requests: { cpu: '10m', memory: '32Mi' } },

@@ -77,6 +77,7 @@ func relayCommand() *cobra.Command {
 	flags.StringVar(&o.ConfigPath, "config", "/etc/fairlead/config.yaml", "the agents' configuration")
 	flags.StringVar(&o.TLSDirectory, "tls-directory", "/var/lib/fairlead/tls", "ca.crt, tls.crt and tls.key")
 	flags.StringVar(&o.Listen, "listen", ":4245", "where to answer, with mTLS")
+	flags.StringVar(&o.Metrics, "metrics", ":9966", "where Prometheus is answered, unless prometheus.enabled is false")
 	return command
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 
 	"google.golang.org/grpc"
@@ -19,8 +20,9 @@ import (
 	"fairlead.dev/node-agent/internal/relay"
 )
 
-// RelayOptions are what the command line gives.
-type RelayOptions struct{ ConfigPath, TLSDirectory, Listen, Version string }
+// RelayOptions are what the command line gives. Metrics is where Prometheus is answered, unless the configuration has
+// prometheus.enabled off; its port is the relay's own, because prometheus.port is one of the nodes.
+type RelayOptions struct{ ConfigPath, TLSDirectory, Listen, Metrics, Version string }
 
 // Relay answers for all nodes until ctx ends. It finds them by their CiliumNodes.
 func Relay(ctx context.Context, o RelayOptions) error {
@@ -60,11 +62,22 @@ func Relay(ctx context.Context, o RelayOptions) error {
 	if err != nil {
 		return fmt.Errorf("listening for the relay: %w", err)
 	}
-	server := grpc.NewServer(grpc.Creds(directory.Server()))
-	relay.NewServer(relay.Options{Peers: peers, TLS: directory.ClientConfig(), Version: o.Version}).Register(server)
+	cluster := relay.NewServer(relay.Options{Peers: peers, TLS: directory.ClientConfig(), Version: o.Version})
+	defer cluster.Close()
+	if *c.Prometheus.Enabled {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", cluster.MetricsHandler())
+		if err := serveHTTP(ctx, "the relay's metrics", o.Metrics, mux, func(err error) {
+			log.Error("metrics are not served any more", "error", err)
+		}); err != nil {
+			return err
+		}
+	}
+	server := grpc.NewServer(append(cluster.ServerOptions(), grpc.Creds(directory.Server()))...)
+	cluster.Register(server)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
-	log.Info("relaying", "listen", o.Listen)
+	log.Info("relaying", "listen", o.Listen, "metrics", *c.Prometheus.Enabled)
 	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serving the relay: %w", err)
 	}

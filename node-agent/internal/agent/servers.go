@@ -39,6 +39,11 @@ func hubblePort(address string) int {
 
 // serveHTTP serves until ctx ends.
 func (a *agent) serveHTTP(ctx context.Context, name, address string, handler http.Handler) error {
+	return serveHTTP(ctx, name, address, handler, func(err error) { a.components.fail(name, err, "Restart the agent.") })
+}
+
+// serveHTTP serves until ctx ends; failed is told when it ends before.
+func serveHTTP(ctx context.Context, name, address string, handler http.Handler, failed func(error)) error {
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", address)
 	if err != nil {
@@ -48,7 +53,7 @@ func (a *agent) serveHTTP(ctx context.Context, name, address string, handler htt
 	context.AfterFunc(ctx, func() { server.Close() })
 	go func() {
 		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			a.components.fail(name, err, "Restart the agent.")
+			failed(err)
 		}
 	}()
 	return nil

@@ -42,6 +42,7 @@ type Server struct {
 	observerpb.UnimplementedObserverServer
 	options Options
 	started time.Time
+	metrics *metrics
 
 	mu          sync.Mutex
 	connections map[peer.Peer]*grpc.ClientConn
@@ -49,7 +50,7 @@ type Server struct {
 
 // NewServer makes a relay; Close it when done.
 func NewServer(options Options) *Server {
-	return &Server{options: options, started: time.Now(), connections: map[peer.Peer]*grpc.ClientConn{}}
+	return &Server{options: options, started: time.Now(), metrics: newMetrics(), connections: map[peer.Peer]*grpc.ClientConn{}}
 }
 
 // Register puts the relay and grpc.health on a gRPC server.
@@ -71,8 +72,9 @@ func (s *Server) Close() {
 // agent is one peer to ask.
 type agent struct {
 	peer.Peer
-	client observerpb.ObserverClient
-	err    error
+	connection *grpc.ClientConn
+	client     observerpb.ObserverClient
+	err        error
 }
 
 // agents of now; connections to peers that are gone are closed.
@@ -84,6 +86,7 @@ func (s *Server) agents() []agent {
 		if !slices.Contains(peers, p) {
 			_ = connection.Close()
 			delete(s.connections, p)
+			s.metrics.failures.DeleteLabelValues(p.Name)
 		}
 	}
 	var agents []agent
@@ -100,7 +103,7 @@ func (s *Server) agents() []agent {
 			}
 			s.connections[p] = connection
 		}
-		agents = append(agents, agent{Peer: p, client: observerpb.NewObserverClient(connection)})
+		agents = append(agents, agent{Peer: p, connection: connection, client: observerpb.NewObserverClient(connection)})
 	}
 	return agents
 }
@@ -122,7 +125,11 @@ func askAll[T any](ctx context.Context, s *Server, ask func(context.Context, obs
 	for i, a := range agents {
 		answers[i] = answer[T]{agent: a, err: a.err}
 		if a.err == nil {
-			wait.Go(func() { answers[i].value, answers[i].err = ask(ctx, a.client) })
+			wait.Go(func() {
+				if answers[i].value, answers[i].err = ask(ctx, a.client); answers[i].err != nil {
+					s.metrics.failures.WithLabelValues(a.Name).Inc()
+				}
+			})
 		}
 	}
 	wait.Wait()
@@ -208,6 +215,17 @@ func (s *Server) GetFlows(request *observerpb.GetFlowsRequest, stream observerpb
 		from     agent
 	}
 	items := make(chan item, 256)
+	forward := func(response *observerpb.GetFlowsResponse) error {
+		if err := stream.Send(response); err != nil {
+			return err
+		}
+		if lost := response.GetLostEvents(); lost != nil {
+			s.metrics.addLost(lost)
+		} else if response.GetFlow() != nil {
+			s.metrics.forwarded.Add(1)
+		}
+		return nil
+	}
 	var readers sync.WaitGroup
 	for _, a := range agents {
 		readers.Go(func() {
@@ -237,7 +255,7 @@ func (s *Server) GetFlows(request *observerpb.GetFlowsRequest, stream observerpb
 	for i := range items {
 		switch {
 		case i.err == nil && request.GetFollow():
-			if err := stream.Send(i.response); err != nil {
+			if err := forward(i.response); err != nil {
 				return err
 			}
 		case i.err == nil:
@@ -245,6 +263,7 @@ func (s *Server) GetFlows(request *observerpb.GetFlowsRequest, stream observerpb
 		case status.Code(i.err) == codes.InvalidArgument:
 			return i.err
 		case !errors.Is(i.err, io.EOF) && ctx.Err() == nil:
+			s.metrics.failures.WithLabelValues(i.from.Name).Inc()
 			if err := stream.Send(unavailable(i.from.Name, i.err)); err != nil {
 				return err
 			}
@@ -254,7 +273,7 @@ func (s *Server) GetFlows(request *observerpb.GetFlowsRequest, stream observerpb
 		return err
 	}
 	for _, response := range inOrder(gathered, request) {
-		if err := stream.Send(response); err != nil {
+		if err := forward(response); err != nil {
 			return err
 		}
 	}

@@ -3,9 +3,15 @@ package relay_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +26,8 @@ import (
 	"fairlead.dev/node-agent/internal/relay"
 )
 
-// cluster is a real agent-like server over mTLS, one node that is down, and a client of the relay before them.
-func cluster(t *testing.T) (observerpb.ObserverClient, *observertest.Server) {
+// cluster is a real agent-like server over mTLS, one node that is down, a client of the relay before them, and its metrics.
+func cluster(t *testing.T) (observerpb.ObserverClient, *observertest.Server, func() map[string]float64) {
 	t.Helper()
 	directory, err := os.MkdirTemp("", "relay")
 	if err != nil {
@@ -54,7 +60,7 @@ func cluster(t *testing.T) (observerpb.ObserverClient, *observertest.Server) {
 		Certificates: []tls.Certificate{certificate}, RootCAs: pool, MinVersion: tls.VersionTLS13,
 	}})
 	t.Cleanup(r.Close)
-	g := grpc.NewServer()
+	g := grpc.NewServer(r.ServerOptions()...)
 	r.Register(g)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -67,11 +73,79 @@ func cluster(t *testing.T) (observerpb.ObserverClient, *observertest.Server) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = connection.Close() })
-	return observerpb.NewObserverClient(connection), server
+	handler := r.MetricsHandler()
+	scrape := func() map[string]float64 {
+		t.Helper()
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		series := map[string]float64{}
+		for line := range strings.Lines(answer.Body.String()) {
+			if name, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok && !strings.HasPrefix(line, "#") {
+				series[name+"}"], _ = strconv.ParseFloat(value, 64)
+			} else if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+				series[name], _ = strconv.ParseFloat(value, 64)
+			}
+		}
+		return series
+	}
+	return observerpb.NewObserverClient(connection), server, scrape
+}
+
+func TestMetrics(t *testing.T) {
+	client, server, scrape := cluster(t)
+	const ready, failing = `hubble_relay_pool_peer_connection_status{status="READY"}`,
+		`hubble_relay_pool_peer_connection_status{status="TRANSIENT_FAILURE"}`
+	// The first scrape of a relay that nobody has asked tries the connections.
+	if got := scrape(); got[ready] != 0 || got[failing] != 0 || got[`hubble_relay_pool_peer_connection_status{status="IDLE"}`] != 3 {
+		t.Errorf("before anybody asked: %v", got)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	got := scrape()
+	for ; got[ready] != 2 || got[failing] != 1; got = scrape() {
+		if time.Now().After(deadline) {
+			t.Fatalf("connections: %v", got)
+		}
+		time.Sleep(10 * time.Millisecond) // a scrape is the only way to ask
+	}
+	if got["fairlead_relay_flows_forwarded_total"] != 0 || got[`fairlead_relay_flows_lost_total{source="perf_event_ring_buffer"}`] != 0 {
+		t.Errorf("flows that nobody asked for: %v", got)
+	}
+	server.Store.Ingest(flowtest.Delivered(time.Now(), 1, 0x02))
+	server.Store.Lost(9)
+	stream, err := client.GetFlows(t.Context(), &observerpb.GetFlowsRequest{Number: 10})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	if _, err := client.ServerStatus(t.Context(), &observerpb.ServerStatusRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	const flows, sum = `{grpc_method="GetFlows",grpc_service="observer.Observer",grpc_type="server_stream"}`,
+		`{grpc_method="ServerStatus",grpc_service="observer.Observer",grpc_type="unary"}`
+	got = scrape()
+	for name, want := range map[string]float64{
+		// Both names of the one node that answers.
+		"fairlead_relay_flows_forwarded_total":                                       2,
+		`fairlead_relay_flows_lost_total{source="perf_event_ring_buffer"}`:           18,
+		`fairlead_relay_flows_lost_total{source="hubble_ring_buffer"}`:               0,
+		`fairlead_relay_peer_failures_total{peer="node3"}`:                           2,
+		"grpc_server_started_total" + flows:                                          1,
+		"grpc_server_started_total" + sum:                                            1,
+		"grpc_server_handling_seconds_count" + flows:                                 1,
+		`grpc_server_handled_total{grpc_code="OK",` + strings.TrimPrefix(flows, "{"): 1,
+		`grpc_server_handled_total{grpc_code="OK",` + strings.TrimPrefix(sum, "{"):   1,
+		`hubble_relay_pool_peer_connection_status{status="NIL_CONNECTION"}`:          0,
+	} {
+		if value, ok := got[name]; !ok || value != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, value, ok, want)
+		}
+	}
 }
 
 func TestRelay(t *testing.T) {
-	client, server := cluster(t)
+	client, server, _ := cluster(t)
 	start := time.Now()
 	for i := range uint16(10) {
 		server.Store.Ingest(flowtest.Delivered(start.Add(time.Duration(i)*time.Second), i+1, 0x02))
