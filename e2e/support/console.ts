@@ -91,6 +91,13 @@ export async function openCluster(page: Page): Promise<void> {
   await expect(page.getByRole('row', { name: /node1/ })).toBeVisible({ timeout: 30_000 });
 }
 
+/** Opens a view of the first cluster by its address behind the `#`, e.g. "flows" or "terminal?node=node2". */
+export async function openView(page: Page, running: RunningConsole, view: string): Promise<void> {
+  await page.goto(running.address);
+  await openCluster(page);
+  await page.goto(`${running.origin}/#/${view}`);
+}
+
 /** Screenshots of what is on the page, light and dark, at both sizes the console is designed for. */
 export async function picture(page: Page, name: string): Promise<void> {
   for (const [width, height] of [

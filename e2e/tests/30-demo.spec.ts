@@ -1,8 +1,8 @@
-import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { eventually, kubectl, lab, root } from '../../lab/client.ts';
-import { inPod, ready } from '../support/cluster.ts';
-import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { eventually, kubectl } from '../../lab/client.ts';
+import { inPod } from '../support/cluster.ts';
+import { labArguments, openView, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { applyDemoPolicy, startDemo } from '../support/demo.ts';
 
 const landing = [
   'curl',
@@ -32,10 +32,7 @@ test.describe('the demo, from the console', () => {
   let running: RunningConsole;
   test.beforeAll(async () => {
     test.setTimeout(180_000);
-    await lab(['demo']);
-    await ready(['tiefighter', 'xwing'], 'galaxy', 90);
-    await kubectl(['-n', 'galaxy', 'rollout', 'status', 'deployment/deathstar', '--timeout=90s']);
-    await kubectl(['-n', 'galaxy', 'delete', 'cnp', '--all']);
+    await startDemo();
     running = await startConsole(await labArguments());
   });
   test.afterAll(async () => {
@@ -44,15 +41,11 @@ test.describe('the demo, from the console', () => {
 
   /** The policy as the test before applied it in the console; a test that runs alone applies it itself. */
   async function governed(): Promise<void> {
-    await kubectl(['apply', '-f', join(root, 'lab/manifests/demo-policy.yaml')]);
+    await applyDemoPolicy();
     await eventually('xwing is denied', 10, async () => ((await lands('xwing')) ? undefined : true));
   }
 
-  async function open(page: Page, view: string): Promise<void> {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/${view}`);
-  }
+  const open = (page: Page, view: string) => openView(page, running, view);
 
   test('without a policy both ships land, and Flows says FORWARDED', async ({ page }) => {
     expect(await eventually('tiefighter lands', 20, async () => ((await lands('tiefighter')) ? true : undefined))).toBe(

@@ -1,7 +1,8 @@
 import { expect, type Page, test } from '@playwright/test';
-import { eventually, kubectl, lab } from '../../lab/client.ts';
-import { inPod, ready } from '../support/cluster.ts';
-import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { eventually } from '../../lab/client.ts';
+import { inPod } from '../support/cluster.ts';
+import { labArguments, openView, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { removePolicies, startDemo } from '../support/demo.ts';
 
 /** What the deathstar answers a ship: a status code, or 0 where nothing came within two seconds. */
 async function asks(ship: string, method: string, path: string): Promise<number> {
@@ -24,22 +25,15 @@ test.describe('rules on HTTP, from the console', () => {
   let running: RunningConsole;
   test.beforeAll(async () => {
     test.setTimeout(180_000);
-    await lab(['demo']);
-    await ready(['tiefighter', 'xwing'], 'galaxy', 90);
-    await kubectl(['-n', 'galaxy', 'rollout', 'status', 'deployment/deathstar', '--timeout=90s']);
-    await kubectl(['-n', 'galaxy', 'delete', 'cnp', '--all']);
+    await startDemo();
     running = await startConsole(await labArguments());
   });
   test.afterAll(async () => {
-    await kubectl(['-n', 'galaxy', 'delete', 'cnp', '--all']);
+    await removePolicies();
     await running.close();
   });
 
-  async function open(page: Page, view: string): Promise<void> {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/${view}`);
-  }
+  const open = (page: Page, view: string) => openView(page, running, view);
 
   test('the console applies it: landing works, the exhaust port is out of reach', async ({ page }) => {
     const before = await eventually('tiefighter reaches the exhaust port', 20, async () => {

@@ -1,38 +1,19 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@playwright/test';
-import { apply, eventually, kubectl, lab, must, on, root } from '../../lab/client.ts';
+import { eventually, kubectl, lab, on, root } from '../../lab/client.ts';
 import { agentPod } from '../support/cluster.ts';
+import { applyDemoPolicy, deathstar, removePolicies } from '../support/demo.ts';
+import { buildHubble, ClientCertificate, refusal } from '../support/hubble.ts';
 
 /** The stock hubble command line against our agents: same flows, same words. The demo runs while it looks. */
 test.describe('the stock hubble command line', () => {
   let hubble = '';
   test.beforeAll(async () => {
     test.setTimeout(900_000);
-    hubble =
-      (await must(process.execPath, [join(root, 'scripts/build-hubble.mjs')], { seconds: 880 }))
-        .trim()
-        .split('\n')
-        .at(-1) ?? '';
+    hubble = await buildHubble();
     // Other files change policies, and agents that they restart forget their flows: what is looked for is made here.
-    await apply([
-      {
-        apiVersion: 'cilium.io/v2',
-        kind: 'CiliumNetworkPolicy',
-        metadata: { name: 'rule1', namespace: 'galaxy' },
-        spec: {
-          endpointSelector: { matchLabels: { org: 'empire', class: 'deathstar' } },
-          ingress: [
-            {
-              fromEndpoints: [{ matchLabels: { org: 'empire' } }],
-              toPorts: [{ ports: [{ port: '80', protocol: 'TCP' }] }],
-            },
-          ],
-        },
-      },
-    ]);
+    await applyDemoPolicy();
     const node = await deathstarNode();
     await eventually('the deathstar’s node has dropped and forwarded', 60, async () => {
       const seen = async (verdict: string, ship: string) =>
@@ -42,27 +23,14 @@ test.describe('the stock hubble command line', () => {
     });
   });
   test.afterAll(async () => {
-    await kubectl(['-n', 'galaxy', 'delete', 'cnp', 'rule1', '--ignore-not-found']);
+    await removePolicies();
   });
 
   /** Runs it on a node, against the agent's Unix socket. */
   const onSocket = (node: string, args: readonly string[]): Promise<string> =>
     on(node, [hubble, ...args, '--server', 'unix:///var/run/cilium/hubble.sock']);
 
-  async function deathstarNode(): Promise<string> {
-    return (
-      await kubectl([
-        '-n',
-        'galaxy',
-        'get',
-        'pods',
-        '-l',
-        'class=deathstar',
-        '-o',
-        'jsonpath={.items[0].spec.nodeName}',
-      ])
-    ).trim();
-  }
+  const deathstarNode = () => deathstar('spec.nodeName');
 
   test('status says healthy, with flows', async () => {
     const output = await onSocket('node1', ['status']);
@@ -125,49 +93,14 @@ test.describe('the stock hubble command line', () => {
   });
 
   test('the same over mutual TLS, and not without a certificate', async () => {
-    const directory = mkdtempSync(join(tmpdir(), 'fairlead-hubble-'));
-    try {
-      const secret = JSON.parse(
-        await kubectl(['-n', 'kube-system', 'get', 'secret', 'fairlead-client-tls', '-o', 'json']),
-      ) as { data: Record<string, string> };
-      for (const name of ['ca.crt', 'tls.crt', 'tls.key']) {
-        writeFileSync(join(directory, name), Buffer.from(secret.data[name] ?? '', 'base64'), { mode: 0o600 });
-      }
-      const node = await deathstarNode();
-      const address = `${(await kubectl(['get', 'node', node, '-o', 'jsonpath={.status.addresses[0].address}'])).trim()}:4244`;
-      const tls = [
-        '--tls',
-        '--tls-server-name',
-        `${node}.default.hubble-grpc.cilium.io`,
-        '--tls-ca-cert-files',
-        join(directory, 'ca.crt'),
-      ];
-      const client = [
-        '--tls-client-cert-file',
-        join(directory, 'tls.crt'),
-        '--tls-client-key-file',
-        join(directory, 'tls.key'),
-      ];
-      const output = await on('node1', [
-        hubble,
-        'observe',
-        '--server',
-        address,
-        '--last',
-        '20',
-        '--from-pod',
-        'galaxy/xwing',
-        ...tls,
-        ...client,
-      ]);
-      expect(output).toMatch(/policy denied/i);
-      const without = await on('node1', [hubble, 'status', '--server', address, ...tls]).catch(
-        (error: Error) => error.message,
-      );
-      expect(without).not.toContain('): Ok');
-    } finally {
-      rmSync(directory, { recursive: true, force: true });
-    }
+    using certificate = await ClientCertificate.fromCluster();
+    const node = await deathstarNode();
+    const address = `${(await kubectl(['get', 'node', node, '-o', 'jsonpath={.status.addresses[0].address}'])).trim()}:4244`;
+    const name = `${node}.default.hubble-grpc.cilium.io`;
+    const server = certificate.arguments(address, name);
+    const output = await on('node1', [hubble, 'observe', '--last', '20', '--from-pod', 'galaxy/xwing', ...server]);
+    expect(output).toMatch(/policy denied/i);
+    expect(await refusal(hubble, certificate.arguments(address, name, { certificate: false }))).not.toContain('): Ok');
   });
 
   test('nodes are listed', async () => {

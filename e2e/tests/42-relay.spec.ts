@@ -1,10 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { eventually, kubectl, must, on, root } from '../../lab/client.ts';
+import { eventually, kubectl, on } from '../../lab/client.ts';
 import { nodes } from '../support/cluster.ts';
 import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { buildHubble, ClientCertificate, refusal } from '../support/hubble.ts';
 import { applyPlan, findValue, openInstall } from '../support/lifecycle.ts';
 
 /** Everything of the relay that is in the cluster. */
@@ -25,19 +23,13 @@ test.describe('the relay', () => {
   test.describe.configure({ timeout: 240_000, mode: 'serial' });
   let running: RunningConsole;
   let hubble = '';
-  const directory = mkdtempSync(join(tmpdir(), 'fairlead-relay-'));
   test.beforeAll(async () => {
     test.setTimeout(900_000);
-    hubble =
-      (await must(process.execPath, [join(root, 'scripts/build-hubble.mjs')], { seconds: 880 }))
-        .trim()
-        .split('\n')
-        .at(-1) ?? '';
+    hubble = await buildHubble();
     running = await startConsole(await labArguments());
   });
   test.afterAll(async () => {
     await running?.close();
-    rmSync(directory, { recursive: true, force: true });
   });
 
   const turn = async (page: Page) => {
@@ -81,11 +73,7 @@ test.describe('the relay', () => {
   });
 
   test('answers the stock hubble command for all nodes, with a certificate and not without', async () => {
-    const secret = JSON.parse(
-      await kubectl(['-n', 'kube-system', 'get', 'secret', 'fairlead-client-tls', '-o', 'json']),
-    ) as { data: Record<string, string> };
-    for (const name of ['ca.crt', 'tls.crt', 'tls.key'])
-      writeFileSync(join(directory, name), Buffer.from(secret.data[name] ?? '', 'base64'), { mode: 0o600 });
+    using certificate = await ClientCertificate.fromCluster();
     const address = await kubectl([
       '-n',
       'kube-system',
@@ -95,22 +83,9 @@ test.describe('the relay', () => {
       '-o',
       'jsonpath={.spec.clusterIP}:{.spec.ports[0].port}',
     ]);
-    const server = [
-      '--server',
-      address,
-      '--tls',
-      '--tls-server-name',
-      'cli.hubble-relay.cilium.io',
-      '--tls-ca-cert-files',
-      join(directory, 'ca.crt'),
-    ];
-    const client = [
-      '--tls-client-cert-file',
-      join(directory, 'tls.crt'),
-      '--tls-client-key-file',
-      join(directory, 'tls.key'),
-    ];
-    const ask = (args: readonly string[]) => on('node1', [hubble, ...args, ...server, ...client]);
+    const name = 'cli.hubble-relay.cilium.io';
+    const server = certificate.arguments(address, name);
+    const ask = (args: readonly string[]) => on('node1', [hubble, ...args, ...server]);
     const status = await ask(['status']);
     expect(status).toContain('): Ok');
     expect(status).toContain(`Connected Nodes: ${nodes.length}/${nodes.length}`);
@@ -124,8 +99,37 @@ test.describe('the relay', () => {
         .map((line) => (JSON.parse(line) as { readonly node_name?: string }).node_name ?? '');
       return nodes.every((node) => names.some((name) => name.endsWith(node))) ? true : undefined;
     });
-    const without = await on('node1', [hubble, 'status', ...server]).catch((error: Error) => error.message);
-    expect(without).not.toContain('): Ok');
+    expect(await refusal(hubble, certificate.arguments(address, name, { certificate: false }))).not.toContain('): Ok');
+  });
+
+  test('answers Prometheus where its annotations say, with what the questions before have left', async () => {
+    const pods = JSON.parse(
+      await kubectl(['-n', 'kube-system', 'get', 'pods', '-l', 'k8s-app=hubble-relay', '-o', 'json']),
+    ) as {
+      readonly items: readonly {
+        readonly metadata: { readonly annotations: Readonly<Record<string, string>> };
+        readonly status: { readonly podIP: string };
+      }[];
+    };
+    const [pod] = pods.items;
+    expect(pod?.metadata.annotations['prometheus.io/scrape']).toBe('true');
+    const url = `http://${pod?.status.podIP}:${pod?.metadata.annotations['prometheus.io/port']}/metrics`;
+    const scraped = await on('node1', ['curl', '-sS', '-m', '5', url]);
+    const value = (series: string) =>
+      Number(
+        scraped
+          .split('\n')
+          .find((line) => line.startsWith(`${series} `))
+          ?.slice(series.length + 1),
+      );
+    expect(value('hubble_relay_pool_peer_connection_status{status="READY"}')).toBe(nodes.length);
+    expect(value('hubble_relay_pool_peer_connection_status{status="TRANSIENT_FAILURE"}')).toBe(0);
+    expect(value('fairlead_relay_flows_forwarded_total')).toBeGreaterThanOrEqual(nodes.length);
+    for (const source of ['perf_event_ring_buffer', 'hubble_ring_buffer'])
+      expect(value(`fairlead_relay_flows_lost_total{source="${source}"}`)).toBeGreaterThanOrEqual(0);
+    const flows = '{grpc_method="GetFlows",grpc_service="observer.Observer",grpc_type="server_stream"}';
+    expect(value(`grpc_server_handling_seconds_count${flows}`)).toBeGreaterThan(0);
+    expect(value(`grpc_server_handling_seconds_sum${flows}`)).toBeGreaterThan(0);
   });
 
   test('has no privilege, and its certificate is not an agent’s', async () => {

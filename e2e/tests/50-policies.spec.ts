@@ -1,7 +1,7 @@
-import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { kubectl, root } from '../../lab/client.ts';
-import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { kubectl } from '../../lab/client.ts';
+import { labArguments, openView, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { applyDemoPolicy } from '../support/demo.ts';
 
 const selectsNothing = `apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -29,9 +29,7 @@ test.describe('policies that cannot work', () => {
   });
 
   async function write(page: Page, text: string): Promise<void> {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/policies`);
+    await openView(page, running, 'policies');
     await page.getByRole('button', { name: 'New policy' }).click();
     await page.getByRole('menuitem', { name: /Demo: protect the deathstar/ }).click();
     const editor = page.locator('.cm-content');
@@ -66,10 +64,8 @@ test.describe('policies that cannot work', () => {
   });
 
   test('a policy is removed from the console', async ({ page }) => {
-    await kubectl(['apply', '-f', join(root, 'lab/manifests/demo-policy.yaml')]);
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/policies`);
+    await applyDemoPolicy();
+    await openView(page, running, 'policies');
     await page.getByRole('row', { name: /rule1/ }).click();
     await page
       .getByRole('button', { name: /^Delete/ })

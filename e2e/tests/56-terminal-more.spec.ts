@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
 import { eventually, kubectl, on } from '../../lab/client.ts';
-import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { labArguments, openCluster, openView, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { deathstar } from '../support/demo.ts';
 import { outputOf, says } from '../support/terminal.ts';
 
 const debugPods = () =>
@@ -26,29 +27,14 @@ test.describe('terminals that need more', () => {
     await running.close();
   });
 
-  async function open(page: Page, address: string): Promise<void> {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/terminal?${address}`);
-  }
+  const open = (page: Page, address: string) => openView(page, running, `terminal?${address}`);
   async function shell(page: Page, address: string): Promise<void> {
     await open(page, address);
     await expect(page.locator('.xterm-screen')).toBeVisible({ timeout: 30_000 });
   }
 
   test('an image without a shell: told so, and a debug container does', async ({ page }) => {
-    const pod = (
-      await kubectl([
-        '-n',
-        'galaxy',
-        'get',
-        'pods',
-        '-l',
-        'class=deathstar',
-        '-o',
-        'jsonpath={.items[0].metadata.name}',
-      ])
-    ).trim();
+    const pod = await deathstar('metadata.name');
     await open(page, `pod=galaxy/${pod}`);
     const card = page.getByRole('alert').filter({ hasText: 'terminal.no-shell' });
     await expect(card).toBeVisible({ timeout: 30_000 });
@@ -210,7 +196,7 @@ test.describe('terminals that need more', () => {
     const count = page.getByRole('status', { name: 'Matches' });
     // One needle in each five hundred lines, and the line typed does not hold it.
     await expect(count).toHaveText(/^\d of 4$/);
-    const first = await count.innerText();
+    const first = (await count.textContent()) ?? '';
     await field.press('Enter');
     await expect(count).not.toHaveText(first);
     await field.fill('NEEDLE7.');

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { expect, test } from '@playwright/test';
-import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
+import { labArguments, openView, picture, type RunningConsole, startConsole } from '../support/console.ts';
 
 /** What the agents say, together; and everything that somebody who helps would ask for, in one file. */
 test.describe('logs and support bundle', () => {
@@ -13,9 +13,7 @@ test.describe('logs and support bundle', () => {
   });
 
   test('all agents’ lines are shown together, found by words and kept still', async ({ page }) => {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/logs`);
+    await openView(page, running, 'logs');
     const lines = page.getByRole('grid', { name: 'Lines' });
     await expect(lines.getByText(/fairlead-agent-/).first()).toBeVisible({ timeout: 30_000 });
     await picture(page, 'logs');
@@ -27,9 +25,7 @@ test.describe('logs and support bundle', () => {
   });
 
   test('a bundle is shown before it is made, opens with tar, and opens in the console', async ({ page }) => {
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/support`);
+    await openView(page, running, 'support');
     await page.getByRole('button', { name: 'Preview State of the agents' }).click();
     const preview = page.getByRole('dialog', { name: 'State of the agents' });
     await expect(preview.getByRole('button', { name: /agents\/status\/node1\.json/ })).toBeVisible({ timeout: 30_000 });

@@ -1,5 +1,5 @@
 import { expect, test } from '@playwright/test';
-import { labArguments, openCluster, type RunningConsole, startConsole } from '../support/console.ts';
+import { labArguments, openView, type RunningConsole, startConsole } from '../support/console.ts';
 import { outputOf, says, types } from '../support/terminal.ts';
 
 /** A flood through one shell. */
@@ -20,9 +20,7 @@ test.describe('a flood of output', () => {
         received += payload.length;
       }),
     );
-    await page.goto(running.address);
-    await openCluster(page);
-    await page.goto(`${running.origin}/#/terminal?pod=galaxy/xwing`);
+    await openView(page, running, 'terminal?pod=galaxy/xwing');
     await expect(page.locator('.xterm-screen')).toBeVisible({ timeout: 30_000 });
     await says(page, 'echo ready-$((1+1))', 'ready-2');
     interface Frames {
