@@ -48,8 +48,9 @@ int from_overlay(struct __sk_buff *skb)
 	 * the node's, and not a pod's, since older kernels keep the mark on the way into another namespace.
 	 */
 	bpf_skb_change_type(skb, 0);
-	/* Answers of backends elsewhere, to clients outside. */
-	if (config.services && is_router(&p->destination)) {
+	/* Answers of backends elsewhere, to clients outside. To the node's address where the connection was
+	 * opened without a tunnel. */
+	if (config.services && is_host(&p->destination)) {
 		int verdict = serve_reply(skb, p, r);
 
 		if (verdict != NOT_SERVED)

@@ -278,7 +278,7 @@ __verified_once int serve_client_here(struct xdp_md *ctx, struct packet *p, stru
 	} else if (!err) {
 		err = remember_front(p, w);
 		if (!err)
-			err = snat_out(ctx, p, &w->from);
+			err = snat_client(ctx, p, &w->from);
 		if (!err && config.tunnel && peer.tunnel) {
 			r->tunnel = peer.tunnel;
 			r->vni = IDENTITY_WORLD;

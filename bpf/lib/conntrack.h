@@ -417,6 +417,9 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		if (err)
 			return err;
 	}
+	/* What comes by the tunnel is answered by it, also to a node's own address. */
+	if (t->side == IN && !c->tunnel && t->peer.tunnel)
+		c->tunnel = way_to(&t->peer);
 	t->peer.identity = c->peer;
 	t->peer.tunnel = c->tunnel;
 	t->reply = (c->initiator == EGRESS) != (t->side == OUT);

@@ -201,10 +201,10 @@ __verified_once int nat_allocate(struct nat_work *w, struct packet *p, bool own)
 	return -DROP_NAT_NO_MAPPING;
 }
 
-/* Whether the flow w->out has a mapping; its port is in w->in then. */
-static __always_inline bool nat_find(struct nat_work *w, struct packet *p)
+/* Whether the flow w->out, whose hint is `known` or NULL, has a mapping; its port is in w->in then. */
+static __always_inline bool nat_find_by(struct nat_work *w, struct packet *p, struct nat_value *known)
 {
-	struct nat_value *known = bpf_map_lookup_elem(&nat, &w->out), *in;
+	struct nat_value *in;
 
 	if (!known || !same_address(&known->address, &w->to))
 		return false;
@@ -215,6 +215,11 @@ static __always_inline bool nat_find(struct nat_work *w, struct packet *p)
 		return false;
 	nat_touch(in, p, true, bpf_ktime_get_coarse_ns());
 	return true;
+}
+
+static __always_inline bool nat_find(struct nat_work *w, struct packet *p)
+{
+	return nat_find_by(w, p, bpf_map_lookup_elem(&nat, &w->out));
 }
 
 static __always_inline void nat_step(struct nat_work *w, bool existed)
@@ -266,7 +271,30 @@ static __noinline int snat_out(struct __sk_buff *skb, struct packet *p, const st
 	return nat_open(skb, p, w, false);
 }
 
-/* The same for flows that have a mapping; 1: it has none, and the packet is as it was. */
+/*
+ * The same for clients of services, where `to` is the node's or the router's address by the routing mode. What
+ * was opened with the other one keeps it: after a change of the mode its answers come back in either form.
+ */
+static __noinline int snat_client(struct __sk_buff *skb, struct packet *p, const struct address *to)
+{
+	struct nat_work *w = nat_work();
+	struct nat_value *known;
+
+	if (!w)
+		return -DROP_NAT_NO_MAPPING;
+	w->to = *to;
+	if (!nat_out_key(&w->out, p))
+		return -DROP_NAT_UNSUPPORTED_L4;
+	known = bpf_map_lookup_elem(&nat, &w->out);
+	if (known && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && is_host(&known->address))
+		w->to = known->address;
+	if (!nat_find_by(w, p, known))
+		return nat_open(skb, p, w, false);
+	nat_step(w, true);
+	return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
+}
+
+/* The same as snat_out() for flows that have a mapping; 1: it has none, and the packet is as it was. */
 static __noinline int snat_known(struct __sk_buff *skb, struct packet *p, const struct address *to)
 {
 	struct nat_work *w = nat_work();

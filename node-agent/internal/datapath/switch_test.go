@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -201,6 +202,107 @@ func tryModeSwitch(t *testing.T, first datapath.RoutingMode, rangeKnown bool) {
 				t.Errorf("to %s: %d of %d datagrams were lost", routing, lost, sent)
 			}
 		}
+	}
+}
+
+// A client outside keeps its connection to a backend on another node across a change of the routing mode, and back: its translation
+// stays, and answers come back in the form that the backend's node has by then.
+func TestModeSwitchKeepsClientsOutside(t *testing.T) {
+	for _, first := range []datapath.RoutingMode{datapath.RoutingTunnel, datapath.RoutingNative} {
+		for _, order := range [][]int{{0, 1}, {1, 0}} {
+			t.Run(fmt.Sprintf("%s first, node %d begins", first, order[0]+1), func(t *testing.T) { tryClientsOfModeSwitch(t, first, order, false) })
+		}
+		t.Run(fmt.Sprintf("%s first, by XDP", first), func(t *testing.T) { tryClientsOfModeSwitch(t, first, []int{0, 1}, true) })
+	}
+}
+
+func tryClientsOfModeSwitch(t *testing.T, first datapath.RoutingMode, order []int, xdp bool) {
+	other := map[datapath.RoutingMode]datapath.RoutingMode{datapath.RoutingNative: datapath.RoutingTunnel, datapath.RoutingTunnel: datapath.RoutingNative}
+	c := newCluster(t, first)
+	var outside *space
+	if xdp {
+		outside = withXDP(t, c, "snat")
+	} else {
+		outside = withOutside6(t, c, nil)
+	}
+	for i := range c.nodes {
+		c.tellOf(t, i, first)
+	}
+	server := c.nodes[1].pods[0]
+	server.space.lines(t, 7000)
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		c.publish(t, echoService(protocol, backend(server, 7000)))
+		c.publish(t, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true}))
+	}
+	services := []string{vip + ":80", "[" + vip6 + "]:80"}
+	// held are connections, by what the pod saw of them.
+	held := map[net.Conn]string{}
+	dial := func() {
+		for _, to := range services {
+			conn, err := outside.dial("tcp", to)
+			must(t, err)
+			t.Cleanup(func() { conn.Close() })
+			answer := exchange(t, conn, 3)
+			held[conn] = answer[:strings.Index(answer, " line")]
+		}
+	}
+	goOn := func(when string) {
+		t.Helper()
+		for conn, seen := range held {
+			answer, err := ask(conn, when)
+			if err != nil {
+				t.Errorf("%s: the connection that the pod saw from %s did not go on: %v; drops %v and %v", when, seen, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+			} else if !strings.HasPrefix(answer, seen+" ") {
+				t.Errorf("%s: %q, and before the pod saw %s", when, answer, seen)
+			}
+		}
+		for _, to := range services {
+			if _, err := outside.try("tcp", to); err != nil {
+				t.Errorf("%s: a new connection to %s: %v; drops %v and %v", when, to, err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+			}
+		}
+	}
+	// The links' own addresses are still being checked when the cluster has just been made.
+	for _, to := range services {
+		within(t, "nobody answers at "+to, func() bool { _, err := outside.try("tcp", to); return err == nil })
+	}
+	dial()
+	for _, routing := range []datapath.RoutingMode{other[first], first} {
+		var all []*stream
+		for _, to := range services {
+			all = append(all, outside.stream(t, to))
+		}
+		for step, i := range order {
+			n := c.nodes[i]
+			if routing == datapath.RoutingNative {
+				c.tellOf(t, i, datapath.RoutingToNative)
+			}
+			must(t, n.datapath.Close())
+			n.config.Routing = routing
+			n.open()
+			goOn(fmt.Sprintf("node %d restarted for %s and knows of nobody", i+1, routing))
+			of := routing
+			if step == 0 {
+				of = other[routing]
+			}
+			c.tellOf(t, 1-i, of)
+			goOn(fmt.Sprintf("node %d restarted for %s", i+1, routing))
+			c.tellOf(t, i, routing)
+			goOn(fmt.Sprintf("node %d has %s, and says so", i+1, routing))
+		}
+		// What is kept for the change itself is over: the translations of before still hold.
+		for _, n := range c.nodes {
+			must(t, datapath.SettleModes(n.datapath, time.Now().Add(2*time.Minute)))
+		}
+		goOn(fmt.Sprintf("long after the change to %s", routing))
+		for _, s := range all {
+			if sent, lost, longest := s.end(); lost > 0 {
+				t.Errorf("to %s: %d of %d datagrams of clients were lost, at most %s without an answer", routing, lost, sent, longest)
+			} else {
+				t.Logf("to %s: none of %d datagrams of clients was lost", routing, sent)
+			}
+		}
+		dial()
 	}
 }
 
