@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { routesOf } from './cluster.ts';
 import { ended, type GinkgoReport, markdown, results } from './report.ts';
 import { exactly, exclusionsFor, namesOf, select } from './selection.ts';
 
@@ -82,5 +83,16 @@ describe('results', () => {
     expect(text).toContain('| all | 1 | 1 | 3 |');
     expect(text).toContain('- Services b: wanted 3 got 2');
     expect(text).toContain('- the time given to this run was over (2):');
+  });
+});
+
+describe('the lab', () => {
+  it('routes each range of a node by its address of the same family', () => {
+    expect(routesOf('10.77.1.0/24 fd00:10:77:1::/64\n172.31.77.11 fd00:172:31:77::11\n')).toEqual([
+      ['10.77.1.0/24', '172.31.77.11'],
+      ['fd00:10:77:1::/64', 'fd00:172:31:77::11'],
+    ]);
+    expect(routesOf('10.77.1.0/24\n172.31.77.11')).toEqual([['10.77.1.0/24', '172.31.77.11']]);
+    expect(routesOf('fd00:10:77:1::/64\n172.31.77.11')).toEqual([]);
   });
 });

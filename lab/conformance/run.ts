@@ -8,6 +8,7 @@
  *   --procs N           tests side by side (2)                                begin by then is named as not run
  *   --set key=value     a value of the installation          --keep           leaves the lab up at the end
  *   --use               the lab that is up, with what is installed in it
+ *   --dual-stack        in a lab of both families, with ipv6.enabled; without any other choice the dual-stack tests alone
  *
  * Conformance tests come first, then those of NetworkPolicy, then all others; the table is written after each part. What
  * failed is run once more at the end, alone. It ends with 1 when a test failed.
@@ -26,6 +27,7 @@ const { values: options } = parseArgs({
     focus: { type: 'string' },
     'network-policy': { type: 'boolean', default: false },
     conformance: { type: 'boolean', default: false },
+    'dual-stack': { type: 'boolean', default: false },
     again: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
@@ -36,7 +38,9 @@ const { values: options } = parseArgs({
   },
 });
 
-const narrowed = options.focus !== undefined || options['network-policy'] || options.conformance;
+const dualStack = options['dual-stack'];
+const narrowed = options.focus !== undefined || options['network-policy'] || options.conformance || dualStack;
+const values = [...(dualStack ? ['ipv6.enabled=true'] : []), ...options.set];
 const kept = join(root, 'bench/results/conformance.json');
 const minute = 60_000;
 
@@ -44,6 +48,7 @@ function focus(): RegExp {
   if (options.focus !== undefined) return new RegExp(options.focus);
   if (options['network-policy']) return /\[Feature:NetworkPolicy\]|Netpol/;
   if (options.conformance) return /\[Conformance\]/;
+  if (dualStack) return /\[Feature:IPv6DualStack\]/;
   return /./;
 }
 
@@ -89,7 +94,7 @@ async function main(): Promise<number> {
   const names = namesOf(await must(join(built.suite, 'e2e.test'), ['--list-tests']));
   const earlier = options.again ? keptResults() : [];
   const passed = new Set(earlier.filter((result) => result.outcome === 'passed').map((result) => result.name));
-  const facilities = { sctp: await hasSctp(), dualStack: options.set.includes('ipv6.enabled=true') };
+  const facilities = { sctp: await hasSctp(), dualStack };
   const selected = select(names, focus(), exclusionsFor(facilities)).filter((test) => !passed.has(test.name));
   if (options.list) {
     list(selected);
@@ -99,8 +104,8 @@ async function main(): Promise<number> {
   if (wanted.length === 0) throw new Error('No test fits.');
   const began = new Date();
   try {
-    await start(built, options.set, options.use);
-    const heading = await subject(built, options.set);
+    await start(built, values, { use: options.use, dualStack });
+    const heading = await subject(built, values, dualStack);
     const end = Date.now() + Number(options.minutes) * minute;
     const procs = Number(options.procs);
     const found: Result[] = selected

@@ -51,7 +51,8 @@ export function exclusionsFor(facilities: Facilities): Exclusion[] {
       pattern: /\[Feature:SCTPConnectivity\]/,
       reason: 'sends SCTP; this kernel has no SCTP sockets',
     });
-  if (!facilities.dualStack) rules.push({ pattern: /\[Feature:IPv6DualStack\]/, reason: 'needs a dual-stack cluster' });
+  if (!facilities.dualStack)
+    rules.push({ pattern: /\[Feature:IPv6DualStack\]/, reason: 'needs a dual-stack cluster (--dual-stack)' });
   return rules;
 }
 
