@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
@@ -54,6 +55,55 @@ type explainer struct {
 	parts   *Parts
 	request *fairleadv1.ExplainRequest
 	out     *fairleadv1.ExplainResponse
+	// families that the sender may send in, the preferred one first.
+	families []family
+}
+
+// family is one of IP's two.
+type family string
+
+const (
+	ipv4 family = "IPv4"
+	ipv6 family = "IPv6"
+)
+
+func familyOf(a netip.Addr) family {
+	if a.Unmap().Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// familiesOf a sender: that of the address by which it was named, or those of its addresses, IPv4 first.
+func familiesOf(name string, addresses []netip.Addr) []family {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return []family{familyOf(a)}
+	}
+	var out []family
+	for _, f := range []family{ipv4, ipv6} {
+		if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return familyOf(a) == f }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// choose takes the address that the sender reaches, in the family that it prefers.
+func (x *explainer) choose(name string, addresses []netip.Addr) (netip.Addr, error) {
+	for _, f := range x.families {
+		if i := slices.IndexFunc(addresses, func(a netip.Addr) bool { return familyOf(a) == f }); i >= 0 {
+			return addresses[i], nil
+		}
+	}
+	return netip.Addr{}, status.Errorf(codes.InvalidArgument, "%s has no address of the sender's family (%s); a pod's name as the sender stands for each of its addresses", name, joinFamilies(x.families))
+}
+
+func joinFamilies(families []family) string {
+	var out []string
+	for _, f := range families {
+		out = append(out, string(f))
+	}
+	return orText(strings.Join(out, ", "), "it has no address")
 }
 
 // ask answers for a pod of this node, or passes the question on to the node that has it.
@@ -70,6 +120,7 @@ func (x *explainer) ask(ctx context.Context) error {
 	if !here {
 		return x.passOn(ctx)
 	}
+	x.families = familiesOf(r.GetFrom(), addressesOf(x.parts, from.ID))
 	destination, port, err := x.destination(ctx, r.GetTo(), uint16(r.GetPort()), protocol)
 	if err != nil {
 		return err
@@ -157,24 +208,31 @@ func (x *explainer) askNode(ctx context.Context, n datapath.Node, r *fairleadv1.
 // destination resolves "service:namespace/name", "namespace/pod" or an address.
 func (x *explainer) destination(ctx context.Context, to string, port uint16, protocol uint8) (netip.Addr, uint16, error) {
 	if a, err := netip.ParseAddr(to); err == nil {
-		return a, port, nil
+		a, err = x.choose(to, []netip.Addr{a})
+		return a, port, err
 	}
 	if name, ok := strings.CutPrefix(to, "service:"); ok {
 		return x.serviceAddress(ctx, name, port, protocol)
 	}
 	if e, ok := x.local(to); ok {
 		if list := addressesOf(x.parts, e.ID); len(list) > 0 {
-			return list[0], port, nil
+			a, err := x.choose(to, list)
+			return a, port, err
 		}
 	}
+	var elsewhere []netip.Addr
 	for _, e := range x.parts.Cache.Entries() {
 		if e.Owner.PodName != "" && e.Owner.Namespace+"/"+e.Owner.PodName == to && e.Prefix.IsSingleIP() {
-			return e.Prefix.Addr(), port, nil
+			elsewhere = append(elsewhere, e.Prefix.Addr())
 		}
 	}
+	if len(elsewhere) > 0 {
+		a, err := x.choose(to, elsewhere)
+		return a, port, err
+	}
 	// A service without the prefix, where no pod has the name.
-	if a, p, err := x.serviceAddress(ctx, to, port, protocol); err == nil {
-		return a, p, nil
+	if a, p, err := x.serviceAddress(ctx, to, port, protocol); err == nil || status.Code(err) == codes.InvalidArgument {
+		return a, p, err
 	}
 	return netip.Addr{}, 0, status.Errorf(codes.NotFound, "%q is neither an address nor a pod nor a service that this node knows; write namespace/pod, service:namespace/name or an address", to)
 }
@@ -185,6 +243,7 @@ func (x *explainer) serviceAddress(ctx context.Context, name string, port uint16
 		return netip.Addr{}, 0, err
 	}
 	var ports []string
+	var addresses []netip.Addr
 	for _, v := range all.GetServices() {
 		if v.GetNamespace()+"/"+v.GetName() != name || v.GetKind() != "ClusterIP" {
 			continue
@@ -195,8 +254,12 @@ func (x *explainer) serviceAddress(ctx context.Context, name string, port uint16
 			if err != nil {
 				return netip.Addr{}, 0, internal("reading a service's address", err)
 			}
-			return a, port, nil
+			addresses = append(addresses, a)
 		}
+	}
+	if len(addresses) > 0 {
+		a, err := x.choose("service "+name, addresses)
+		return a, port, err
 	}
 	if len(ports) == 0 {
 		return netip.Addr{}, 0, status.Errorf(codes.NotFound, "service %s has no ClusterIP that this node knows", name)

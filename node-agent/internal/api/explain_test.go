@@ -98,3 +98,34 @@ func TestExplainSaysWhichNodeDidNotAnswer(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+// Of two families the sender's address decides, or IPv4 where it was named otherwise; never the order in which addresses are listed.
+func TestExplainChoosesTheFamily(t *testing.T) {
+	both := []netip.Addr{netip.MustParseAddr("fd00::2"), netip.MustParseAddr("::ffff:10.77.1.2")}
+	for _, test := range []struct {
+		from          string
+		sender, there []netip.Addr
+		want          string
+	}{
+		{"a/b", both, both, "::ffff:10.77.1.2"},
+		{"10.77.1.9", both, both, "::ffff:10.77.1.2"},
+		{"fd00::9", both, both, "fd00::2"},
+		{"a/b", both, both[:1], "fd00::2"},
+		{"a/b", both[:1], both, "fd00::2"},
+		{"a/b", both[1:], both[:1], ""},
+		{"10.77.1.9", both, both[:1], ""},
+		{"fd00::9", both, both[1:], ""},
+	} {
+		x := explainer{families: familiesOf(test.from, test.sender)}
+		got, err := x.choose("c/d", test.there)
+		if test.want == "" {
+			if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "c/d has no address of the sender's family") {
+				t.Errorf("%+v: %s, %v", test, got, err)
+			}
+			continue
+		}
+		if err != nil || got.String() != test.want {
+			t.Errorf("%+v: %s, %v", test, got, err)
+		}
+	}
+}

@@ -34,7 +34,7 @@ func explainCommand() *cobra.Command {
 	}
 	s.bind(command)
 	flags := command.Flags()
-	flags.StringVar(&r.From, "from", "", "sender: namespace/pod, or a pod's address")
+	flags.StringVar(&r.From, "from", "", "sender: namespace/pod, or a pod's address, whose family is taken then (otherwise IPv4 where both ends have it)")
 	flags.StringVar(&r.To, "to", "", "receiver: namespace/pod, service:namespace/name, or an address")
 	flags.Uint32Var(&r.Port, "port", 0, "port of the receiver")
 	flags.StringVar(&r.Protocol, "protocol", "tcp", "tcp, udp, sctp or icmp (an echo request)")

@@ -75,10 +75,12 @@ func TestExplain(t *testing.T) {
 	eachRouting(t, func(t *testing.T, c *cluster) {
 		a, b, far := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
 		n := c.nodes[0]
+		at6 := func(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
 		e := far.endpoint
 		e.PolicyIngress = true
 		must(t, c.nodes[1].datapath.UpsertEndpoint(ctx, e))
 		must(t, c.nodes[1].datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{line(far, a.endpoint.Identity, datapath.Ingress, unix.IPPROTO_TCP, 7000, false, 42)}, nil))
+		must(t, n.datapath.UpsertService(ctx, someService("echo6", "[fd00:10:96::20]:80", unix.IPPROTO_TCP, netip.AddrPortFrom(far.address6, 7000))))
 		// An ipBlock around a's address, without regard to its identity.
 		must(t, c.nodes[1].datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{{
 			PolicyKey:   datapath.PolicyKey{Endpoint: far.endpoint.ID, Identity: 3 << 24, Direction: datapath.Ingress, Protocol: unix.IPPROTO_TCP, Port: 7002, PortPrefix: 16},
@@ -106,6 +108,13 @@ func TestExplain(t *testing.T) {
 			{"a service without backends, per packet", "10.96.0.21:80", true, datapath.OutcomeDropped, nil, 158, []string{"service", "verdict"}, 0},
 			{"the world", world + ":7000", false, datapath.OutcomeLeaves, nil, 0, []string{"route"}, 0},
 			{"the own node", n.config.NodeAddress.String() + ":7000", false, datapath.OutcomeHost, nil, 0, []string{"route"}, 0},
+			{"by IPv6: a pod of the same node", at6(b.address6, 7000), false, datapath.OutcomeDelivered, b, 0, []string{"endpoint", "connection", "policy", "redirect"}, 0},
+			{"by IPv6: a pod of another node", at6(far.address6, 7000), false, datapath.OutcomeDelivered, far, 0, []string{"identity", "connection", "policy"}, 42},
+			{"by IPv6: a port that policy does not allow there", at6(far.address6, 7001), false, datapath.OutcomeDropped, nil, 133, []string{"policy", "verdict"}, 0},
+			{"by IPv6: a service, by socket", "[fd00:10:96::20]:80", false, datapath.OutcomeDelivered, far, 0, []string{"service", "backend", "rewrite"}, 42},
+			{"by IPv6: a service, per packet", "[fd00:10:96::20]:80", true, datapath.OutcomeDelivered, far, 0, []string{"service", "backend", "rewrite"}, 42},
+			{"by IPv6: the world", at6(addr(world6), 7000), false, datapath.OutcomeLeaves, nil, 0, []string{"route"}, 0},
+			{"by IPv6: the own node", at6(n.config.NodeAddress6, 7000), false, datapath.OutcomeHost, nil, 0, []string{"route"}, 0},
 			{"an address of no pod", "10.77.1.200:7000", false, datapath.OutcomeDropped, nil, 152, []string{"policy"}, 0},
 		} {
 			got := c.explain(t, a, netip.MustParseAddrPort(test.to), unix.IPPROTO_TCP, test.perPacket)
