@@ -19,6 +19,10 @@ const field = (object: unknown, ...path: readonly string[]): unknown =>
 
 const text = (value: unknown) => (value === undefined || value === null ? '' : String(value));
 
+/** A list with one entry per family, or the single field of before there were two. */
+const both = (object: unknown, list: readonly string[], single: readonly string[]) =>
+  (field(object, ...list) as readonly string[] | undefined)?.join(',') ?? text(field(object, ...single));
+
 /** Columns that `kubectl get` prints of these kinds. */
 const columns: Readonly<Record<string, readonly string[]>> = {
   'ciliumnodes.cilium.io': ['CiliumInternalIP', 'InternalIP', 'Age'],
@@ -61,8 +65,11 @@ async function inventory(connection: ClusterConnection): Promise<Outcome> {
       ['NODE', 'ADDRESS', 'POD CIDR'],
       objects(nodes).map((node) => [
         node.metadata.name,
-        text((field(node, 'status', 'addresses') as readonly { address: string }[] | undefined)?.[0]?.address),
-        text(field(node, 'spec', 'podCIDR')),
+        (field(node, 'status', 'addresses') as readonly { type: string; address: string }[] | undefined)
+          ?.filter(({ type }) => type === 'InternalIP')
+          .map(({ address }) => address)
+          .join(',') ?? '',
+        both(node, ['spec', 'podCIDRs'], ['spec', 'podCIDR']),
       ]),
     ),
     tableText(
@@ -71,7 +78,8 @@ async function inventory(connection: ClusterConnection): Promise<Outcome> {
         pod.metadata.namespace ?? '',
         pod.metadata.name,
         text(field(pod, 'status', 'phase')),
-        text(field(pod, 'status', 'podIP')),
+        (field(pod, 'status', 'podIPs') as readonly { ip: string }[] | undefined)?.map(({ ip }) => ip).join(',') ??
+          text(field(pod, 'status', 'podIP')),
         text(field(pod, 'spec', 'nodeName')),
       ]),
     ),
@@ -81,7 +89,7 @@ async function inventory(connection: ClusterConnection): Promise<Outcome> {
         service.metadata.namespace ?? '',
         service.metadata.name,
         text(field(service, 'spec', 'type')),
-        text(field(service, 'spec', 'clusterIP')),
+        both(service, ['spec', 'clusterIPs'], ['spec', 'clusterIP']),
       ]),
     ),
   ].join('\n\n');

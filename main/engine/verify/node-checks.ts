@@ -1,6 +1,11 @@
 import type { CheckResult } from '../../../contract/checks.ts';
 import type { Values } from '../../../contract/index.ts';
-import type { GetStatusResponse, ListMapsResponse } from '../agents/gen/fairlead/v1/agent_pb.ts';
+import type {
+  GetStatusResponse,
+  ListMapsResponse,
+  NodeHealth,
+  ProbeAnswer,
+} from '../agents/gen/fairlead/v1/agent_pb.ts';
 import { type Outcome, partOf, tableText } from '../checks/runner.ts';
 import { agentConfiguration } from '../install/manifests.ts';
 import type { PrintedFacts, PrintedRule } from './node-facts.ts';
@@ -12,6 +17,38 @@ const rulesText = (rules: readonly PrintedRule[]) =>
         ['TABLE', 'CHAIN', 'OWNER', 'RULE'],
         rules.map(({ table, chain, owner, text }) => [table, chain, owner, text]),
       );
+
+/** What the agent lists of both families with a comma between. */
+const listed = (text: string) => text.split(',').filter((one) => one !== '');
+
+/** How many addresses a range has for pods; of a large one of IPv6, as many as the agent counts. */
+const capacityOf = (range: string) => {
+  const bits = (range.includes(':') ? 128 : 32) - Number(range.split('/')[1]);
+  return 2 ** Math.min(bits, 30) - 3;
+};
+
+/** Every way in which another node is asked: at its address, in its pods' network, and at both of IPv6 where there are two families. */
+function pathsOf(node: NodeHealth) {
+  const { reachable, latencyMilliseconds, error } = node;
+  const own = { reachable, latencyMilliseconds, error };
+  const { endpointAddress, endpointHttp, endpointIcmp } = node;
+  const inside = { where: 'pods’ network', address: endpointAddress, http: endpointHttp, icmp: endpointIcmp };
+  return [
+    { where: 'node', address: node.address, http: own, icmp: node.icmp },
+    ...(endpointAddress === '' ? [] : [inside]),
+    ...node.morePaths.map(({ address, http, icmp }) => ({ where: 'IPv6', address, http, icmp })),
+  ];
+}
+
+/** What a probe says of one way. */
+type Answer = Pick<ProbeAnswer, 'reachable' | 'latencyMilliseconds' | 'error'> | undefined;
+
+const answered = (answer: Answer) =>
+  answer === undefined
+    ? '-'
+    : answer.reachable
+      ? `${answer.latencyMilliseconds.toFixed(2)} ms`
+      : `no: ${answer.error || 'no answer'}`;
 
 /** B1: every interface, with what pods have. */
 function interfaces({ interfaces: links }: PrintedFacts, status: GetStatusResponse | undefined): Outcome {
@@ -27,15 +64,14 @@ function interfaces({ interfaces: links }: PrintedFacts, status: GetStatusRespon
   );
   const pods = links.filter((link) => link.peer).length;
   const found = `${links.length - pods} interfaces and ${pods} of pods`;
-  const router = status?.routerAddress ?? '';
-  if (
-    status &&
-    router !== '' &&
-    !links.some((link) => link.addresses.some((address) => address.startsWith(`${router}/`)))
-  )
+  const routers = listed(status?.routerAddress ?? '');
+  const missing = routers.filter(
+    (router) => !links.some((link) => link.addresses.some((address) => address.startsWith(`${router}/`))),
+  );
+  if (missing.length > 0)
     return {
       status: 'failed',
-      found: `${found}; the router address ${router} is on none`,
+      found: `${found}; the router address ${missing.join(', ')} is on none`,
       expected: 'the router address on an interface of the agent',
       fix: 'Restart the agent of this node.',
       evidence,
@@ -43,7 +79,7 @@ function interfaces({ interfaces: links }: PrintedFacts, status: GetStatusRespon
   const down = links.filter((link) => !link.up && link.addresses.length > 0 && link.kind !== 'loopback');
   return {
     status: down.length > 0 ? 'warning' : 'passed',
-    found: router === '' ? found : `${found}; router address ${router}`,
+    found: routers.length === 0 ? found : `${found}; router address ${routers.join(', ')}`,
     expected: 'what carries addresses is up',
     ...(down.length > 0 ? { fix: `Bring ${down.map((link) => link.name).join(', ')} up.` } : {}),
     evidence,
@@ -113,7 +149,10 @@ function configuration(facts: PrintedFacts, status: GetStatusResponse, values: V
     ['Native routing range', status.nativeRoutingCidr || 'none'],
     ['Direct node routes', String(status.autoDirectNodeRoutes)],
     ['Masquerading', status.masquerade],
-    ['kube-proxy replacement', `${status.kubeProxyReplacement} [${status.devices.join(', ')} ${status.nodeAddress}]`],
+    [
+      'kube-proxy replacement',
+      `${status.kubeProxyReplacement} [${status.devices.join(', ')} ${listed(status.nodeAddress).join(' ')}]`,
+    ],
     ['XDP acceleration', component('xdp')],
     ['XDP prefilter', component('prefilter')],
     ['Policy enforcement', status.policyEnforcementMode],
@@ -152,7 +191,14 @@ function agentStatus(
 ): readonly (readonly [string, string, Outcome])[] {
   const failing = status.components.filter((one) => one.state === 'failing' || one.state === 'degraded');
   const unreachable = status.nodes.filter((node) => !node.reachable);
-  const used = status.allocations.length;
+  const silent = status.nodes.filter((node) =>
+    pathsOf(node).some(({ http, icmp }) => !(http?.reachable ?? true) || !(icmp?.reachable ?? true)),
+  );
+  const ranges = listed(status.podCidr).map((range) => ({
+    range,
+    used: status.allocations.filter((one) => one.address.includes(':') === range.includes(':')).length,
+    of: capacityOf(range),
+  }));
   const full = (maps?.maps ?? []).filter((map) => map.entries >= 0 && Number(map.entries) > map.maxEntries * 0.9);
   return [
     [
@@ -178,24 +224,26 @@ function agentStatus(
       'node-health',
       'Other nodes are reached (TCP 4240)',
       {
-        status: unreachable.length > 0 ? 'failed' : 'passed',
+        status: unreachable.length > 0 ? 'failed' : silent.length > 0 ? 'warning' : 'passed',
         found:
           unreachable.length > 0
             ? `not reached: ${unreachable.map((node) => node.name).join(', ')}`
-            : `${status.nodes.length} nodes`,
+            : `${status.nodes.length} nodes${silent.length > 0 ? `; not in every way: ${silent.map((node) => node.name).join(', ')}` : ''}`,
         expected: 'every node',
-        ...(unreachable.length > 0
-          ? { fix: 'Between the nodes TCP 4240 and, with a tunnel, its UDP port must be open.' }
+        ...(silent.length > 0
+          ? { fix: 'Between the nodes TCP 4240, ICMP and, with a tunnel, its UDP port must be open, in each family.' }
           : {}),
         evidence: tableText(
-          ['NODE', 'ADDRESS', 'REACHED', 'MS', 'ERROR'],
-          status.nodes.map((node) => [
-            node.name,
-            node.address,
-            String(node.reachable),
-            node.latencyMilliseconds.toFixed(2),
-            node.error,
-          ]),
+          ['NODE', 'WHERE', 'ADDRESS', 'HTTP', 'ICMP'],
+          status.nodes.flatMap((node) =>
+            pathsOf(node).map(({ where, address, http, icmp }) => [
+              node.name,
+              where,
+              address,
+              answered(http),
+              answered(icmp),
+            ]),
+          ),
         ),
       },
     ],
@@ -203,8 +251,8 @@ function agentStatus(
       'addresses',
       'Addresses of pods',
       {
-        status: status.allocationsCapacity > 0 && used / status.allocationsCapacity > 0.9 ? 'warning' : 'passed',
-        found: `${used} of ${status.allocationsCapacity} in ${status.podCidr}`,
+        status: ranges.some(({ used, of }) => used / of > 0.9) ? 'warning' : 'passed',
+        found: ranges.map(({ range, used, of }) => `${used} of ${of} in ${range}`).join(', '),
         expected: 'some are free',
         evidence: tableText(
           ['ADDRESS', 'OWNER'],

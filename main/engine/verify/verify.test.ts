@@ -26,7 +26,7 @@ const facts: PrintedFacts = {
   serviceChains: { nftables: 0, legacy: 0 },
   configuration: agentConfiguration(values),
 };
-const status = create(GetStatusResponseSchema, {
+const status = {
   ready: true,
   routingMode: 'tunnel',
   tunnelProtocol: 'vxlan',
@@ -35,16 +35,16 @@ const status = create(GetStatusResponseSchema, {
   policyEnforcementMode: 'default',
   routerAddress: '10.77.1.1',
   podCidr: '10.77.1.0/24',
-  allocationsCapacity: 253,
   nodes: [{ name: 'n2', address: '192.0.2.2', reachable: true, latencyMilliseconds: 1 }],
   components: [{ name: 'datapath', state: 'ok', message: 'fine' }],
-});
+};
 const maps = create(ListMapsResponseSchema, {
   maps: [{ name: 'ipcache', type: 'LPMTrie', maxEntries: 100, entries: 5n }],
 });
 
 function judged(changed: Partial<PrintedFacts> = {}, agent: object = {}, wanted: Values = values) {
-  const results = judgeNode('n1', { ...facts, ...changed }, { status: { ...status, ...agent }, maps }, wanted);
+  const told = create(GetStatusResponseSchema, { ...status, ...agent });
+  const results = judgeNode('n1', { ...facts, ...changed }, { status: told, maps }, wanted);
   return new Map(results.map((result) => [result.id, result]));
 }
 
@@ -55,6 +55,52 @@ describe('a node', () => {
       expect(result.evidence.length, result.id).toBeGreaterThan(3);
     }
     expect(judged().get('nic')?.evidence).toContain('0000:00:05.0');
+  });
+
+  test('of both families shows both, and is judged by each', () => {
+    const links = [
+      ...facts.interfaces.slice(0, 1),
+      { name: 'fairlead_host', kind: 'veth', mtu: 1500, up: true, addresses: ['10.77.1.1/32', 'fd00:77:1::1/128'] },
+    ];
+    const reached = { reachable: true, latencyMilliseconds: 1, error: '' };
+    const dual = {
+      nodeAddress: '192.0.2.1,2001:db8::1',
+      routerAddress: '10.77.1.1,fd00:77:1::1',
+      podCidr: '10.77.1.0/29,fd00:77:1::/64',
+      allocations: [
+        { address: '10.77.1.2', owner: 'a/b' },
+        { address: 'fd00:77:1::2', owner: 'a/b' },
+      ],
+      nodes: [
+        {
+          ...{ name: 'n2', address: '192.0.2.2', ...reached, icmp: reached },
+          ...{ endpointAddress: '10.77.2.1', endpointHttp: reached, endpointIcmp: reached },
+          morePaths: [
+            { address: '2001:db8::2', http: reached, icmp: reached },
+            { address: 'fd00:77:2::1', http: reached, icmp: reached },
+          ],
+        },
+      ],
+    };
+    const well = judged({ interfaces: links }, dual);
+    for (const result of well.values()) expect(result.status, `${result.id}: ${result.found}`).toBe('passed');
+    expect(well.get('interfaces')?.found).toContain('router address 10.77.1.1, fd00:77:1::1');
+    expect(well.get('configuration')?.evidence).toContain('192.0.2.1 2001:db8::1');
+    expect(well.get('addresses')?.found).toBe('1 of 5 in 10.77.1.0/29, 1 of 1073741821 in fd00:77:1::/64');
+    expect(well.get('node-health')?.evidence).toMatch(/n2\s+IPv6\s+fd00:77:2::1\s+1\.00 ms\s+1\.00 ms/);
+
+    expect(judged({}, dual).get('interfaces')).toMatchObject({ status: 'failed' });
+    expect(judged({}, dual).get('interfaces')?.found).toContain('fd00:77:1::1 is on none');
+    const full = Array.from({ length: 5 }, (_, i) => ({ address: `10.77.1.${i + 2}`, owner: 'a/b' }));
+    expect(judged({}, { ...dual, allocations: full }).get('addresses')?.status).toBe('warning');
+    const silent = {
+      address: 'fd00:77:2::1',
+      http: { ...reached, reachable: false, error: 'timed out' },
+      icmp: reached,
+    };
+    const partly = judged({}, { ...dual, nodes: dual.nodes.map((node) => ({ ...node, morePaths: [silent] })) });
+    expect(partly.get('node-health')).toMatchObject({ status: 'warning', found: '1 nodes; not in every way: n2' });
+    expect(partly.get('node-health')?.evidence).toContain('no: timed out');
   });
 
   test('says for each device whether XDP serves there, and why', () => {

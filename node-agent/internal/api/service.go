@@ -60,7 +60,7 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 	}
 	if c := a.Config.Load(); c != nil {
 		out.ClusterName, out.RoutingMode, out.AutoDirectNodeRoutes = c.Cluster.Name, c.RoutingMode, c.AutoDirectNodeRoutes
-		out.NativeRoutingCidr, out.PolicyEnforcementMode = c.IPv4NativeRoutingCIDR, c.PolicyEnforcementMode
+		out.NativeRoutingCidr, out.PolicyEnforcementMode = nativeRoutingText(c), c.PolicyEnforcementMode
 		if c.RoutingMode == "tunnel" {
 			out.TunnelProtocol = c.TunnelProtocol
 		}
@@ -71,7 +71,7 @@ func (s *Service) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fai
 	if p == nil {
 		return out, nil
 	}
-	out.Devices, out.NodeAddress, out.RouterAddress = p.Settings.Devices, p.Settings.Primary().String(), p.Settings.RouterAddressText()
+	out.Devices, out.NodeAddress, out.RouterAddress = p.Settings.Devices, p.Settings.NodeAddressText(), p.Settings.RouterAddressText()
 	out.PodCidr, out.Mtu = p.Settings.PodCIDRText(), int32(p.Datapath.MTU())
 	for _, pool := range p.Pools() {
 		for _, x := range pool.Allocations() {
@@ -108,6 +108,18 @@ func nodeHealth(h nodes.Health) *fairleadv1.NodeHealth {
 		out.LastSeen = timestamppb.New(h.Seen)
 	}
 	return out
+}
+
+// nativeRoutingText lists the ranges that are routed as they are, of the families that are on.
+func nativeRoutingText(c *config.Config) string {
+	var out []string
+	if *c.IPv4.Enabled && c.IPv4NativeRoutingCIDR != "" {
+		out = append(out, c.IPv4NativeRoutingCIDR)
+	}
+	if c.IPv6.Enabled && c.IPv6NativeRoutingCIDR != "" {
+		out = append(out, c.IPv6NativeRoutingCIDR)
+	}
+	return strings.Join(out, ",")
 }
 
 // masquerade names who does it for which families: "BPF (v4, v6)", "nftables (v4)" or "off".

@@ -21,8 +21,8 @@ type node struct {
 
 func (node) GetStatus(context.Context, *fairleadv1.GetStatusRequest) (*fairleadv1.GetStatusResponse, error) {
 	return &fairleadv1.GetStatusResponse{NodeName: "node1", Ready: true, Started: timestamppb.Now(), RoutingMode: "tunnel", TunnelProtocol: "vxlan",
-		Masquerade: "nftables (v4)", KubeProxyReplacement: "true", Devices: []string{"eth0"}, NodeAddress: "172.31.77.11", PodCidr: "10.77.1.0/24", AllocationsCapacity: 254,
-		Allocations: []*fairleadv1.Allocation{{Address: "10.77.1.1", Owner: "router"}},
+		Masquerade: "nftables (v4)", KubeProxyReplacement: "true", Devices: []string{"eth0"}, NodeAddress: "172.31.77.11,fd00:172:31:77::11", PodCidr: "10.77.1.0/24,fd00:10:77:1::/64",
+		Allocations: []*fairleadv1.Allocation{{Address: "10.77.1.1", Owner: "router"}, {Address: "fd00:10:77:1::1", Owner: "router"}, {Address: "10.77.1.2", Owner: "a/b"}},
 		Nodes:       []*fairleadv1.NodeHealth{{Name: "node2", Address: "172.31.77.12", Reachable: true, LatencyMilliseconds: 0.31}, {Name: "node3", Error: "timed out"}},
 		Components:  []*fairleadv1.Component{{Name: "hubble", State: "degraded", Message: "no certificate", Fix: "create Secret fairlead-tls"}}}, nil
 }
@@ -73,7 +73,7 @@ func TestCommands(t *testing.T) {
 		want []string
 		fail string
 	}{
-		{args: []string{"status"}, want: []string{"ready on node1", "true [eth0 172.31.77.11]", "tunnel (vxlan)", "1/254 allocated", "10.77.1.1        router", "1/2 reachable", "unreachable: timed out", "50.0 %", "fix: create Secret fairlead-tls"}},
+		{args: []string{"status"}, want: []string{"ready on node1", "true [eth0 172.31.77.11 fd00:172:31:77::11]", "tunnel (vxlan)", "IPv4: 2/253 allocated from 10.77.1.0/24; IPv6: 1/1073741821 allocated from fd00:10:77:1::/64", "10.77.1.1        router", "1/2 reachable", "unreachable: timed out", "50.0 %", "fix: create Secret fairlead-tls"}},
 		{args: []string{"status", "-o", "json"}, want: []string{`"routing_mode":`, `"tunnel"`}},
 		{args: []string{"status", "-o", "yaml"}, fail: `-o takes table or json, not "yaml"`},
 		{args: []string{"endpoints"}, want: []string{"ENDPOINT", "galaxy/xwing", "4321", "Enabled", "Disabled"}},

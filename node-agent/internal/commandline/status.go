@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
+	"fairlead.dev/node-agent/internal/ipam"
 )
 
 func statusCommand() *cobra.Command {
@@ -52,13 +54,13 @@ func printStatus(w io.Writer, status *fairleadv1.GetStatusResponse, maps []*fair
 	line("Kernel", "%s", status.GetKernel())
 	replacement := status.GetKubeProxyReplacement()
 	if len(status.GetDevices()) > 0 {
-		replacement += " [" + strings.Join(status.GetDevices(), ", ") + " " + status.GetNodeAddress() + "]"
+		replacement += " [" + strings.Join(status.GetDevices(), ", ") + " " + strings.ReplaceAll(status.GetNodeAddress(), ",", " ") + "]"
 	}
 	line("KubeProxyReplacement", "%s", replacement)
 	line("Routing", "%s", routing(status))
 	line("Masquerading", "%s", status.GetMasquerade())
 	line("MTU", "%d", status.GetMtu())
-	line("IPAM", "IPv4: %d/%d allocated from %s", len(status.GetAllocations()), status.GetAllocationsCapacity(), status.GetPodCidr())
+	line("IPAM", "%s", strings.Join(allocated(status), "; "))
 	for _, allocation := range status.GetAllocations() {
 		fmt.Fprintf(w, "  %-16s %s\n", allocation.GetAddress(), allocation.GetOwner())
 	}
@@ -104,6 +106,29 @@ func printStatus(w io.Writer, status *fairleadv1.GetStatusResponse, maps []*fair
 		}
 	}
 	return nil
+}
+
+// allocated says of each family's range how much of it is in use.
+func allocated(status *fairleadv1.GetStatusResponse) []string {
+	var out []string
+	for text := range strings.SplitSeq(status.GetPodCidr(), ",") {
+		pool, err := netip.ParsePrefix(text)
+		if err != nil {
+			continue
+		}
+		used := 0
+		for _, allocation := range status.GetAllocations() {
+			if a, err := netip.ParseAddr(allocation.GetAddress()); err == nil && pool.Contains(a) {
+				used++
+			}
+		}
+		family := "IPv4"
+		if pool.Addr().Is6() {
+			family = "IPv6"
+		}
+		out = append(out, fmt.Sprintf("%s: %d/%d allocated from %s", family, used, ipam.CapacityOf(pool), pool))
+	}
+	return out
 }
 
 func routing(status *fairleadv1.GetStatusResponse) string {

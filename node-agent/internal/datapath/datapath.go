@@ -112,9 +112,15 @@ func (c Config) PodCIDRText() string {
 }
 
 // RouterAddressText lists the routers' addresses, separated by commas.
-func (c Config) RouterAddressText() string {
+func (c Config) RouterAddressText() string { return addressesText(c.RouterAddress, c.RouterAddress6) }
+
+// NodeAddressText lists the node's addresses, separated by commas; the first is Primary.
+func (c Config) NodeAddressText() string { return addressesText(c.NodeAddress, c.NodeAddress6) }
+
+// addressesText lists those that are there.
+func addressesText(addresses ...netip.Addr) string {
 	var out []string
-	for _, a := range []netip.Addr{c.RouterAddress, c.RouterAddress6} {
+	for _, a := range addresses {
 		if a.IsValid() {
 			out = append(out, a.String())
 		}

@@ -60,7 +60,12 @@ func New(prefix netip.Prefix) (*Pool, error) {
 func (p *Pool) Router() netip.Addr { return p.router }
 
 // Capacity is how many addresses there are for pods; of a large range of IPv6, as many as are counted.
-func (p *Pool) Capacity() int { return 1<<min(p.prefix.Addr().BitLen()-p.prefix.Bits(), 30) - 3 }
+func (p *Pool) Capacity() int { return CapacityOf(p.prefix) }
+
+// CapacityOf a range, as Capacity of a pool made of it.
+func CapacityOf(prefix netip.Prefix) int {
+	return 1<<min(prefix.Addr().BitLen()-prefix.Bits(), 30) - 3
+}
 
 // broadcast is the last address; IPv6 has none, and does without it.
 func (p *Pool) broadcast(a netip.Addr) bool { return !p.prefix.Contains(a.Next()) }
