@@ -278,6 +278,9 @@ describe('rows', () => {
       endpoints: [{ addresses, ...(ready === undefined ? {} : { conditions: { ready } }) }],
     });
     expect(countBackends([slice(['1', '2']), slice(['2', '3'], true), slice(['4'], false)]).get('n/web')).toBe(3);
+    const ofFamily = (addressType: string, addresses: string[]) => ({ ...slice(addresses), addressType });
+    const dual = [ofFamily('IPv4', ['10.0.0.1', '10.0.0.2']), ofFamily('IPv6', ['fd00::1', 'fd00::2'])];
+    expect(countBackends(dual).get('n/web')).toBe(2);
   });
 });
 

@@ -38,6 +38,7 @@ interface ServiceObject extends KubeObject {
   readonly spec?: {
     readonly type?: string;
     readonly clusterIP?: string;
+    readonly clusterIPs?: readonly string[];
     readonly externalIPs?: readonly string[];
     readonly ports?: readonly {
       readonly name?: string;
@@ -53,6 +54,7 @@ interface ServiceObject extends KubeObject {
 }
 
 interface SliceObject extends KubeObject {
+  readonly addressType?: string;
   readonly endpoints?:
     | readonly { readonly addresses?: readonly string[]; readonly conditions?: { readonly ready?: boolean } }[]
     | null;
@@ -135,7 +137,7 @@ export function serviceRow(object: KubeObject, backends: number): Service {
     namespace: metadata.namespace ?? '',
     name: metadata.name,
     type: spec?.type ?? 'ClusterIP',
-    clusterIP: spec?.clusterIP ?? '',
+    clusterIP: (spec?.clusterIPs ?? (spec?.clusterIP ? [spec.clusterIP] : [])).join(', '),
     externalIPs: [...(spec?.externalIPs ?? []), ...ingress],
     ports: (spec?.ports ?? []).map((port) => ({
       name: port.name ?? '',
@@ -148,20 +150,24 @@ export function serviceRow(object: KubeObject, backends: number): Service {
   };
 }
 
-/** Ready addresses per "namespace/service". */
+/** Ready backends per "namespace/service". One of both families has an address in a slice of each, and is one backend. */
 export function countBackends(slices: Iterable<KubeObject>): ReadonlyMap<string, number> {
-  const addresses = new Map<string, Set<string>>();
+  const addresses = new Map<string, Map<string, Set<string>>>();
   for (const slice of slices) {
     const service = slice.metadata.labels?.['kubernetes.io/service-name'];
     if (!service) continue;
     const key = `${slice.metadata.namespace}/${service}`;
-    const known = addresses.get(key) ?? new Set<string>();
+    const families = addresses.get(key) ?? new Map<string, Set<string>>();
+    const family = (slice as SliceObject).addressType ?? '';
+    const known = families.get(family) ?? new Set<string>();
     for (const endpoint of (slice as SliceObject).endpoints ?? []) {
       // Unknown readiness counts as ready, as the API defines it.
       if (endpoint.conditions?.ready === false) continue;
       for (const address of endpoint.addresses ?? []) known.add(address);
     }
-    addresses.set(key, known);
+    addresses.set(key, families.set(family, known));
   }
-  return new Map([...addresses].map(([key, set]) => [key, set.size]));
+  return new Map(
+    [...addresses].map(([key, families]) => [key, Math.max(...[...families.values()].map(({ size }) => size))]),
+  );
 }
