@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from './lib/bootstrap.mjs';
 import { missingPackages } from './lib/packages.mjs';
+import { packetTests } from './lib/packet-tests.mjs';
 import { has, run } from './lib/run.mjs';
 
 const node = process.execPath;
@@ -63,13 +64,17 @@ async function vitest(tell) {
   return counts(report.numPassedTests, failed, report.numPendingTests + (report.numTodoTests ?? 0));
 }
 
-/** go test -json: every test and subtest counts; a package that does not build counts as one failure. */
-async function goTest(directory, tell, extra = []) {
-  const { stdout, output } = await run('go', ['test', '-json', ...extra, './...'], {
+/**
+ * go test -json: every test and subtest counts; a package that does not build counts as one failure. The sum has `seconds`
+ * too, what the tests themselves took without compiling, of all packages together.
+ */
+async function goTest(directory, tell, extra = [], packages = './...') {
+  const { stdout, output } = await run('go', ['test', '-json', ...extra, packages], {
     cwd: join(root, directory),
     seconds: 2400,
   });
   let sum = counts(0, 0, 0);
+  let seconds = 0;
   const texts = new Map();
   const failedPackages = new Set();
   const failedTests = new Map();
@@ -84,6 +89,7 @@ async function goTest(directory, tell, extra = []) {
     if (event.Action === 'output' || event.Action === 'build-output')
       texts.set(key, (texts.get(key) ?? '') + event.Output);
     if (!event.Test) {
+      seconds += event.Elapsed ?? 0;
       if (event.Action === 'fail') failedPackages.add(event.Package);
       continue;
     }
@@ -120,7 +126,7 @@ async function goTest(directory, tell, extra = []) {
     tell(last(output));
     return counts(0, 1);
   }
-  return sum;
+  return { ...sum, seconds };
 }
 
 async function playwright(tell) {
@@ -176,10 +182,26 @@ export const stages = [
   },
   { name: 'unit', title: 'TypeScript tests', run: vitest },
   {
-    name: 'go',
-    title: 'Go tests of the agent, with its datapath in network namespaces',
+    name: 'bpf',
+    title: 'packets through every program and header of bpf/, by BPF_PROG_TEST_RUN',
     skip: async () => ((await has('go')) ? undefined : 'Go is not installed'),
-    run: (tell) => goTest('node-agent', tell, ['-timeout', '20m']),
+    run: async (tell) => {
+      const { seconds, ...sum } = await goTest(
+        'node-agent',
+        tell,
+        ['-run', `^(${packetTests().join('|')})$`],
+        './internal/datapath',
+      );
+      if (seconds !== undefined) tell(`${packetTests().length} tests with their parts took ${seconds.toFixed(1)} s`);
+      return sum;
+    },
+  },
+  {
+    name: 'go',
+    title: 'Go tests of the agent, with its datapath in network namespaces (but those of the stage bpf)',
+    skip: async () => ((await has('go')) ? undefined : 'Go is not installed'),
+    run: (tell) =>
+      goTest('node-agent', tell, ['-timeout', '20m', '-skip', `^(${packetTests({ unique: true }).join('|')})$`]),
   },
   {
     name: 'lab',

@@ -1,6 +1,6 @@
 // npm test: sets this machine up and runs everything that it can run.
 //
-//   node scripts/test.mjs [--only unit,go,lab] [--without e2e]
+//   node scripts/test.mjs [--only unit,bpf,go,lab] [--without e2e]
 //
 // Ends with one line "N passed, N failed, N skipped" over all stages; exit code 1 when anything failed.
 import { bootstrap } from './lib/bootstrap.mjs';

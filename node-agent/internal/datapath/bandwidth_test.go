@@ -35,7 +35,7 @@ func (r *rig) depart(program string, data []byte, gsoSize uint32) (verdict uint3
 		binary.NativeEndian.PutUint32(in.Rest[skbGSOSegs:], uint32(len(data))/gsoSize+1)
 	}
 	options := &ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256), Context: in, ContextOut: &out}
-	verdict, err := r.objects.programs[program].Run(options)
+	verdict, err := r.program(program).Run(options)
 	r.must(err)
 	return verdict, binary.NativeEndian.Uint64(out.Rest[skbTstamp:])
 }
@@ -172,14 +172,16 @@ func TestSegmentsCountWithTheirHeaders(t *testing.T) {
 		tunnel  uint64
 		to      string
 	}{{RoutingNative, 0, "203.0.113.9"}, {RoutingTunnel, 0, "203.0.113.9"}, {RoutingTunnel, 50, "10.77.2.9"}} {
-		r := newRig(t, test.routing, limited(BandwidthPoliced))
-		r.limit(r.endpoint(1, "10.77.1.11", macA, nil), 0, 1<<30)
-		r.must(r.objects.maps["ipcache"].Put(prefixToKey(netip.MustParsePrefix("10.77.2.9/32")), ipcacheValueLayout{Identity: 2000, Tunnel: [4]byte{192, 0, 2, 2}}))
-		f := frame{mac: macA, source: "10.77.1.11", destination: test.to, protocol: unix.IPPROTO_TCP, sourcePort: 4000, destPort: 80, flags: syn, payload: make([]byte, 2500)}
-		r.depart("from_pod", f.bytes(), 1000)
-		if got, want := r.rate(1, Egress).Bytes, 2500+3*(54+test.tunnel); got != want {
-			t.Errorf("%s to %s: %d bytes counted, want %d", test.routing, test.to, got, want)
-		}
+		t.Run(string(test.routing)+" to "+test.to, func(t *testing.T) {
+			r := newRig(t, test.routing, limited(BandwidthPoliced))
+			r.limit(r.endpoint(1, "10.77.1.11", macA, nil), 0, 1<<30)
+			r.must(r.objects.maps["ipcache"].Put(prefixToKey(netip.MustParsePrefix("10.77.2.9/32")), ipcacheValueLayout{Identity: 2000, Tunnel: [4]byte{192, 0, 2, 2}}))
+			f := frame{mac: macA, source: "10.77.1.11", destination: test.to, protocol: unix.IPPROTO_TCP, sourcePort: 4000, destPort: 80, flags: syn, payload: make([]byte, 2500)}
+			r.depart("from_pod", f.bytes(), 1000)
+			if got, want := r.rate(1, Egress).Bytes, 2500+3*(54+test.tunnel); got != want {
+				t.Errorf("%s to %s: %d bytes counted, want %d", test.routing, test.to, got, want)
+			}
+		})
 	}
 }
 
@@ -187,44 +189,46 @@ func TestSegmentsCountWithTheirHeaders(t *testing.T) {
 func TestPolicedPackets(t *testing.T) {
 	const bytesPerSecond = 2 << 20
 	for _, direction := range []Direction{Ingress, Egress} {
-		r := newRig(t, RoutingNative, limited(BandwidthPoliced))
-		a := r.endpoint(1, "10.77.1.11", macA, nil)
-		program, f := "from_netdev", frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_UDP, sourcePort: 53, destPort: 4000, payload: make([]byte, 958)}
-		if direction == Egress {
-			program, f.mac, f.source, f.destination = "from_pod", macA, f.destination, f.source
-			r.limit(a, 0, bytesPerSecond)
-		} else {
-			r.limit(a, bytesPerSecond, 0)
-		}
-		packet := f.bytes()
-		began, dropped, passed := time.Now(), 0, 0
-		for time.Since(began) < 300*time.Millisecond {
-			if verdict, departure := r.depart(program, packet, 0); verdict == verdictShot {
-				dropped++
-			} else if passed++; departure != 0 {
-				t.Fatal("a policed packet has to wait")
+		t.Run(map[Direction]string{Ingress: "ingress", Egress: "egress"}[direction], func(t *testing.T) {
+			r := newRig(t, RoutingNative, limited(BandwidthPoliced))
+			a := r.endpoint(1, "10.77.1.11", macA, nil)
+			program, f := "from_netdev", frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_UDP, sourcePort: 53, destPort: 4000, payload: make([]byte, 958)}
+			if direction == Egress {
+				program, f.mac, f.source, f.destination = "from_pod", macA, f.destination, f.source
+				r.limit(a, 0, bytesPerSecond)
+			} else {
+				r.limit(a, bytesPerSecond, 0)
 			}
-		}
-		took := time.Since(began)
-		// What is tolerated at once, and the rate after that. A machine that pauses leaves some of the limit unused.
-		most := bytesPerSecond*(took+policeTime).Seconds()/float64(len(packet)) + 1
-		least := bytesPerSecond * took.Seconds() / float64(len(packet)) / 2
-		t.Logf("direction %d: %d passed, %d dropped in %s; the limit is %.0f", direction, passed, dropped, took, most)
-		if float64(passed) > most {
-			t.Errorf("direction %d: %d packets passed, the limit is %.0f", direction, passed, most)
-		}
-		if dropped == 0 {
-			t.Skipf("this machine runs %d packets in %s, which is less than the limit", passed, took)
-		}
-		if float64(passed) < least {
-			t.Errorf("direction %d: %d packets passed, at least %.0f are within the limit", direction, passed, least)
-		}
-		if got := r.counters()[198]; got != uint64(dropped) {
-			t.Errorf("direction %d: %d drops with reason 198, %d packets were dropped", direction, got, dropped)
-		}
-		if got := r.rate(1, direction); got.Dropped != uint64(dropped) || got.Bytes != uint64(passed*len(packet)) {
-			t.Errorf("direction %d: counted %+v", direction, got)
-		}
+			packet := f.bytes()
+			began, dropped, passed := time.Now(), 0, 0
+			for time.Since(began) < 300*time.Millisecond {
+				if verdict, departure := r.depart(program, packet, 0); verdict == verdictShot {
+					dropped++
+				} else if passed++; departure != 0 {
+					t.Fatal("a policed packet has to wait")
+				}
+			}
+			took := time.Since(began)
+			// What is tolerated at once, and the rate after that. A machine that pauses leaves some of the limit unused.
+			most := bytesPerSecond*(took+policeTime).Seconds()/float64(len(packet)) + 1
+			least := bytesPerSecond * took.Seconds() / float64(len(packet)) / 2
+			t.Logf("direction %d: %d passed, %d dropped in %s; the limit is %.0f", direction, passed, dropped, took, most)
+			if float64(passed) > most {
+				t.Errorf("direction %d: %d packets passed, the limit is %.0f", direction, passed, most)
+			}
+			if dropped == 0 {
+				t.Skipf("this machine runs %d packets in %s, which is less than the limit", passed, took)
+			}
+			if float64(passed) < least {
+				t.Errorf("direction %d: %d packets passed, at least %.0f are within the limit", direction, passed, least)
+			}
+			if got := r.counters()[198]; got != uint64(dropped) {
+				t.Errorf("direction %d: %d drops with reason 198, %d packets were dropped", direction, got, dropped)
+			}
+			if got := r.rate(1, direction); got.Dropped != uint64(dropped) || got.Bytes != uint64(passed*len(packet)) {
+				t.Errorf("direction %d: counted %+v", direction, got)
+			}
+		})
 	}
 }
 

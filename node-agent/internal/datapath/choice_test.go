@@ -134,7 +134,7 @@ func TestChoicesOpenWithTheirConnections(t *testing.T) {
 func TestFloodAtANodePort(t *testing.T) {
 	for name, backends := range map[string][]string{"backends here": {"10.77.1.11", "10.77.1.12"}, "backends elsewhere": {"10.77.2.11", "10.77.2.12"}} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, RoutingNative)
+			r := newOwnRig(t, RoutingNative)
 			r.endpoint(1, "10.77.1.11", macA, nil)
 			r.endpoint(2, "10.77.1.12", macB, nil)
 			r.door(unix.IPPROTO_TCP, backends...)

@@ -240,7 +240,7 @@ func TestProgramsAgreeWithTheEngine(t *testing.T) {
 	}
 	ctx := context.Background()
 	denied, allowed := 0, 0
-	r := newRig(t, RoutingNative, func(c *Config) { c.KubeProxyReplacement = false }, withHostFirewall)
+	r := newOwnRig(t, RoutingNative, func(c *Config) { c.KubeProxyReplacement = false }, withHostFirewall)
 	r.must(r.objects.maps["devices"].Put(r.ifindex, deviceLayout{Address: toWire(r.config.NodeAddress), Address6: toWire(r.config.NodeAddress6)}))
 	source, dropped := uint16(1), uint64(0)
 	for seed := range uint64(rounds) {

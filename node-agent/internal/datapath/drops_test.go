@@ -262,7 +262,7 @@ func (r *rig) dropsByReason() map[uint8][2]uint64 {
 	out := map[uint8][2]uint64{}
 	for _, c := range counts {
 		if !c.Forwarded {
-			out[c.Reason] = [2]uint64{out[c.Reason][0] + c.Packets, c.Suppressed}
+			out[c.Reason] = [2]uint64{out[c.Reason][0] + c.Packets, out[c.Reason][1] + c.Suppressed}
 		}
 	}
 	return out

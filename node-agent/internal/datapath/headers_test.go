@@ -88,7 +88,7 @@ func (r *rig) marked(program string, data []byte, mark uint32) (verdict, after u
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	in, out := skb{Ifindex: r.ifindex, Mark: mark}, skb{}
-	verdict, err := r.objects.programs[program].Run(&ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256), Context: in, ContextOut: &out})
+	verdict, err := r.program(program).Run(&ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256), Context: in, ContextOut: &out})
 	r.must(err)
 	return verdict, out.Mark
 }

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -122,9 +123,11 @@ func TestAuditOfAPod(t *testing.T) {
 	r.endpoint(2, "10.77.1.12", macB, nil)
 	f := frame{mac: macA, source: "10.77.1.11", destination: "10.77.1.12", protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 80, flags: syn}
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	seen := make(chan Event, 64)
-	go func() { _ = r.Events(ctx, func(e Event) { seen <- e }, func(uint64) {}) }()
+	var reader sync.WaitGroup
+	reader.Go(func() { _ = r.Events(ctx, func(e Event) { seen <- e }, func(uint64) {}) })
+	defer reader.Wait()
+	defer cancel()
 	r.expect("would be dropped", "from_pod", f, verdictRedirect)
 	for e := range seen {
 		if e.Type == EventPolicyVerdict && e.Endpoint == 1 {

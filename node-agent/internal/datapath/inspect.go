@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -89,22 +90,6 @@ func bootTime() time.Time {
 	return time.Now().Add(-time.Duration(t.Nano()))
 }
 
-// suppressed counts the events of a reason that were held back.
-func (k *kernel) suppressed(reason uint32) (sum uint64, err error) {
-	m := k.objects.maps["suppressed"]
-	if m == nil {
-		return 0, nil
-	}
-	var perCPU []uint64
-	if err := m.Lookup(reason, &perCPU); err != nil {
-		return 0, fmt.Errorf("reading how many events were held back: %w", err)
-	}
-	for _, n := range perCPU {
-		sum += n
-	}
-	return sum, nil
-}
-
 // dropPolicyDeny is DROP_POLICY_DENY.
 const dropPolicyDeny = 181
 
@@ -128,21 +113,25 @@ func (k *kernel) Drops() ([]DropCount, error) {
 		if err != nil {
 			return err
 		}
-		m := k.objects.maps["metrics"]
-		for index := range m.MaxEntries() {
-			var perCPU []counterLayout
-			if err := m.Lookup(index, &perCPU); err != nil {
-				return fmt.Errorf("reading counter %d: %w", index, err)
+		counters, err := sumsPerProcessor(k.objects.maps["metrics"], func(sum *counterLayout, n counterLayout) {
+			sum.Packets, sum.Bytes = sum.Packets+n.Packets, sum.Bytes+n.Bytes
+		})
+		if err != nil {
+			return fmt.Errorf("packets: %w", err)
+		}
+		var held []uint64
+		if m := k.objects.maps["suppressed"]; m != nil {
+			if held, err = sumsPerProcessor(m, func(sum *uint64, n uint64) { *sum += n }); err != nil {
+				return fmt.Errorf("events that were held back: %w", err)
 			}
-			c := DropCount{Reason: uint8(index / 2), Forwarded: index < 2, Direction: Direction(index % 2)}
-			for _, n := range perCPU {
-				c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes
-			}
+		}
+		for index, n := range counters {
+			c := DropCount{Reason: uint8(index / 2), Forwarded: index < 2, Direction: Direction(index % 2), Packets: n.Packets, Bytes: n.Bytes}
 			if c.Reason == dropPolicyDeny && c.Direction == Ingress {
 				c.Packets, c.Bytes = c.Packets+refused.Packets, c.Bytes+refused.Bytes
 			}
-			if held, err := k.suppressed(uint32(c.Reason)); err == nil && !c.Forwarded && c.Direction == Ingress {
-				c.Suppressed = held
+			if !c.Forwarded && c.Direction == Ingress && int(c.Reason) < len(held) {
+				c.Suppressed = held[c.Reason]
 			}
 			if c.Packets > 0 || c.Suppressed > 0 {
 				out = append(out, c)
@@ -151,4 +140,27 @@ func (k *kernel) Drops() ([]DropCount, error) {
 		return nil
 	})
 	return out, err
+}
+
+// sumsPerProcessor reads an array of values per processor and gives the sum of each: in one call where the kernel can, one by
+// one where it cannot.
+func sumsPerProcessor[T any](m *ebpf.Map, add func(sum *T, n T)) ([]T, error) {
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	keys, values := make([]uint32, m.MaxEntries()), make([]T, int(m.MaxEntries())*processors)
+	var cursor ebpf.MapBatchCursor
+	if n, err := m.BatchLookup(&cursor, keys, values, nil); n != len(keys) || err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		for index := range m.MaxEntries() {
+			if err := m.Lookup(index, values[int(index)*processors:int(index+1)*processors]); err != nil {
+				return nil, fmt.Errorf("reading counter %d: %w", index, err)
+			}
+		}
+	}
+	sums := make([]T, len(keys))
+	for i, n := range values {
+		add(&sums[i/processors], n)
+	}
+	return sums, nil
 }

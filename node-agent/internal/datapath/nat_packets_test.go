@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -168,15 +167,22 @@ const (
 	someRouter, someOther = "198.51.100.254", "203.0.113.10"
 )
 
+// masqueraded has both families masqueraded.
+func masqueraded(c *Config) {
+	c.Masquerade, c.Masquerade6, c.BPFMasquerade = true, true, true
+	c.NodeAddress6, c.RouterAddress6 = netip.MustParseAddr(node6), netip.MustParseAddr("fd00:77:1::1")
+	c.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:77:1::/64")}
+	c.NativeRoutingCIDR6 = netip.MustParsePrefix("fd00:77::/32")
+}
+
 // newNATRig masquerades both families behind the loopback interface, which stands for all.
 func newNATRig(t *testing.T, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
-	r := newRig(t, routing, append([]func(*Config){func(c *Config) {
-		c.Masquerade, c.Masquerade6, c.BPFMasquerade = true, true, true
-		c.NodeAddress6, c.RouterAddress6 = netip.MustParseAddr(node6), netip.MustParseAddr("fd00:77:1::1")
-		c.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:77:1::/64")}
-		c.NativeRoutingCIDR6 = netip.MustParsePrefix("fd00:77::/32")
-	}}, adjust...)...)
+	return newRig(t, routing, append([]func(*Config){masqueraded}, adjust...)...).behindLoopback()
+}
+
+func (r *rig) behindLoopback() *rig {
+	r.t.Helper()
 	r.must(r.objects.maps["devices"].Put(r.ifindex, deviceLayout{Address: toWire(r.config.NodeAddress), Address6: toWire(r.config.NodeAddress6)}))
 	r.endpoint(1, podA, macA, func(e *Endpoint) { e.Addresses = append(e.Addresses, netip.MustParseAddr(podA6)) })
 	r.endpoint(2, podB, macB, nil)
@@ -343,18 +349,8 @@ func TestSNATOffLeavesOpenFlows(t *testing.T) {
 	c.BPFMasquerade = false
 	s, err := newSpec(c, 1, 1450, true)
 	r.must(err)
-	for _, collection := range s.collections {
-		for name, m := range collection.Maps {
-			if have := r.objects.maps[name]; have != nil {
-				m.MaxEntries = have.MaxEntries()
-			}
-		}
-	}
-	programs := loadAgain(r, s)
-	defer programs.close()
-	before := r.objects.programs
-	r.objects.programs = programs.programs
-	defer func() { r.objects.programs = before }()
+	r.programs = newPrograms(s, r.objects.maps)
+	t.Cleanup(r.programs.close)
 	if again := r.out("an open flow", f); again != got {
 		t.Errorf("left as %+v, before as %+v", again, got)
 	}
@@ -576,7 +572,7 @@ func TestSNATAndTheNodesOwnSockets(t *testing.T) {
 
 func TestSNATOverload(t *testing.T) {
 	const size = 2048
-	r := newNATRig(t, RoutingTunnel, func(c *Config) { c.NATMax = size })
+	r := newOwnRig(t, RoutingTunnel, masqueraded, func(c *Config) { c.NATMax = size }).behindLoopback()
 	// Established flows that are used, and a flood of twice the table's size.
 	var established []flow
 	var want []flow
@@ -607,28 +603,4 @@ func TestSNATOverload(t *testing.T) {
 	if restored < len(established)*99/100 {
 		t.Errorf("only %d of %d established flows kept their port", restored, len(established))
 	}
-}
-
-// loadAgain loads the programs of a spec on the rig's maps.
-func loadAgain(r *rig, s *spec) *objects {
-	r.t.Helper()
-	out := &objects{programs: map[string]*ebpf.Program{}}
-	for name, c := range s.collections {
-		replacements := map[string]*ebpf.Map{}
-		for mapName := range c.Maps {
-			if m := r.objects.maps[mapName]; m != nil {
-				replacements[mapName] = m
-			}
-		}
-		loaded, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replacements})
-		if err != nil {
-			r.t.Fatalf("%s: %v", name, err)
-		}
-		for programName, p := range loaded.Programs {
-			out.programs[programName] = p
-			delete(loaded.Programs, programName)
-		}
-		loaded.Close()
-	}
-	return out
 }

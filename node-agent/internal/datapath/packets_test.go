@@ -3,9 +3,7 @@ package datapath
 import (
 	"context"
 	"encoding/binary"
-	"log/slog"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -13,104 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"fairlead.dev/node-agent/internal/datapath/netfilter"
 )
-
-// rig has all programs loaded on maps of their own, without any interface: packets are given by BPF_PROG_TEST_RUN.
-type rig struct {
-	t testing.TB
-	*kernel
-	// loopback's index stands for every interface: the kernel's test runner wants one that exists.
-	ifindex uint32
-}
-
-const (
-	verdictOK       = 0
-	verdictUnspec   = 0xffffffff
-	verdictShot     = 2
-	verdictRedirect = 7
-)
-
-func rigConfig(routing RoutingMode) Config {
-	return Config{
-		NodeAddress: netip.MustParseAddr("192.0.2.1"), RouterAddress: netip.MustParseAddr("10.77.1.1"),
-		NodeAddress6: netip.MustParseAddr("2001:db8::1"), RouterAddress6: netip.MustParseAddr("fd00:10:77:1::1"),
-		PodCIDRs:           []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:10:77:1::/64")},
-		NativeRoutingCIDR6: netip.MustParsePrefix("fd00:10:77::/48"), NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"),
-		Routing: routing, KubeProxyReplacement: true, MonitorAggregation: true, MonitorAggregationInterval: 5e9, ConntrackMax: 1024,
-	}
-}
-
-func newRig(t testing.TB, routing RoutingMode, adjust ...func(*Config)) *rig {
-	t.Helper()
-	c := rigConfig(routing)
-	for _, change := range adjust {
-		change(&c)
-	}
-	return newRigOf(t, c)
-}
-
-func newRigOf(t testing.TB, c Config) *rig {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it loads programs into the kernel")
-	}
-	bpffs := t.TempDir()
-	if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
-		t.Skipf("cannot mount a bpf file system: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
-	s, err := newSpec(c, 1, 1450, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := s.load(bpffs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(o.close)
-	ns, err := currentNamespace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.file.Close() })
-	k := &kernel{
-		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{},
-	}
-	if err := k.restoreModes(); err != nil {
-		t.Fatal(err)
-	}
-	k.masquerade.keeper = netfilter.NewKeeper(nil, nil, slog.Default())
-	if err := k.startMasquerading(nil); err != nil {
-		t.Fatal(err)
-	}
-	return &rig{t, k, 1}
-}
-
-func (r *rig) must(err error) {
-	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-var (
-	macA = [6]byte{2, 0, 0, 0, 0, 0xa}
-	macB = [6]byte{2, 0, 0, 0, 0, 0xb}
-)
-
-// endpoint publishes without touching interfaces.
-func (r *rig) endpoint(id EndpointID, address string, mac [6]byte, adjust func(*Endpoint)) Endpoint {
-	r.t.Helper()
-	e := Endpoint{ID: id, InterfaceIndex: int(r.ifindex), Addresses: []netip.Addr{netip.MustParseAddr(address)}, PodMAC: mac, Identity: 1000 + uint32(id)}
-	if adjust != nil {
-		adjust(&e)
-	}
-	r.endpoints[id] = e
-	r.must(r.judgeAgain(id))
-	return e
-}
 
 type frame struct {
 	mac                  [6]byte
@@ -194,7 +95,7 @@ func (r *rig) run(program string, data []byte) (uint32, []byte) {
 	defer runtime.UnlockOSThread()
 	out := make([]byte, len(data)+256)
 	options := &ebpf.RunOptions{Data: data, DataOut: out, Context: skb{Ifindex: r.ifindex}}
-	verdict, err := r.objects.programs[program].Run(options)
+	verdict, err := r.program(program).Run(options)
 	r.must(err)
 	return verdict, options.DataOut
 }

@@ -157,7 +157,7 @@ func (x *xdpRig) arrive(program string, l netlink.Link, frame []byte) (uint32, [
 	x.t.Helper()
 	context := struct{ Data, DataEnd, DataMeta, Ifindex, Queue, Egress uint32 }{DataEnd: uint32(len(frame)), Ifindex: uint32(l.Attrs().Index)}
 	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: context}
-	verdict, err := x.objects.programs[program].Run(options)
+	verdict, err := x.program(program).Run(options)
 	x.must(err)
 	return verdict, options.DataOut
 }
