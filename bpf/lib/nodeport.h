@@ -91,7 +91,8 @@ __verified_once int to_backend(struct __sk_buff *skb, struct packet *p, struct r
 		err = tell_front(skb, p, &w->front, w->front_port);
 		return err ? err : forward_by_fib(skb, p);
 	}
-	/* Through a tunnel only the router's address comes back by itself; see snat_client() for what is open. */
+	/* Through a tunnel only the router's address comes back by itself; see snat_client() for what is
+	 * open. */
 	if (config.tunnel && peer.tunnel)
 		w->from =
 		    p->v6 ? config_address(&config.router_address6) : config_address(&config.router_address);

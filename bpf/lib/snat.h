@@ -272,8 +272,9 @@ static __noinline int snat_out(struct __sk_buff *skb, struct packet *p, const st
 }
 
 /*
- * The same for clients of services, where `to` is the node's or the router's address by the routing mode. What
- * was opened with the other one keeps it: after a change of the mode its answers come back in either form.
+ * The same for clients of services, where `to` is the node's or the router's address by the routing mode.
+ * What was opened with the other one keeps it: after a change of the mode its answers come back in either
+ * form.
  */
 static __noinline int snat_client(struct __sk_buff *skb, struct packet *p, const struct address *to)
 {

@@ -77,6 +77,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		if w.refusals != nil {
 			a.note("refused networks", w.refusals.refresh(ctx))
 		}
+		a.reportDatapath(p)
 		a.reportXDP(p, w.refusals)
 		// A plugin that did not reach the agent while it started left its removal here.
 		a.note("recorded removals", cni.ProcessTombstones(ctx, filepath.Join(a.RunDirectory, "deleted"), p.Endpoints.Detach))

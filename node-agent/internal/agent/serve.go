@@ -82,8 +82,9 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		}
 		if err == nil {
 			a.serviceHealth = services.NewHealth(ctx, a.isReady, a.log)
-			a.components.ok("datapath", fmt.Sprintf("%s, devices %s, MTU %d", settings.Routing, strings.Join(settings.Devices, ", "), dp.MTU()))
-			return a.build(n, pools[false], pools[true], settings, dp), nil
+			parts := a.build(n, pools[false], pools[true], settings, dp)
+			a.reportDatapath(parts.parts)
+			return parts, nil
 		}
 		a.components.fail("datapath", err, "Run fairlead-agent preflight on the node.")
 		if err := pause(ctx, 10*time.Second); err != nil {

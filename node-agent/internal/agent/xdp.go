@@ -129,6 +129,23 @@ func (a *agent) newRefusals(p *api.Parts) *refusals {
 	return r
 }
 
+// reportDatapath says in status which devices are served, and which are not there.
+func (a *agent) reportDatapath(p *api.Parts) {
+	message := fmt.Sprintf("%s, devices %s, MTU %d", p.Settings.Routing, strings.Join(p.Settings.Devices, ", "), p.Datapath.MTU())
+	var absent []string
+	for _, d := range p.Datapath.XDP() {
+		if d.Absent {
+			absent = append(absent, d.Device)
+		}
+	}
+	if len(absent) > 0 {
+		a.components.set("datapath", api.StateDegraded, message+"; not there at the moment: "+strings.Join(absent, ", "),
+			"Bring the interface back, which the agent then takes in by itself, or correct `devices`.")
+		return
+	}
+	a.components.ok("datapath", message)
+}
+
 // reportXDP says in status what happens on each device before the kernel's stack sees a packet, and why.
 func (a *agent) reportXDP(p *api.Parts, r *refusals) {
 	devices := p.Datapath.XDP()

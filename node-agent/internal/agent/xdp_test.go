@@ -99,3 +99,19 @@ func TestXDPIsReportedWithItsReason(t *testing.T) {
 		}
 	}
 }
+
+func TestAbsentDevicesAreReported(t *testing.T) {
+	dp := &datapathtest.Fake{}
+	a := &agent{components: newComponents(slog.New(slog.DiscardHandler))}
+	p := &api.Parts{Datapath: dp, Settings: datapath.Config{Routing: datapath.RoutingTunnel, Devices: []string{"eth0", "eth1"}}}
+	for _, test := range []struct {
+		absent bool
+		state  api.State
+	}{{true, api.StateDegraded}, {false, api.StateOK}} {
+		dp.SetXDP(datapath.XDPDevice{Device: "eth0"}, datapath.XDPDevice{Device: "eth1", Absent: test.absent})
+		a.reportDatapath(p)
+		if c := a.components.list()[0]; c.State != test.state || strings.Contains(c.Message, "not there at the moment: eth1") != test.absent {
+			t.Errorf("absent %v: %+v", test.absent, c)
+		}
+	}
+}

@@ -61,6 +61,14 @@ type kernel struct {
 	// xdp is what is on the devices' XDP hooks; refused the prefilter's networks.
 	xdp     []xdpPlan
 	refused refusedTable
+	// xdpRefused is why the kernel takes none of the programs of XDP.
+	xdpRefused string
+	// links are the devices that are there, watched what they were like when everything was made to fit; absent are the
+	// others' names. linksBehind: the last change could not be followed.
+	links       []netlink.Link
+	watched     []watchedLink
+	absent      []string
+	linksBehind bool
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -102,6 +110,7 @@ func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
 	}
 	k.keepMasquerading(background)
 	k.done.Go(func() { k.keepSettings(background) })
+	k.done.Go(func() { k.followLinks(background) })
 	return k, nil
 }
 
@@ -172,13 +181,13 @@ func (k *kernel) open() error {
 	if err := k.chooseBandwidth(devices); err != nil {
 		return err
 	}
-	if k.xdp, err = planXDP(k.config, devices); err != nil {
+	if err := k.useDevices(devices); err != nil {
 		return err
 	}
 	k.config.xdpPrograms = xdpPrograms(k.xdp)
 	setRetval := k.options.probes.Probe("set-retval") == nil
 	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, setRetval) }
-	k.reattach = func() error { return k.attachAll(devices, k.modes.tunnelIfindex, hostLink) }
+	k.reattach = func() error { return k.attachAll(k.links, k.modes.tunnelIfindex, hostLink) }
 	if err := k.loadAll(); err != nil {
 		return err
 	}
@@ -302,7 +311,11 @@ var socketHooks = map[string]ebpf.AttachType{
 }
 
 // MTU implements Datapath.
-func (k *kernel) MTU() int { return k.mtu }
+func (k *kernel) MTU() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mtu
+}
 
 // Close implements Datapath; closing again is fine.
 func (k *kernel) Close() error {

@@ -127,10 +127,8 @@ func (k *kernel) directNodes() []netip.Addr {
 // startMasquerading fills the maps that to_netdev reads, before it is attached.
 func (k *kernel) startMasquerading(devices []netlink.Link) error {
 	m := &k.masquerade
-	m.devices, m.sources, m.nodes = map[int]string{}, map[int][]netip.Addr{}, map[netip.Addr]struct{}{}
-	for _, d := range devices {
-		m.devices[d.Attrs().Index] = d.Attrs().Name
-	}
+	m.nodes = map[netip.Addr]struct{}{}
+	m.setDevices(devices)
 	// What an earlier run knew stays until this one knows better.
 	var key ipcacheKeyLayout
 	var flags uint32
@@ -149,6 +147,19 @@ func (k *kernel) startMasquerading(devices []netlink.Link) error {
 	}
 	sortPrefixes(m.rules)
 	return errors.Join(k.writeUnmasqueraded(), k.writeDevices())
+}
+
+func (m *masquerade) setDevices(devices []netlink.Link) {
+	m.devices, m.sources = map[int]string{}, map[int][]netip.Addr{}
+	for _, d := range devices {
+		m.devices[d.Attrs().Index] = d.Attrs().Name
+	}
+}
+
+// useMasqueradingDevices is for devices that changed.
+func (k *kernel) useMasqueradingDevices(devices []netlink.Link) error {
+	k.masquerade.setDevices(devices)
+	return k.writeDevices()
 }
 
 func sortPrefixes(p []netip.Prefix) {
@@ -332,7 +343,7 @@ func (k *kernel) followAddresses(ctx context.Context) {
 		if err != nil {
 			k.options.log.Warn("changes of the devices' addresses cannot be watched; trying again", "error", err)
 		} else {
-			k.addressesChanged()
+			k.addressesChanged(0)
 			err = k.untilLost(ctx, changes, lost)
 		}
 		if ctx.Err() != nil {
@@ -357,17 +368,16 @@ func (k *kernel) untilLost(ctx context.Context, changes <-chan netlink.AddrUpdat
 			if !ok {
 				return errors.New("the kernel ended the subscription")
 			}
-			if _, ours := k.masquerade.devices[c.LinkIndex]; ours {
-				k.addressesChanged()
-			}
+			k.addressesChanged(c.LinkIndex)
 		}
 	}
 }
 
-func (k *kernel) addressesChanged() {
+// addressesChanged is about an interface, which may be none of the devices; 0 is all of them.
+func (k *kernel) addressesChanged(index int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.objects == nil {
+	if _, ours := k.masquerade.devices[index]; k.objects == nil || index != 0 && !ours {
 		return
 	}
 	if k.masquerade.err = k.namespace.do(k.writeDevices); k.masquerade.err != nil {

@@ -23,11 +23,9 @@ const (
 	vip            = "198.18.0.80"
 )
 
-// withOutside gives the first node a second device, with a client of the services at its other end. adjust may change
-// the nodes' configurations.
-func withOutside(t *testing.T, c *cluster, adjust func(*datapath.Config)) *space {
+// plugOutside makes the node's second device, and the client's end of it.
+func plugOutside(t testing.TB, n *node, outside *space) {
 	t.Helper()
-	outside, n := newSpace(t), c.nodes[0]
 	must(t, n.space.in(func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(outside.file.Fd())})
 	}))
@@ -57,6 +55,14 @@ func withOutside(t *testing.T, c *cluster, adjust func(*datapath.Config)) *space
 		}
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(d), Gw: addr(nodeOutside).AsSlice()})
 	}))
+}
+
+// withOutside gives the first node a second device, with a client of the services at its other end. adjust may change
+// the nodes' configurations.
+func withOutside(t *testing.T, c *cluster, adjust func(*datapath.Config)) *space {
+	t.Helper()
+	outside := newSpace(t)
+	plugOutside(t, c.nodes[0], outside)
 	for i, n := range c.nodes {
 		must(t, n.datapath.Close())
 		if i == 0 {

@@ -33,6 +33,8 @@ type XDPDevice struct {
 	// Prefilter says whether refused networks are dropped there, PrefilterWhy how or why not.
 	Prefilter    bool
 	PrefilterWhy string
+	// Absent: there is no such interface at the moment.
+	Absent bool
 }
 
 // The programs of xdp_netdev.bpf.c. They are always in the driver: where a driver has no XDP the kernel's own (generic) one
@@ -197,8 +199,9 @@ func (k *kernel) loadAll() error {
 		return err
 	}
 	k.options.log.Warn("the kernel refuses the programs of XDP", "error", err)
+	k.xdpRefused = "this kernel refuses the program: the agent's log has its verifier's words"
 	for i := range k.xdp {
-		k.xdp[i].refused("this kernel refuses the program: the agent's log has its verifier's words")
+		k.xdp[i].refused(k.xdpRefused)
 	}
 	return nil
 }
@@ -343,6 +346,10 @@ func (k *kernel) XDP() []XDPDevice {
 	var out []XDPDevice
 	for _, p := range k.xdp {
 		out = append(out, p.state)
+	}
+	for _, name := range k.absent {
+		const why = "the interface is not there"
+		out = append(out, XDPDevice{Device: name, Why: why, PrefilterWhy: why, Absent: true})
 	}
 	return out
 }
