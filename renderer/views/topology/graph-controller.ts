@@ -1,5 +1,6 @@
 import cytoscape from 'cytoscape';
 import { diffGraph, type Graph, type GraphEdge, type GraphNode } from './graph-elements.ts';
+import { GraphLabels, type NamesShown } from './graph-labels.ts';
 import { graphStyle } from './graph-style.ts';
 import { gridLayout } from './grid-layout.ts';
 import type { LayoutAnswer, LayoutRequest } from './layout-worker.ts';
@@ -23,6 +24,7 @@ function nodeData(node: GraphNode): cytoscape.NodeDataDefinition {
 export class GraphController {
   readonly #cy: cytoscape.Core;
   readonly #worker: Worker;
+  readonly #labels: GraphLabels;
   #graph: Graph = { nodes: [], edges: [] };
   #key = '';
   #round = 0;
@@ -33,15 +35,17 @@ export class GraphController {
     container: HTMLElement,
     onSelect: (id: string | undefined) => void,
     onLayout: (pending: boolean) => void,
+    onNames: (names: NamesShown) => void,
   ) {
     this.#onLayout = onLayout;
     this.#cy = cytoscape({
       container,
-      style: graphStyle(),
       minZoom: 0.08,
       maxZoom: 3,
       boxSelectionEnabled: false,
     });
+    this.#labels = new GraphLabels(this.#cy, onNames);
+    this.restyle();
     this.#worker = new Worker(new URL('./layout-worker.ts', import.meta.url), { type: 'module' });
     this.#worker.onmessage = (event: MessageEvent<LayoutAnswer>) => this.#place(event.data);
     this.#cy.on('tap', (event) => onSelect(event.target === this.#cy ? undefined : (event.target.id() as string)));
@@ -99,6 +103,7 @@ export class GraphController {
       if (added.length >= graph.nodes.length * 0.2) this.layout();
       else this.fit();
     }
+    this.#labels.later();
   }
 
   #change(item: GraphNode | GraphEdge): void {
@@ -184,11 +189,20 @@ export class GraphController {
   /** Shows everything. */
   fit(): void {
     this.#cy.resize();
-    this.#cy.fit(undefined, 46);
-    if (this.#cy.zoom() > 1.35) {
-      this.#cy.zoom(1.35);
-      this.#cy.center();
-    }
+    const { x1, y1, w, h } = this.#cy.elements().boundingBox({ includeLabels: false });
+    const [width, height] = [this.#cy.width(), this.#cy.height()];
+    // Names are drawn in their own size beside what is fitted: room for half of one on each side, and for the legend.
+    const across = Math.min(90, width / 6);
+    const [above, below] = [Math.min(40, height / 8), Math.min(76, height / 6)];
+    const zoom = Math.max(
+      this.#cy.minZoom(),
+      Math.min(1.35, (width - 2 * across) / Math.max(w, 1), (height - above - below) / Math.max(h, 1)),
+    );
+    this.#cy.viewport({
+      zoom,
+      pan: { x: width / 2 - (x1 + w / 2) * zoom, y: above + (height - above - below) / 2 - (y1 + h / 2) * zoom },
+    });
+    this.#labels.place();
   }
 
   /** Zooms about the middle. */
@@ -217,6 +231,7 @@ export class GraphController {
         .union(element.descendants().closedNeighborhood());
       this.#cy.elements().difference(kept).not(':parent').addClass('faded');
     });
+    this.#labels.later();
     if (id && center) {
       const element = this.#cy.getElementById(id);
       if (element.nonempty()) this.#cy.center(element);
@@ -229,6 +244,7 @@ export class GraphController {
       this.#cy.nodes('.found').removeClass('found');
       for (const id of ids) this.#cy.getElementById(id).addClass('found');
     });
+    this.#labels.later();
     const found = this.#cy.nodes('.found');
     if (show && found.nonempty()) {
       this.#touched = true;
@@ -242,13 +258,15 @@ export class GraphController {
 
   /** Colours have changed. */
   restyle(): void {
-    this.#cy.style(graphStyle());
+    this.#cy.style(graphStyle(this.#labels.scale));
   }
 
-  /** The whole graph as a PNG data URL. */
+  /** The whole graph as a PNG data URL, with every name: who looks at it can come as close as needed. */
   png(): string {
     const background = getComputedStyle(document.documentElement).getPropertyValue('--bg').trim();
-    return this.#cy.png({ full: true, scale: 2, bg: background, maxWidth: 8000, maxHeight: 8000 });
+    return this.#labels.all(() =>
+      this.#cy.png({ full: true, scale: 2, bg: background, maxWidth: 8000, maxHeight: 8000 }),
+    );
   }
 
   resize(): void {
@@ -259,6 +277,7 @@ export class GraphController {
   destroy(): void {
     this.#keepPositions();
     this.#worker.terminate();
+    this.#labels.destroy();
     this.#cy.destroy();
   }
 }

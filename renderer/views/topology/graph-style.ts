@@ -1,4 +1,5 @@
 import type { StylesheetJson } from 'cytoscape';
+import { labelStyle } from './graph-labels.ts';
 
 /** Icon of a kind as a data URL: the content policy admits images from there. */
 function icon(paths: string, colour: string): string {
@@ -13,8 +14,13 @@ const paths = {
   entity: '<circle cx="12" cy="12" r="9"/><path d="M3.6 9h16.8M3.6 15h16.8M12 3a17 17 0 000 18M12 3a17 17 0 010 18"/>',
 };
 
-/** Colours come from the page's variables, so that light and dark are decided in one place. */
-export function graphStyle(): StylesheetJson {
+/**
+ * Colours come from the page's variables, so that light and dark are decided in one place. `scale` is by how much letters
+ * are to be larger than in the drawing; it is asked whenever the style is updated.
+ */
+export function graphStyle(scale: () => number): StylesheetJson {
+  const scaled = (size: number) => () => size * scale();
+  const wide = (size: number) => () => `${size * scale()}px`;
   const variables = getComputedStyle(document.documentElement);
   const colour = (name: string) => variables.getPropertyValue(`--${name}`).trim();
   const text = colour('text');
@@ -31,16 +37,18 @@ export function graphStyle(): StylesheetJson {
         'border-color': colour('line-strong'),
         label: 'data(label)',
         color: text,
-        'font-family': 'Inter Variable, system-ui, sans-serif',
-        'font-size': 11,
-        'font-weight': 500,
+        'font-family': labelStyle.family,
+        'font-size': scaled(labelStyle.node.size),
+        'font-weight': labelStyle.node.weight,
         'text-valign': 'bottom',
-        'text-margin-y': 5,
+        'text-margin-y': scaled(labelStyle.node.margin),
         'text-wrap': 'ellipsis',
-        'text-max-width': '150px',
-        'text-outline-width': 2.5,
+        'text-max-width': wide(labelStyle.node.widest),
+        'text-outline-width': scaled(2.5),
         'text-outline-color': colour('bg'),
         'min-zoomed-font-size': 7,
+        // A group is as large as what is in it, whatever names are drawn.
+        'compound-sizing-wrt-labels': 'exclude',
         'background-fit': 'none',
         'background-width': '58%',
         'background-height': '58%',
@@ -69,13 +77,13 @@ export function graphStyle(): StylesheetJson {
         'background-opacity': 0.75,
         'border-color': colour('line-strong'),
         'border-width': 1,
-        padding: '22px',
+        padding: '26px',
         'text-valign': 'top',
-        'text-margin-y': -5,
-        'font-weight': 600,
-        'font-size': 12,
+        'text-margin-y': scaled(-labelStyle.group.margin),
+        'font-weight': labelStyle.group.weight,
+        'font-size': scaled(labelStyle.group.size),
         color: colour('muted'),
-        'text-max-width': '260px',
+        'text-max-width': wide(labelStyle.group.widest),
       },
     },
     {
@@ -87,13 +95,13 @@ export function graphStyle(): StylesheetJson {
         'target-arrow-shape': 'triangle',
         'arrow-scale': 0.9,
         label: 'data(label)',
-        'font-family': 'Inter Variable, system-ui, sans-serif',
-        'font-size': 9.5,
+        'font-family': labelStyle.family,
+        'font-size': scaled(labelStyle.edge.size),
         color: colour('muted'),
         'text-rotation': 'autorotate',
-        'text-outline-width': 2.5,
+        'text-outline-width': scaled(2.5),
         'text-outline-color': colour('bg'),
-        'min-zoomed-font-size': 8,
+        'min-zoomed-font-size': 7,
       },
     },
     ...(['forwarded', 'dropped', 'mixed'] as const).map((kind) => ({
@@ -110,13 +118,11 @@ export function graphStyle(): StylesheetJson {
         ...(kind === 'mixed' ? { 'line-dash-pattern': [12, 4] } : {}),
       },
     })),
-    // In a big picture what is denied must still be found: the rest steps back, and groups are named in large letters.
+    // In a big picture what is denied must still be found: the rest steps back.
     { selector: 'edge.many', style: { 'curve-style': 'straight', label: '', 'target-arrow-shape': 'none', width: 3 } },
     { selector: 'edge.many[verdict = "forwarded"]', style: { width: 1.6, 'line-opacity': 0.28 } },
-    {
-      selector: 'node.many[kind = "group"]',
-      style: { 'font-size': 34, 'min-zoomed-font-size': 4, 'text-max-width': '700px' },
-    },
+    { selector: '.unnamed', style: { label: '' } },
+    { selector: 'node.pointed', style: { label: 'data(label)', 'z-index': 20, 'text-max-width': wide(600) } },
     { selector: '.faded', style: { opacity: 0.22 } },
     {
       selector: 'node.found',

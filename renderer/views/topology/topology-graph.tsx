@@ -3,10 +3,11 @@ import { IconFocusCentered, IconLayoutGrid, IconMinus, IconPhotoDown, IconPlus }
 import { useEffect, useMemo, useRef, useState } from 'react';
 import type { Topology } from '../../../contract/topology.ts';
 import { download } from '../../ui/download.ts';
-import { formatRate } from '../../ui/format.ts';
+import { formatCount, formatRate } from '../../ui/format.ts';
 import { IconButton } from '../../ui/pieces.tsx';
 import { GraphController } from './graph-controller.ts';
 import { type Grouping, matchesFind, toGraph } from './graph-elements.ts';
+import type { NamesShown } from './graph-labels.ts';
 import styles from './topology.module.css';
 
 interface TopologyGraphProps {
@@ -26,6 +27,7 @@ export function TopologyGraph(props: TopologyGraphProps) {
   const container = useRef<HTMLDivElement>(null);
   const [controller, setController] = useState<GraphController | undefined>(undefined);
   const [busy, setBusy] = useState(false);
+  const [names, setNames] = useState<NamesShown>({ shown: 0, hidden: 0 });
   const { colorScheme } = useMantineColorScheme();
   const select = useRef(onSelect);
   select.current = onSelect;
@@ -41,6 +43,8 @@ export function TopologyGraph(props: TopologyGraphProps) {
         select.current(id);
       },
       setBusy,
+      // The same figures again draw nothing anew.
+      (next) => setNames((old) => (old.shown === next.shown && old.hidden === next.hidden ? old : next)),
     );
     const observer = new ResizeObserver(() => made.resize());
     observer.observe(element);
@@ -90,7 +94,7 @@ export function TopologyGraph(props: TopologyGraphProps) {
         aria-label={`Topology with ${topology.nodes.length} nodes and ${topology.edges.length} edges. The table shows the same.`}
       />
       {busy ? <div className={styles.busy}>Arranging…</div> : null}
-      <Legend />
+      <Legend names={names} />
       <div className={styles.zoom}>
         <IconButton icon={IconPlus} label="Zoom in" onClick={() => controller?.zoom(1.3)} />
         <IconButton icon={IconMinus} label="Zoom out" onClick={() => controller?.zoom(1 / 1.3)} />
@@ -138,7 +142,7 @@ function Line({
   );
 }
 
-function Legend() {
+function Legend({ names: { shown, hidden } }: { readonly names: NamesShown }) {
   return (
     <div className={styles.legend}>
       <span>
@@ -158,6 +162,14 @@ function Legend() {
         default deny on
       </span>
       <span className="muted">width: flow events per second</span>
+      {hidden > 0 ? (
+        <span
+          role="status"
+          title="Drawn first: what is chosen or found, who is denied something, then the busiest. Point at a thing to see its name."
+        >
+          {formatCount(shown)} of {formatCount(shown + hidden)} names fit: zoom in for more
+        </span>
+      ) : null}
     </div>
   );
 }
