@@ -23,7 +23,7 @@ export const policyReferenceSchema = z.object({
 export type PolicyReference = Readonly<z.infer<typeof policyReferenceSchema>>;
 
 export const flowSideSchema = z.object({
-  /** "namespace/pod", entity ("world", "host", …) or address: what the table shows. */
+  /** "namespace/pod", "namespace/service", entity ("world", "host", …) or address: what the table shows. */
   label: z.string(),
   namespace: z.string(),
   pod: z.string(),

@@ -332,7 +332,10 @@ export function makeInventory(preset: Preset): Inventory {
   }
   const counted: ClusterNode[] = nodes.map((one) => {
     const here = pods.filter((each) => each.node === one.name).length;
-    return { ...one, pods: here, agent: { ...one.agent, endpoints: here } };
+    const counts = { ...one, pods: here, agent: { ...one.agent, endpoints: here } };
+    return preset === 'long'
+      ? { ...counts, kernel: '5.15.0-1071-azure-fde', agent: { ...counts.agent, version: '0.1.0+3c1f9a77d2e4b05d' } }
+      : counts;
   });
   if (preset === 'errors') {
     const [first, second, third] = counted;

@@ -101,15 +101,19 @@ function sideOf(
   const pod = endpoint?.podName ?? '';
   const namespace = endpoint?.namespace ?? '';
   const workload = endpoint?.workloads[0];
+  const service = rest.service?.name ? `${rest.service.namespace}/${rest.service.name}` : '';
   const named = rest.names[0];
+  // As the hubble command prints it: before a service's address is translated nobody is behind it but the service.
   const label =
-    pod !== '' ? `${namespace}/${pod}` : entity === 'world' && named ? named : entity || rest.address || 'unknown';
+    pod !== ''
+      ? `${namespace}/${pod}`
+      : service || (entity === 'world' && named ? named : entity || rest.address || 'unknown');
   return {
     label,
     namespace,
     pod,
     workload: workload?.name ?? '',
-    service: rest.service?.name ? `${rest.service.namespace}/${rest.service.name}` : '',
+    service,
     entity,
     address: rest.address,
     port: rest.port,

@@ -68,6 +68,26 @@ describe('convertFlow', () => {
     expect(flow.dropHelp).toContain('default deny');
   });
 
+  test('an address of a service is named as the service, before a name of the world', () => {
+    const flow = convertFlow(
+      create(FlowSchema, {
+        verdict: Verdict.TRACED,
+        Type: FlowType.SOCK,
+        IP: { source: '10.77.1.2', destination: '10.96.0.10' },
+        source: { identity: 4711, namespace: 'galaxy', podName: 'xwing' },
+        destination: { labels: ['reserved:world'], identity: 2 },
+        destinationNames: ['kube-dns.kube-system.svc.cluster.local'],
+        destinationService: { name: 'kube-dns', namespace: 'kube-system' },
+        sourceService: { name: 'ships', namespace: 'galaxy' },
+      }),
+      1,
+      'node1',
+    );
+    expect(flow.destination).toMatchObject({ label: 'kube-system/kube-dns', entity: 'world', address: '10.96.0.10' });
+    // A pod stays the pod, whatever service has its address.
+    expect(flow.source.label).toBe('galaxy/xwing');
+  });
+
   test('entities, names of the world, replies and sockets', () => {
     const world = convertFlow(
       create(FlowSchema, {

@@ -41,7 +41,7 @@ export function DiffView({ before, after, height, labels = ['Now', 'After'] }: D
           {after === '' ? ': does not exist' : ''}
         </span>
       </div>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it */}
+      {/* It scrolls, so the keyboard must reach it. */}
       <div
         ref={parent}
         className={styles.diff}

@@ -183,9 +183,11 @@ function Head({ cluster }: { readonly cluster: Cluster }) {
             <span>
               server <b className="mono">{cluster.server}</b>
             </span>
-            <span>
-              as <b>{cluster.user}</b>
-            </span>
+            {cluster.user ? (
+              <span>
+                as <b>{cluster.user}</b>
+              </span>
+            ) : null}
             <span>
               from <b>{cluster.origin}</b>
             </span>

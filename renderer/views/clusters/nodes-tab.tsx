@@ -6,16 +6,23 @@ import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { formatBytes, formatCount, formatRate } from '../../ui/format.ts';
 import { Facts, FailureCard, Section, SidePane } from '../../ui/pieces.tsx';
 import { AgentBadge, ReadyBadge } from '../../ui/status.tsx';
+import styles from './clusters.module.css';
 
 const mono = (text: string) => <span className="mono">{text}</span>;
+/** Wraps where the column is too narrow; `words` keeps words whole. */
+const lines = (text: string, words = false) => (
+  <span className={words ? styles.lines : `${styles.lines} ${styles.anywhere}`} title={text}>
+    {text}
+  </span>
+);
 
 const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'name',
     title: 'Node',
-    width: 'minmax(76px, 1.5fr)',
+    width: 'minmax(76px, 1.2fr)',
     sort: (node) => node.name,
-    render: (node) => <b title={node.name}>{node.name}</b>,
+    render: (node) => <b>{lines(node.name)}</b>,
   },
   {
     id: 'ready',
@@ -27,23 +34,25 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'agent',
     title: 'Agent',
-    width: 'minmax(132px, 0.4fr)',
+    width: 'minmax(144px, 0.3fr)',
     sort: (node) => node.agent.state,
     render: (node) => (
-      <span>
-        <AgentBadge state={node.agent.state} />{' '}
-        <span className="muted" title={node.agent.version}>
-          {node.agent.version}
-        </span>
+      <span className={styles.stack}>
+        <AgentBadge state={node.agent.state} />
+        {node.agent.version ? (
+          <span className="muted clip" title={node.agent.version}>
+            {node.agent.version}
+          </span>
+        ) : null}
       </span>
     ),
   },
   {
     id: 'routing',
     title: 'Routing',
-    width: '105px',
+    width: 'minmax(76px, 0.3fr)',
     sort: (node) => node.agent.routingMode ?? '',
-    render: (node) => node.agent.routingMode ?? '–',
+    render: (node) => lines(node.agent.routingMode ?? '–', true),
   },
   {
     id: 'address',
@@ -56,9 +65,9 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'kernel',
     title: 'Kernel',
-    width: 'minmax(62px, 0.3fr)',
+    width: 'minmax(92px, 0.6fr)',
     sort: (node) => node.kernel,
-    render: (node) => node.kernel,
+    render: (node) => lines(node.kernel),
   },
   {
     id: 'endpoints',
@@ -117,7 +126,7 @@ export function NodesTab({ inventory }: NodesTabProps) {
         rows={inventory.nodes}
         columns={columns}
         rowKey={(node) => node.name}
-        rowHeight={31}
+        rowHeight={44}
         selected={selected?.name}
         onSelect={(node) => choose(node.name)}
         tone={(node) =>

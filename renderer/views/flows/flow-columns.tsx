@@ -1,4 +1,4 @@
-import { IconBox, IconBuildingCommunity, IconServer, IconWorld } from '@tabler/icons-react';
+import { IconAffiliate, IconBox, IconBuildingCommunity, IconServer, IconWorld } from '@tabler/icons-react';
 import type { Flow, FlowSide, PolicyReference } from '../../../contract/flows.ts';
 import type { Column } from '../../ui/data-grid.tsx';
 import { formatClock } from '../../ui/format.ts';
@@ -10,23 +10,26 @@ export function policyName(policy: PolicyReference): string {
   return policy.namespace ? `${policy.namespace}/${policy.name}` : policy.name;
 }
 
+/** What one end of a flow is. An address that only a service has is the service, wherever it would be routed. */
+function kindOf(side: FlowSide): readonly [kind: string, icon: typeof IconBox, name: string] {
+  if (side.pod) return ['pod', IconBox, `${side.namespace}/${side.pod}`];
+  if (side.service) return ['service', IconAffiliate, side.service];
+  const nodes = side.entity === 'host' || side.entity === 'remote-node';
+  const icon = side.entity === 'world' ? IconWorld : nodes ? IconServer : IconBuildingCommunity;
+  return [side.entity || 'address', icon, ''];
+}
+
 /** One end of a flow: what it is (icon), its namespace in grey, its name. */
 export function SideLabel({ side }: { readonly side: FlowSide }) {
-  const Icon = side.pod
-    ? IconBox
-    : side.entity === 'world'
-      ? IconWorld
-      : side.entity === 'host' || side.entity === 'remote-node'
-        ? IconServer
-        : IconBuildingCommunity;
-  const kind = side.pod ? 'pod' : side.entity || 'address';
+  const [kind, Icon, name] = kindOf(side);
+  const slash = name.indexOf('/') + 1;
   return (
-    <span className={styles.side} title={`${side.label} ${side.address}`}>
+    <span className={styles.side} title={`${kind === 'service' ? `service ${name}` : side.label} ${side.address}`}>
       <Icon size={13} aria-label={kind} role="img" />
-      {side.pod ? (
+      {name ? (
         <span className="clip">
-          <span className={styles.namespace}>{side.namespace}/</span>
-          {side.pod}
+          <span className={styles.namespace}>{name.slice(0, slash)}</span>
+          {name.slice(slash)}
         </span>
       ) : (
         <span className="clip">

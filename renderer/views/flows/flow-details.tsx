@@ -38,6 +38,11 @@ function Side({
   onFilter: (token: string) => void;
 }) {
   const pod = side.pod ? `${side.namespace}/${side.pod}` : '';
+  const token = pod
+    ? `${prefix}-pod:${pod}`
+    : side.service
+      ? `service:${side.service}`
+      : `${prefix}-ip:${side.address}`;
   return (
     <Section
       title={title}
@@ -47,7 +52,7 @@ function Side({
             size="compact-xs"
             variant="subtle"
             leftSection={<IconFilterPlus size={13} />}
-            onClick={() => onFilter(pod ? `${prefix}-pod:${pod}` : `${prefix}-ip:${side.address}`)}
+            onClick={() => onFilter(token)}
           >
             Filter
           </Button>

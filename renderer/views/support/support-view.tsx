@@ -268,7 +268,7 @@ function Files({ files }: { readonly files: readonly BundleFile[] }) {
         {cut ? <p className="muted">{cut}</p> : null}
         <pre
           className="mono"
-          // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, so the keyboard must reach it
+          // It scrolls, so the keyboard must reach it.
           tabIndex={0}
           style={{ margin: 0, overflow: 'auto', maxHeight: '70vh', fontSize: 12 }}
         >

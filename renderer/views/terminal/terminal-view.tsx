@@ -312,7 +312,8 @@ function Where({ session }: { readonly session: Session }) {
       <b className="clip">{clusterName}</b>
       {cluster ? (
         <span className="muted clip">
-          {cluster.user} at {cluster.server} · {cluster.route.join(' → ')}
+          {cluster.user ? `${cluster.user} at ` : ''}
+          {cluster.server} · {cluster.route.join(' → ')}
         </span>
       ) : (
         <span className="muted clip">not in the list of clusters any more</span>
