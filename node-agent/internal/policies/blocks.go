@@ -48,7 +48,8 @@ func (m *Manager) blockAround(address netip.Addr) policy.NumericIdentity {
 	return policy.AnyPeer
 }
 
-// restoreBlocks takes over the numbers of before a restart.
+// restoreBlocks takes over the ranges of before a restart with their numbers. Until Start they count as if somebody named them:
+// so they get the lines of the ranges around them before those of before go, also where nobody names them any more.
 func (m *Manager) restoreBlocks() error {
 	blocks, err := m.dp.Blocks()
 	if err != nil {
@@ -56,6 +57,15 @@ func (m *Manager) restoreBlocks() error {
 	}
 	for _, b := range blocks {
 		m.blocks.numbers.restore(b.Prefix, policy.NumericIdentity(b.Number))
+		if _, valid := m.blocks.numbers.before[b.Prefix]; !valid {
+			continue
+		}
+		number, err := m.blocks.numbers.take(b.Prefix)
+		if err != nil {
+			return err
+		}
+		m.engine.AddIdentity(number, policy.LabelsForBlock(b.Prefix))
+		m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) { all[b.Prefix] = number })
 	}
 	return nil
 }
@@ -93,8 +103,11 @@ func (m *Manager) addBlocks(ctx context.Context, prefixes []netip.Prefix) error 
 	return errors.Join(errs...)
 }
 
-// pruneBlocks withdraws the ranges that no ipBlock in force names any more.
+// pruneBlocks withdraws the ranges that no ipBlock in force names any more; those of before a restart when Start has compared.
 func (m *Manager) pruneBlocks(ctx context.Context) error {
+	if !m.live {
+		return nil
+	}
 	wanted := m.engine.Blocks()
 	gone := make(map[netip.Prefix]policy.NumericIdentity)
 	for prefix, number := range *m.blocks.all.Load() {
@@ -108,12 +121,9 @@ func (m *Manager) pruneBlocks(ctx context.Context) error {
 	m.blocks.change(func(all map[netip.Prefix]policy.NumericIdentity) {
 		maps.DeleteFunc(all, func(prefix netip.Prefix, _ policy.NumericIdentity) bool { _, is := gone[prefix]; return is })
 	})
-	var errs []error
-	if m.live {
-		err := m.dp.DeleteBlocks(ctx, slices.Collect(maps.Keys(gone))...)
-		m.blocks.dirty = m.blocks.dirty || err != nil
-		errs = append(errs, err)
-	}
+	err := m.dp.DeleteBlocks(ctx, slices.Collect(maps.Keys(gone))...)
+	m.blocks.dirty = m.blocks.dirty || err != nil
+	errs := []error{err}
 	for _, number := range gone {
 		m.blocks.numbers.release(number)
 		errs = append(errs, m.apply(ctx, m.engine.RemoveIdentity(number)))
@@ -143,6 +153,8 @@ func (m *Manager) publishBlocks(ctx context.Context) error {
 		}
 	}
 	if len(adds) > 0 {
+		// The narrowest first: a range's lines are for addresses that no narrower one has.
+		slices.SortFunc(adds, func(a, b datapath.Block) int { return b.Prefix.Bits() - a.Prefix.Bits() })
 		err = m.dp.UpsertBlocks(ctx, adds...)
 	}
 	if len(deletes) > 0 {

@@ -93,16 +93,29 @@ func (m *Manager) OnEnforced(f func(ctx context.Context, id datapath.EndpointID,
 	m.enforce = f
 }
 
-// Start makes the lines of every subject in the kernel equal to the engine's, and keeps them so from then on.
+// Start makes the lines of every subject in the kernel equal to the engine's, and keeps them so from then on. What is allowed
+// before and after is at no moment dropped: first every subject gets what it lacks, then ranges are published, since lines under
+// their numbers are there, then default deny comes and lines go, and at last ranges that nobody names any more, with their lines.
 func (m *Manager) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.live = true
 	var errs []error
 	for _, id := range m.engine.Subjects() {
+		adds, _, _, err := m.compare(id)
+		if err == nil && len(adds) > 0 {
+			err = m.dp.ApplyPolicy(ctx, adds, nil)
+		}
+		// What failed here is tried again right below.
+		if err != nil {
+			m.log.Debug("lines were refused", "endpoint", id, "error", err)
+		}
+	}
+	errs = append(errs, m.publishBlocks(ctx))
+	for _, id := range m.engine.Subjects() {
 		errs = append(errs, m.reconcile(ctx, id))
 	}
-	return errors.Join(append(errs, m.publishBlocks(ctx))...)
+	return errors.Join(append(errs, m.pruneBlocks(ctx))...)
 }
 
 // entries is what the kernel should have for a subject.
@@ -126,20 +139,18 @@ func (m *Manager) entries(id policy.SubjectID) ([]policy.Entry, [2]bool) {
 // localhostEntry lets the node reach its pods (kubelet probes) where mode always denies without any policy.
 var localhostEntry = policy.Entry{Key: policy.Key{Direction: policy.Ingress, Peer: policy.IdentityHost}}
 
-// reconcile compares a subject's lines with the kernel's.
-func (m *Manager) reconcile(ctx context.Context, id policy.SubjectID) error {
+// compare gives what the kernel lacks of a subject's lines, its flags, and what the kernel has too much.
+func (m *Manager) compare(id policy.SubjectID) (adds []datapath.PolicyEntry, enforced [2]bool, deletes []datapath.PolicyKey, err error) {
 	endpoint := datapath.EndpointID(id)
 	have, err := m.dp.Policy(endpoint)
 	if err != nil {
-		m.dirty[id] = struct{}{}
-		return fmt.Errorf("reading the policy lines of endpoint %d: %w", id, err)
+		return nil, enforced, nil, fmt.Errorf("reading the policy lines of endpoint %d: %w", id, err)
 	}
 	want, enforced := m.entries(id)
 	there := make(map[datapath.PolicyKey]datapath.PolicyValue, len(have))
 	for _, e := range have {
 		there[e.PolicyKey] = e.PolicyValue
 	}
-	var adds []datapath.PolicyEntry
 	for _, e := range want {
 		line := m.lineOf(endpoint, e)
 		if value, ok := there[line.PolicyKey]; !ok || value != line.PolicyValue {
@@ -147,11 +158,18 @@ func (m *Manager) reconcile(ctx context.Context, id policy.SubjectID) error {
 		}
 		delete(there, line.PolicyKey)
 	}
-	var deletes []datapath.PolicyKey
 	for key := range there {
 		deletes = append(deletes, key)
 	}
-	err = m.write(ctx, adds, []enforcement{{endpoint, enforced}}, deletes)
+	return adds, enforced, deletes, nil
+}
+
+// reconcile makes a subject's lines in the kernel what they should be.
+func (m *Manager) reconcile(ctx context.Context, id policy.SubjectID) error {
+	adds, enforced, deletes, err := m.compare(id)
+	if err == nil {
+		err = m.write(ctx, adds, []enforcement{{datapath.EndpointID(id), enforced}}, deletes)
+	}
 	if err != nil {
 		m.dirty[id] = struct{}{}
 		return fmt.Errorf("writing the policy of endpoint %d: %w", id, err)
