@@ -309,7 +309,7 @@ __verified_once int serve_answer_here(struct xdp_md *ctx, struct packet *p, stru
 
 	if (!p || !r || !w || !n || !nat_in_key(&n->in, p))
 		return NO_ANSWER;
-	in = bpf_map_lookup_elem(&nat, &n->in);
+	in = nat_owner(n);
 	if (!in || in->expires < now)
 		return NO_ANSWER;
 	/* Of the node's sockets and of pods. */
@@ -333,7 +333,7 @@ __verified_once int serve_answer_here(struct xdp_md *ctx, struct packet *p, stru
 	if (find_way(ctx, p, &w->front, &n->to, &fib))
 		return XDP_PASS;
 
-	nat_touch(in, p, false, now);
+	nat_touch(in, p, false, now, n->opening);
 	touch_entry(c, p, IN, now, opening);
 	r->reply = 1;
 	err = rewrite(ctx, p, false, &n->to, w->key.local_port);

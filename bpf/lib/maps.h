@@ -272,14 +272,25 @@ struct {
 	__type(value, __u64);
 } bulk SEC(".maps");
 
-/* Source translation, two entries per flow. Writers: from_netdev, to_netdev; the agent deletes what ended.
- * Readers: the same. */
+/* Source translation, two entries per flow. Writers: from_netdev, to_netdev, xdp_netdev; the agent deletes
+ * what ended. Readers: the same. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
 	__type(key, struct nat_key);
 	__type(value, struct nat_value);
 } nat SEC(".maps");
+
+/*
+ * The same of flows that are being opened: until the sender has sent something after the first answer. Kept
+ * apart, so that a flood of them pushes none of `nat` out. Writers and readers: as of `nat`.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct nat_key);
+	__type(value, struct nat_value);
+} nat_openings SEC(".maps");
 
 /* Room for a translation that is being made, too large for the stack. Packet programs run with bottom halves
  * off. */

@@ -48,5 +48,5 @@ static __always_inline int masquerade(struct __sk_buff *skb, struct packet *p, c
 		return err;
 	if (!masquerades(&p->source) || is_exempt(&p->destination) || is_reply_outward(p))
 		return 0;
-	return snat_out(skb, p, to);
+	return snat_new(skb, p);
 }

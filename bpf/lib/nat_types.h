@@ -36,6 +36,8 @@ struct nat_work {
 	struct nat_key in;
 	struct nat_value fresh;
 	struct address to;
+	bool opening; /* the flow's entries lie in `nat_openings` */
+	bool stale;   /* `nat` has a hint of this flow that leads nowhere */
 };
 
 /* An outward interface of the node and the addresses that packets leaving there can have. */

@@ -12,6 +12,10 @@
  *
  * The order is a hash of the flow with a seed that no outsider knows. A port serves as many flows as there
  * are peers, since the peer is part of the key.
+ *
+ * Both entries lie in `nat_openings` until the sender goes on after an answer, and then move to `nat`: what
+ * nobody answers, or nobody goes on with, pushes out nothing that is open. Both are always in the same table;
+ * `nat` is asked first, so that what is open costs one lookup for each.
  */
 #pragma once
 
@@ -105,8 +109,10 @@ static __always_inline bool nat_names(const struct nat_value *in, const struct n
 	return in->port == out->source_port && same_address(&in->address, &out->source);
 }
 
-/* The flow's state after a packet of it, and how long it is kept from now on. */
-static __always_inline void nat_touch(struct nat_value *in, const struct packet *p, bool out, __u64 now)
+/* The flow's state after a packet of it, and how long it is kept from now on. One that is still being opened
+ * never gets the time of one that is open. */
+static __always_inline void nat_touch(struct nat_value *in, const struct packet *p, bool out, __u64 now,
+				      bool opening)
 {
 	__u64 lifetime = LIFETIME_OTHER;
 
@@ -124,12 +130,60 @@ static __always_inline void nat_touch(struct nat_value *in, const struct packet 
 	if (!out)
 		in->flags |= NAT_REPLIED;
 	if (is_stream(p->protocol)) {
-		lifetime = in->flags & NAT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+		lifetime = !opening && (in->flags & NAT_REPLIED) ? LIFETIME_TCP : LIFETIME_TCP_SYN;
 		if ((in->flags & NAT_RESET) ||
 		    (in->flags & (NAT_FIN_OUT | NAT_FIN_IN)) == (NAT_FIN_OUT | NAT_FIN_IN))
 			lifetime = LIFETIME_TCP_CLOSING;
 	}
 	in->expires = now + lifetime;
+}
+
+/* The entry that has the port of w->in, of an open flow or, then w->opening, of one that is being opened. */
+static __always_inline struct nat_value *nat_owner(struct nat_work *w)
+{
+	struct nat_value *in = bpf_map_lookup_elem(&nat, &w->in);
+
+	w->opening = false;
+	if (in)
+		return in;
+	w->opening = true;
+	return bpf_map_lookup_elem(&nat_openings, &w->in);
+}
+
+/* What leads a sender's packets to its port; only a hint. */
+static __always_inline void nat_hint(struct nat_work *w, __u64 now)
+{
+	__builtin_memset(&w->fresh, 0, sizeof(w->fresh));
+	w->fresh.expires = now;
+	w->fresh.address = w->to;
+	w->fresh.port = w->in.destination_port;
+}
+
+/*
+ * A packet going out of the flow whose entry is `in`. Where its sender goes on after an answer the flow is
+ * open from now on: its entries move, this one first, so that its port is never without an owner.
+ */
+static __always_inline void nat_use(struct nat_work *w, struct nat_value *in, const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opens = w->opening && !p->related && (in->flags & NAT_REPLIED) &&
+		     (p->tcp_flags & (TCP_SYN | TCP_RST)) == 0;
+	long err;
+
+	nat_touch(in, p, true, now, w->opening && !opens);
+	if (!opens || config.dry_run)
+		return;
+	err = bpf_map_update_elem(&nat, &w->in, in, BPF_NOEXIST);
+	/* No room just now: with the next packet. */
+	if (err && err != -EEXIST)
+		return;
+	if (!same_address(&w->out.source, &w->to) || w->out.source_port != w->in.destination_port) {
+		nat_hint(w, now);
+		bpf_map_update_elem(&nat, &w->out, &w->fresh, BPF_ANY);
+		bpf_map_delete_elem(&nat_openings, &w->out);
+	}
+	bpf_map_delete_elem(&nat_openings, &w->in);
+	w->opening = false;
 }
 
 static __always_inline __u32 nat_hash(const struct nat_key *key)
@@ -148,6 +202,38 @@ static __always_inline __u32 nat_hash(const struct nat_key *key)
 }
 
 /*
+ * Whether the port of w->in could be taken for w->fresh. Of a port that is given twice at the same moment one
+ * of the two makes the entry; whoever's flow became open meanwhile has it in the other table by then.
+ */
+static __always_inline bool nat_claim(struct nat_work *w, struct nat_value *ended, __u64 ends, __u64 now)
+{
+	struct nat_value *in;
+	long err;
+
+	w->opening = true;
+	if (config.dry_run)
+		return true;
+	if (ended) {
+		/* Only one takes over what ended. */
+		if (__sync_val_compare_and_swap(&ended->expires, ends, now + LIFETIME_OTHER) != ends)
+			return false;
+		err = bpf_map_update_elem(&nat_openings, &w->in, &w->fresh, BPF_EXIST);
+	} else {
+		err = bpf_map_update_elem(&nat_openings, &w->in, &w->fresh, BPF_NOEXIST);
+		/* Under contention the table may refuse once. */
+		if (err && err != -EEXIST)
+			err = bpf_map_update_elem(&nat_openings, &w->in, &w->fresh, BPF_NOEXIST);
+	}
+	if (err)
+		return false;
+	in = bpf_map_lookup_elem(&nat, &w->in);
+	if (!in)
+		return true;
+	bpf_map_delete_elem(&nat_openings, &w->in);
+	return false;
+}
+
+/*
  * Takes a port for the flow w->out and leaves it in w->in. `own`: of the node's own sockets, which keep
  * theirs if they can. 0 or a negative drop reason.
  */
@@ -155,8 +241,8 @@ __verified_once int nat_allocate(struct nat_work *w, struct packet *p, bool own)
 {
 	struct nat_value *in;
 	__u32 range = 0x10000 - config.nat_first, start, probes = NAT_PROBES;
-	__u64 now = bpf_ktime_get_coarse_ns(), ends;
-	long err;
+	__u64 now = bpf_ktime_get_coarse_ns(), ends, oldest = ~0ULL;
+	__be16 giving = 0;
 
 	if (!w || !p)
 		return -DROP_NAT_NO_MAPPING;
@@ -166,7 +252,7 @@ __verified_once int nat_allocate(struct nat_work *w, struct packet *p, bool own)
 	w->fresh.address = w->out.source;
 	w->fresh.port = w->out.source_port;
 	w->fresh.flags = own ? NAT_OWN : 0;
-	nat_touch(&w->fresh, p, true, now);
+	nat_touch(&w->fresh, p, true, now, true);
 	/* Its checksum is over ports that no fragment can change. */
 	if (w->out.protocol == IPPROTO_SCTP && p->fragment)
 		probes = 1;
@@ -177,54 +263,82 @@ __verified_once int nat_allocate(struct nat_work *w, struct packet *p, bool own)
 			w->in.destination_port = w->out.source_port;
 		else
 			w->in.destination_port = bpf_htons(config.nat_first + (start + i) % range);
-		in = bpf_map_lookup_elem(&nat, &w->in);
-		if (!in) {
-			err = config.dry_run ? 0 : bpf_map_update_elem(&nat, &w->in, &w->fresh, BPF_NOEXIST);
-			/* Under contention the table may refuse once. */
-			if (err && err != -EEXIST)
-				err = bpf_map_update_elem(&nat, &w->in, &w->fresh, BPF_NOEXIST);
-		} else if (nat_names(in, &w->out)) {
-			nat_touch(in, p, true, now);
-			err = 0;
-		} else {
-			ends = in->expires;
-			if (ends >= now)
-				continue;
-			/* Only one takes over what ended. */
-			err = !config.dry_run && (__sync_val_compare_and_swap(&in->expires, ends,
-									      now + LIFETIME_OTHER) != ends ||
-						  bpf_map_update_elem(&nat, &w->in, &w->fresh, BPF_EXIST));
+		in = nat_owner(w);
+		if (in && nat_names(in, &w->out)) {
+			nat_use(w, in, p);
+			return 0;
 		}
-		if (!err)
+		ends = in ? in->expires : 0;
+		if (in && ends >= now) {
+			if (w->opening && ends < oldest && !(in->flags & NAT_OWN)) {
+				oldest = ends;
+				giving = w->in.destination_port;
+			}
+			continue;
+		}
+		if (in && !w->opening) {
+			/* What ended leaves the table of open ones; only one sees to that. */
+			if (!config.dry_run) {
+				if (__sync_val_compare_and_swap(&in->expires, ends, 0) != ends)
+					continue;
+				bpf_map_delete_elem(&nat, &w->in);
+			}
+			in = NULL;
+		}
+		if (nat_claim(w, in, ends, now))
+			return 0;
+	}
+	/* A flood may have all of them: of those that are being opened the one gives way that was silent for
+	 * longest, but none of the node itself. */
+	if (giving && probes > 1) {
+		w->in.destination_port = giving;
+		in = bpf_map_lookup_elem(&nat_openings, &w->in);
+		if (in && nat_claim(w, in, oldest, now))
 			return 0;
 	}
 	return -DROP_NAT_NO_MAPPING;
 }
 
-/* Whether the flow w->out, whose hint is `known` or NULL, has a mapping; its port is in w->in then. */
-static __always_inline bool nat_find_by(struct nat_work *w, struct packet *p, struct nat_value *known)
+/*
+ * The flow's entry in one of the tables, by way of its hint there; its port is in w->in then. `client`: see
+ * snat_client().
+ */
+static __always_inline struct nat_value *nat_by_hint(void *table, struct nat_work *w, const struct packet *p,
+						     bool client, bool *hinted)
 {
-	struct nat_value *in;
+	struct nat_value *known = bpf_map_lookup_elem(table, &w->out), *in;
 
-	if (!known || !same_address(&known->address, &w->to))
-		return false;
+	*hinted = known;
+	if (!known)
+		return NULL;
+	if (client && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && is_host(&known->address))
+		w->to = known->address;
+	else if (!same_address(&known->address, &w->to))
+		return NULL;
 	nat_reverse(w);
 	w->in.destination_port = known->port;
-	in = bpf_map_lookup_elem(&nat, &w->in);
-	if (!in || !nat_names(in, &w->out))
-		return false;
-	nat_touch(in, p, true, bpf_ktime_get_coarse_ns());
-	return true;
+	in = bpf_map_lookup_elem(table, &w->in);
+	return in && nat_names(in, &w->out) ? in : NULL;
 }
 
-static __always_inline bool nat_find(struct nat_work *w, struct packet *p)
+/* Whether the flow w->out has a mapping; its port is in w->in then. */
+static __always_inline bool nat_find(struct nat_work *w, struct packet *p, bool client)
 {
-	return nat_find_by(w, p, bpf_map_lookup_elem(&nat, &w->out));
+	struct nat_value *in = nat_by_hint(&nat, w, p, client, &w->stale);
+	bool hinted;
+
+	w->opening = !in;
+	if (!in)
+		in = nat_by_hint(&nat_openings, w, p, client, &hinted);
+	if (!in)
+		return false;
+	nat_use(w, in, p);
+	return true;
 }
 
 static __always_inline void nat_step(struct nat_work *w, bool existed)
 {
-	step(STEP_NAT, NAT_OUT, s->found = existed, s->address[0] = w->out.source,
+	step(STEP_NAT, NAT_OUT, s->found = existed, s->number[0] = w->opening, s->address[0] = w->out.source,
 	     s->port[0] = w->out.source_port, s->address[1] = w->to, s->port[1] = w->in.destination_port);
 }
 
@@ -242,60 +356,41 @@ static __always_inline int nat_open(struct __sk_buff *skb, struct packet *p, str
 	if (own && w->in.destination_port == w->out.source_port)
 		return 0;
 	nat_step(w, false);
-	w->fresh.address = w->to;
-	w->fresh.port = w->in.destination_port;
-	w->fresh.flags = 0;
+	nat_hint(w, bpf_ktime_get_coarse_ns());
 	/* Without it the next packet finds the port as the first one did. */
-	if (!config.dry_run)
+	if (config.dry_run) {
+	} else if (w->opening) {
+		/* One that leads to a port that is somebody else's now would be looked at first. */
+		if (w->stale)
+			bpf_map_delete_elem(&nat, &w->out);
+		bpf_map_update_elem(&nat_openings, &w->out, &w->fresh, BPF_ANY);
+	} else {
 		bpf_map_update_elem(&nat, &w->out, &w->fresh, BPF_ANY);
+	}
 	return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
 }
 
 /*
- * Going out: the source becomes `to` and a port that is free towards this destination. 0 or a negative drop
- * reason.
- */
-static __noinline int snat_out(struct __sk_buff *skb, struct packet *p, const struct address *to)
-{
-	struct nat_work *w = nat_work();
-
-	if (!w)
-		return -DROP_NAT_NO_MAPPING;
-	w->to = *to;
-	if (!nat_out_key(&w->out, p))
-		return -DROP_NAT_UNSUPPORTED_L4;
-	if (nat_find(w, p)) {
-		nat_step(w, true);
-		return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
-	}
-	return nat_open(skb, p, w, false);
-}
-
-/*
- * The same for clients of services, where `to` is the node's or the router's address by the routing mode.
- * What was opened with the other one keeps it: after a change of the mode its answers come back in either
- * form.
+ * Clients of services: the source becomes `to`, the node's or the router's address by the routing mode, and a
+ * port that is free towards this destination. What was opened with the other address keeps it: after a change
+ * of the mode its answers come back in either form. 0 or a negative drop reason.
  */
 static __noinline int snat_client(struct __sk_buff *skb, struct packet *p, const struct address *to)
 {
 	struct nat_work *w = nat_work();
-	struct nat_value *known;
 
 	if (!w)
 		return -DROP_NAT_NO_MAPPING;
 	w->to = *to;
 	if (!nat_out_key(&w->out, p))
 		return -DROP_NAT_UNSUPPORTED_L4;
-	known = bpf_map_lookup_elem(&nat, &w->out);
-	if (known && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN && is_host(&known->address))
-		w->to = known->address;
-	if (!nat_find_by(w, p, known))
+	if (!nat_find(w, p, true))
 		return nat_open(skb, p, w, false);
 	nat_step(w, true);
 	return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
 }
 
-/* The same as snat_out() for flows that have a mapping; 1: it has none, and the packet is as it was. */
+/* What leaves the cluster, of flows that have a mapping; 1: it has none, and the packet is as it was. */
 static __noinline int snat_known(struct __sk_buff *skb, struct packet *p, const struct address *to)
 {
 	struct nat_work *w = nat_work();
@@ -303,10 +398,20 @@ static __noinline int snat_known(struct __sk_buff *skb, struct packet *p, const 
 	if (!w)
 		return 1;
 	w->to = *to;
-	if (!nat_out_key(&w->out, p) || !nat_find(w, p))
+	if (!nat_out_key(&w->out, p) || !nat_find(w, p, false))
 		return 1;
 	nat_step(w, true);
 	return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
+}
+
+/* The same where snat_known() found none: it gets one. */
+static __noinline int snat_new(struct __sk_buff *skb, struct packet *p)
+{
+	struct nat_work *w = nat_work();
+
+	if (!w || !nat_out_key(&w->out, p))
+		return -DROP_NAT_UNSUPPORTED_L4;
+	return nat_open(skb, p, w, false);
 }
 
 /*
@@ -326,15 +431,16 @@ static __noinline int snat_own(struct __sk_buff *skb, struct packet *p, const st
 		return 0;
 	nat_reverse(w);
 	w->in.destination_port = w->out.source_port;
-	in = bpf_map_lookup_elem(&nat, &w->in);
+	w->stale = false;
+	in = nat_owner(w);
 	if (in && nat_names(in, &w->out)) {
-		nat_touch(in, p, true, bpf_ktime_get_coarse_ns());
+		nat_use(w, in, p);
 		return 0;
 	}
 	if (in) {
 		if (!of_own_socket(skb))
 			return 0;
-		if (nat_find(w, p))
+		if (nat_find(w, p, false))
 			return nat_rewrite(skb, p, true, &w->to, w->in.destination_port);
 	}
 	return nat_open(skb, p, w, true);
@@ -358,15 +464,15 @@ static __noinline int snat_in(struct __sk_buff *skb, struct packet *p)
 
 	if (!w || !nat_in_key(&w->in, p))
 		return SNAT_NONE;
-	in = bpf_map_lookup_elem(&nat, &w->in);
+	in = nat_owner(w);
 	if (!in || in->expires < now)
 		return SNAT_NONE;
-	nat_touch(in, p, false, now);
+	nat_touch(in, p, false, now, w->opening);
 	own = in->flags & NAT_OWN;
 	if (own && in->port == w->in.destination_port)
 		return SNAT_OWN;
 	w->to = in->address;
-	step(STEP_NAT, NAT_IN, s->found = 1, s->address[0] = w->in.destination,
+	step(STEP_NAT, NAT_IN, s->found = 1, s->number[0] = w->opening, s->address[0] = w->in.destination,
 	     s->port[0] = w->in.destination_port, s->address[1] = w->to, s->port[1] = in->port);
 	err = nat_rewrite(skb, p, false, &w->to, in->port);
 	if (err)

@@ -30,7 +30,7 @@
 /* Out of the tunnel, from node address[0] with number[0] as its VNI. */
 #define STEP_DECAP 7
 /* Source translation of address[0]:port[0] to address[1]:port[1]; found: the mapping existed. `what`:
- * NAT_OUT, or NAT_IN where it is undone in an answer. */
+ * NAT_OUT, or NAT_IN where it is undone in an answer; number[0]: it lies in `nat_openings`. */
 #define STEP_NAT 8
 /* The socket half is over; `result` is 0 or a negative drop reason. */
 #define STEP_SOCKET 9

@@ -84,7 +84,8 @@ type Cluster struct {
 type BPF struct {
 	// Masquerade in the programs, past the host's stack; otherwise nftables does it.
 	Masquerade *bool `json:"masquerade,omitempty"`
-	// NATMax is how many entries the table of masqueraded flows has, two per flow.
+	// NATMax is how many entries the table of translated flows has, two per flow. That of flows that are being opened has
+	// half as many.
 	NATMax int `json:"natMax,omitempty"`
 	// MonitorAggregation is medium (default) or none: one flow event per packet, for debugging.
 	MonitorAggregation string `json:"monitorAggregation,omitempty"`

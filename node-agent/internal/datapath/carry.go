@@ -12,13 +12,14 @@ import (
 )
 
 // carried are the maps whose entries go along when the layout's version changes, up or down by one: without the endpoints
-// an agent would take its pods for gone, and without connections and policy it would cut what is open. The other maps are
+// an agent would take its pods for gone, and without connections, translations and policy it would cut what is open. The other maps are
 // written again by the agent within a second.
 //
 // An entry is carried over where key and value have the same sizes in both versions. So a structure of these that changes
 // its meaning has to change its size as well, or the map its name.
 var carried = map[string]bool{
 	"endpoints": true, "interfaces": true, "namespaces": true, "ipcache": true, "policy": true, "connections": true, "openings": true,
+	"nat": true, "nat_openings": true,
 }
 
 var pinName = regexp.MustCompile(`^(.+)_v(\d+)$`)

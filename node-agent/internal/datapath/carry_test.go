@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,8 +26,8 @@ func (n *node) relabel(t *testing.T, version int) {
 	}
 }
 
-// An agent of the next version, and one of the version before, take over endpoints, policy and connections: nothing that is
-// open is cut, and nothing of the other version is left.
+// An agent of the next version, and one of the version before, take over endpoints, policy, connections and translations: nothing
+// that is open is cut, and nothing of the other version is left.
 func TestVersionsBesideOurs(t *testing.T) {
 	for name, version := range map[string]int{"upgrade": 1, "downgrade": 3} {
 		t.Run(name, func(t *testing.T) {
@@ -44,9 +45,23 @@ func TestVersionsBesideOurs(t *testing.T) {
 			defer conn.Close()
 			_, err = ask(conn, "before")
 			must(t, err)
+			c.nodes[1].space.echoTCP(t, world+":7201")
+			outside, err := n.pods[1].space.dial("tcp4", world+":7201")
+			must(t, err)
+			defer outside.Close()
+			_, err = ask(outside, "before")
+			must(t, err)
 			must(t, n.datapath.Close())
 			n.relabel(t, version)
 			n.open()
+			translations, err := n.datapath.NAT(0)
+			must(t, err)
+			if !slices.ContainsFunc(translations, func(e datapath.NATEntry) bool { return e.Source.Addr() == n.pods[1].address && e.Flags == "replied" }) {
+				t.Errorf("the translation of an open connection was not taken over: %+v", translations)
+			}
+			if _, err := ask(outside, "after"); err != nil {
+				t.Errorf("a masqueraded connection was cut: %v", err)
+			}
 			if _, err := ask(conn, "after"); err != nil {
 				t.Errorf("an open connection was cut: %v", err)
 			}

@@ -257,15 +257,19 @@ func (r *rawStep) step() ExplainStep {
 	case stepDecap:
 		s = ExplainStep{Kind: "decapsulation", Identity: r.Number[0], Text: fmt.Sprintf("out of the tunnel from node %s, identity %d", from, r.Number[0])}
 	case stepNAT:
+		table := natTables[0]
+		if r.Number[0] != 0 {
+			table = natTables[1]
+		}
 		if r.What == natIn {
-			s = ExplainStep{Kind: "nat", Map: "nat", Found: true, Rewrite: fmt.Sprintf("destination %s → %s", from, to), Text: fmt.Sprintf("an answer to what was masqueraded as %s: for %s", from, to)}
+			s = ExplainStep{Kind: "nat", Map: table, Found: true, Rewrite: fmt.Sprintf("destination %s → %s", from, to), Text: fmt.Sprintf("an answer to what was masqueraded as %s: for %s", from, to)}
 			break
 		}
 		how := "a free port is taken"
 		if r.Found != 0 {
 			how = "the connection has its port already"
 		}
-		s = ExplainStep{Kind: "nat", Map: "nat", Found: r.Found != 0, Rewrite: fmt.Sprintf("source %s → %s", from, to), Text: fmt.Sprintf("masqueraded as %s: %s", to, how)}
+		s = ExplainStep{Kind: "nat", Map: table, Found: r.Found != 0, Rewrite: fmt.Sprintf("source %s → %s", from, to), Text: fmt.Sprintf("masqueraded as %s: %s", to, how)}
 	case stepSocket:
 		s = ExplainStep{Kind: "socket", Text: "the socket keeps its destination"}
 	}

@@ -74,6 +74,9 @@ func (f flow) packet() []byte {
 	case unix.IPPROTO_SCTP:
 		l4 = make([]byte, 16)
 		l4[12] = sctpInit
+		if f.flags != 0 {
+			l4[12] = sctpChunks[f.flags]
+		}
 	}
 	if f.protocol == unix.IPPROTO_ICMP || f.protocol == unix.IPPROTO_ICMPV6 {
 		l4[0] = f.kind

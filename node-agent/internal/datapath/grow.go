@@ -16,13 +16,13 @@ import (
 const growthLimit = 5
 
 // grows tells whether a map is made larger when it fills up: those that only the agent writes and that take memory by the
-// entry, and the tables of connections. Other tables evict what is oldest, which is what they are for.
+// entry, and the tables of what is open. Other tables evict what is oldest, which is what they are for.
 func grows(name string, kind ebpf.MapType, flags uint32) bool {
 	switch kind {
 	case ebpf.Hash, ebpf.LPMTrie:
 		return flags&unix.BPF_F_NO_PREALLOC != 0
 	case ebpf.LRUHash:
-		return name == "connections"
+		return name == "connections" || name == "nat"
 	}
 	return false
 }

@@ -113,7 +113,7 @@ func TestFullMapsGrow(t *testing.T) {
 	}
 }
 
-// A table of connections that is configured larger than it was grows after the restart, with all that is in it.
+// Tables of what is open that are configured larger than they were grow after the restart, with all that is in them.
 func TestConnectionsGrowWithTheConfiguration(t *testing.T) {
 	c := newCluster(t, datapath.RoutingTunnel)
 	n, server := c.nodes[0], c.nodes[1].pods[0]
@@ -123,18 +123,30 @@ func TestConnectionsGrowWithTheConfiguration(t *testing.T) {
 	defer conn.Close()
 	_, err = ask(conn, "before")
 	must(t, err)
+	c.nodes[1].space.echoTCP(t, world+":7201")
+	outside, err := n.pods[0].space.dial("tcp4", world+":7201")
+	must(t, err)
+	defer outside.Close()
+	_, err = ask(outside, "before")
+	must(t, err)
+	translations := n.mapInfo(t, "nat").MaxEntries
 	underTraffic(t, c, func() {
 		must(t, n.datapath.Close())
-		n.config.ConntrackMax *= 4
+		n.config.ConntrackMax, n.config.NATMax = 4*n.config.ConntrackMax, 2*int(translations)
 		n.open()
-		for deadline := time.Now().Add(5 * time.Second); n.mapInfo(t, "connections").MaxEntries != uint32(n.config.ConntrackMax); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the table still has room for %d", n.mapInfo(t, "connections").MaxEntries)
+		for table, size := range map[string]int{"connections": n.config.ConntrackMax, "nat": n.config.NATMax} {
+			for deadline := time.Now().Add(5 * time.Second); n.mapInfo(t, table).MaxEntries != uint32(size); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s still has room for %d", table, n.mapInfo(t, table).MaxEntries)
+				}
 			}
 		}
 	})
 	_, err = ask(conn, "after")
 	must(t, err)
+	if _, err := ask(outside, "after"); err != nil {
+		t.Errorf("a masqueraded connection was cut: %v", err)
+	}
 	entries, err := n.datapath.Conntrack(0)
 	must(t, err)
 	local := conn.LocalAddr().(*net.TCPAddr).AddrPort()

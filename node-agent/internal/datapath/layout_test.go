@@ -18,20 +18,22 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	sizes := map[string][2]uintptr{
-		"endpoints":   {unsafe.Sizeof(wireAddress{}), unsafe.Sizeof(endpointLayout{})},
-		"interfaces":  {4, unsafe.Sizeof(endpointLayout{})},
-		"ipcache":     {unsafe.Sizeof(ipcacheKeyLayout{}), unsafe.Sizeof(ipcacheValueLayout{})},
-		"blocks":      {unsafe.Sizeof(ipcacheKeyLayout{}), 4},
-		"policy":      {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
-		"connections": {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
-		"openings":    {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
-		"services":    {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
-		"sockets":     {unsafe.Sizeof(socketKeyLayout{}), unsafe.Sizeof(socketValueLayout{})},
-		"slots":       {unsafe.Sizeof(slotKeyLayout{}), 4},
-		"backends":    {4, unsafe.Sizeof(backendLayout{})},
-		"namespaces":  {8, unsafe.Sizeof(socketOwnerLayout{})},
-		"rates":       {unsafe.Sizeof(rateKeyLayout{}), unsafe.Sizeof(rateLayout{})},
-		"metrics":     {4, unsafe.Sizeof(counterLayout{})},
+		"endpoints":    {unsafe.Sizeof(wireAddress{}), unsafe.Sizeof(endpointLayout{})},
+		"interfaces":   {4, unsafe.Sizeof(endpointLayout{})},
+		"ipcache":      {unsafe.Sizeof(ipcacheKeyLayout{}), unsafe.Sizeof(ipcacheValueLayout{})},
+		"blocks":       {unsafe.Sizeof(ipcacheKeyLayout{}), 4},
+		"policy":       {unsafe.Sizeof(policyKeyLayout{}), unsafe.Sizeof(policyValueLayout{})},
+		"connections":  {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
+		"openings":     {unsafe.Sizeof(connectionKeyLayout{}), unsafe.Sizeof(connectionLayout{})},
+		"nat":          {unsafe.Sizeof(natKeyLayout{}), unsafe.Sizeof(natValueLayout{})},
+		"nat_openings": {unsafe.Sizeof(natKeyLayout{}), unsafe.Sizeof(natValueLayout{})},
+		"services":     {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
+		"sockets":      {unsafe.Sizeof(socketKeyLayout{}), unsafe.Sizeof(socketValueLayout{})},
+		"slots":        {unsafe.Sizeof(slotKeyLayout{}), 4},
+		"backends":     {4, unsafe.Sizeof(backendLayout{})},
+		"namespaces":   {8, unsafe.Sizeof(socketOwnerLayout{})},
+		"rates":        {unsafe.Sizeof(rateKeyLayout{}), unsafe.Sizeof(rateLayout{})},
+		"metrics":      {4, unsafe.Sizeof(counterLayout{})},
 	}
 	specs := s.mapSpecs()
 	for name, want := range sizes {

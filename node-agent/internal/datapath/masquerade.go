@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -411,6 +412,9 @@ func removeRules(ns *namespace) error {
 	return netfilter.Remove(c)
 }
 
+// natTables: flows that are open, and those that are being opened.
+var natTables = []string{"nat", "nat_openings"}
+
 // NATEntry is one translated flow, for `bpf nat list`.
 type NATEntry struct {
 	Protocol uint8
@@ -447,12 +451,21 @@ func (k *kernel) NAT(limit int) ([]NATEntry, error) {
 	var out []NATEntry
 	err := k.read("listing translations", func() error {
 		now := monotonic()
-		return eachNAT(k.objects.maps["nat"], func(key *natKeyLayout, v *natValueLayout) bool {
-			if key.Direction == natIn && v.Expires >= now {
-				out = append(out, natEntry(key, v, now))
+		for _, name := range natTables {
+			if err := eachNAT(k.objects.maps[name], func(key *natKeyLayout, v *natValueLayout) bool {
+				if key.Direction == natIn && v.Expires >= now {
+					e := natEntry(key, v, now)
+					if name == "nat_openings" {
+						e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
+					}
+					out = append(out, e)
+				}
+				return limit <= 0 || len(out) < limit
+			}); err != nil {
+				return err
 			}
-			return limit <= 0 || len(out) < limit
-		})
+		}
+		return nil
 	})
 	return out, err
 }

@@ -280,7 +280,7 @@ func TestSNATPortsRunOut(t *testing.T) {
 	used := map[uint16]uint16{}
 	for i := range uint16(4) {
 		f.sourcePort = 40000 + i
-		got := r.out("one of four", f)
+		got := r.opened("one of four", f)
 		if other, taken := used[got.sourcePort]; taken {
 			t.Fatalf("port %d serves %d and %d", got.sourcePort, other, f.sourcePort)
 		}
@@ -313,51 +313,61 @@ func TestSNATPortsRunOut(t *testing.T) {
 // expireNAT has entries end in the past.
 func (r *rig) expireNAT(match func(*natKeyLayout, *natValueLayout) bool) {
 	r.t.Helper()
-	m := r.objects.maps["nat"]
 	n := 0
-	r.must(eachNAT(m, func(key *natKeyLayout, v *natValueLayout) bool {
-		if key.Direction == natIn && match(key, v) {
-			k, changed := *key, *v
-			changed.Expires = 1
-			r.must(m.Put(k, changed))
-			n++
-		}
-		return true
-	}))
+	for _, name := range natTables {
+		m := r.objects.maps[name]
+		r.must(eachNAT(m, func(key *natKeyLayout, v *natValueLayout) bool {
+			if key.Direction == natIn && match(key, v) {
+				k, changed := *key, *v
+				changed.Expires = 1
+				r.must(m.Put(k, changed))
+				n++
+			}
+			return true
+		}))
+	}
 	if n == 0 {
 		r.t.Fatal("no entry to let end")
 	}
 }
 
 func TestSNATSurvivesEviction(t *testing.T) {
-	r := newNATRig(t, RoutingTunnel)
-	m := r.objects.maps["nat"]
-	f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, sourcePort: 40000, port: 443, flags: syn}
-	want := r.sent("out", f)
-	f.flags = ack
-	remove := func(direction uint8) {
-		var doomed []natKeyLayout
-		r.must(eachNAT(m, func(key *natKeyLayout, _ *natValueLayout) bool {
-			if key.Direction == direction {
-				doomed = append(doomed, *key)
+	for table, flags := range map[string]uint8{"nat": ack, "nat_openings": syn} {
+		t.Run(table, func(t *testing.T) {
+			r := newNATRig(t, RoutingTunnel)
+			f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, sourcePort: 40000, port: 443, flags: syn}
+			want := r.sent("out", f)
+			f.flags = flags
+			for _, gone := range [][]uint8{{natOut}, {natIn}, {natOut, natIn}} {
+				r.in("its answer", want.answer(), verdictRedirect)
+				if got := r.sent("what goes on", f); got != want {
+					t.Errorf("before entries %v went: left as %+v, before as %+v", gone, got, want)
+				}
+				for _, direction := range gone {
+					r.removeNAT(table, direction)
+				}
+				if got := r.sent("after eviction", f); got != want {
+					t.Errorf("without entries %v: left as %+v, before as %+v", gone, got, want)
+				}
 			}
-			return true
-		}))
-		if len(doomed) != 1 {
-			t.Fatalf("%d entries of direction %d, want 1", len(doomed), direction)
-		}
-		r.must(m.Delete(doomed[0]))
+		})
 	}
-	for _, gone := range [][]uint8{{natOut}, {natIn}, {natOut, natIn}} {
-		for _, direction := range gone {
-			remove(direction)
+}
+
+// removeNAT removes the one entry of a direction, which has to be in this table.
+func (r *rig) removeNAT(table string, direction uint8) {
+	r.t.Helper()
+	var doomed []natKeyLayout
+	r.must(eachNAT(r.objects.maps[table], func(key *natKeyLayout, _ *natValueLayout) bool {
+		if key.Direction == direction {
+			doomed = append(doomed, *key)
 		}
-		got := r.sent("after eviction", f)
-		if got != want {
-			t.Errorf("without entries %v: left as %+v, before as %+v", gone, got, want)
-		}
-		r.in("its answer", got.answer(), verdictRedirect)
+		return true
+	}))
+	if len(doomed) != 1 {
+		r.t.Fatalf("%s has %d entries of direction %d, want 1", table, len(doomed), direction)
 	}
+	r.must(r.objects.maps[table].Delete(doomed[0]))
 }
 
 func TestSNATAndTheNodesOwnSockets(t *testing.T) {
@@ -369,12 +379,13 @@ func TestSNATAndTheNodesOwnSockets(t *testing.T) {
 	r.in("its answer goes to the stack", own.answer(), verdictUnspec)
 	for i := range uint16(2) {
 		f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, sourcePort: 40000 + i, port: 443, flags: syn}
-		verdict, frame := r.run("to_netdev", f.frame())
 		if i == 0 {
-			if got := dissect(t, frame[14:]); verdict != verdictUnspec || got.sourcePort != 65535 {
+			if got := r.opened("a pod", f); got.sourcePort != 65535 {
 				t.Errorf("a pod got %+v, want the port that the node does not use", got)
 			}
-		} else if verdict != verdictShot {
+			continue
+		}
+		if verdict, frame := r.run("to_netdev", f.frame()); verdict != verdictShot {
 			t.Errorf("a pod took the node's port: %+v", dissect(t, frame[14:]))
 		}
 	}
@@ -411,13 +422,14 @@ func TestSNATOverload(t *testing.T) {
 	var want []flow
 	for i := range uint16(200) {
 		f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, sourcePort: 20000 + i, port: 443, flags: syn}
-		want = append(want, r.sent("established", f))
+		r.sent("what opens", f)
+		want = append(want, r.opened("established", f))
 		f.flags = ack
 		established = append(established, f)
 	}
 	kept, restored := 0, 0
 	for i := range 2 * size / 2 {
-		r.out("flood", flow{source: podB, destination: someOther, protocol: unix.IPPROTO_UDP, sourcePort: uint16(1000 + i), port: 53})
+		r.opened("flood", flow{source: podB, destination: someOther, protocol: unix.IPPROTO_UDP, sourcePort: uint16(1000 + i), port: 53})
 		if i%10 == 0 {
 			n := i / 10 % len(established)
 			r.sent("in use", established[n])

@@ -108,7 +108,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	}
 	out.resize(sizesFromMemory(memoryBytes(), c.MapDynamicSizeRatio, out.sizes()))
 	out.resize(map[string]uint32{
-		"nat": uint32(c.NATMax), "connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
+		"nat": uint32(c.NATMax), "nat_openings": uint32(c.NATMax / 2), "connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
 		"services": uint32(c.LoadBalancer.ServicesMax), "slots": uint32(4 * c.LoadBalancer.ServicesMax),
 		"backends": uint32(4 * c.LoadBalancer.ServicesMax), "maglev": uint32(c.LoadBalancer.ServicesMax),
 	})

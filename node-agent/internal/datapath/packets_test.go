@@ -25,6 +25,9 @@ type frame struct {
 	firstExtension uint8
 }
 
+// sctpChunks are the chunks of SCTP that do what these flags do in TCP.
+var sctpChunks = map[uint8]uint8{syn: 1, syn | ack: 2, ack: 3, rst: 6, fin: 7, fin | ack: 8}
+
 func (f frame) bytes() []byte {
 	b := make([]byte, 14, 128)
 	copy(b[6:], f.mac[:])
@@ -49,7 +52,7 @@ func (f frame) bytes() []byte {
 		l4 = make([]byte, 16)
 		binary.BigEndian.PutUint16(l4, f.sourcePort)
 		binary.BigEndian.PutUint16(l4[2:], f.destPort)
-		l4[12] = map[uint8]uint8{syn: 1, syn | ack: 2, ack: 3, rst: 6, fin: 7, fin | ack: 8}[f.flags]
+		l4[12] = sctpChunks[f.flags]
 	default:
 		l4 = make([]byte, 8)
 	}

@@ -4,7 +4,7 @@ import "golang.org/x/sys/unix"
 
 // Tables whose size follows the machine's memory, with the bytes that an entry takes, the kernel's own included.
 var sizedByMemory = map[string]uint64{
-	"connections": 200, "openings": 200, "nat": 128, "sockets": 96, "affinity": 112,
+	"connections": 200, "openings": 200, "nat": 128, "nat_openings": 128, "sockets": 96, "affinity": 112,
 }
 
 // DefaultMapDynamicSizeRatio is the share of the memory that these tables get together; Cilium's default.

@@ -93,9 +93,10 @@ func deleteBatch[K any](m *ebpf.Map, keys []K) (deleted int, err error) {
 
 // sweeps clean the tables that the programs write, by name.
 var sweeps = map[string]func(m *ebpf.Map, now uint64) (left, deleted int, err error){
-	"connections": sweepConnections,
-	"openings":    sweepConnections,
-	"nat":         sweepNAT,
+	"connections":  sweepConnections,
+	"openings":     sweepConnections,
+	"nat":          sweepNAT,
+	"nat_openings": sweepNAT,
 }
 
 func sweepConnections(m *ebpf.Map, now uint64) (left, deleted int, err error) {

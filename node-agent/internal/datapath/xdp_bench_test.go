@@ -150,6 +150,14 @@ func (f *forwarding) confirm(b *testing.B, frame []byte) {
 	if err != nil || n != 2*64 {
 		b.Fatalf("%d entries of connections that are being opened, want 128; %v", n, err)
 	}
+	n = 0
+	err = eachRaw(f.k.objects.maps["nat_openings"], func(key, value []byte) error {
+		n++
+		return f.k.objects.maps["nat"].Put(key, value)
+	})
+	if err != nil || n != 2*64 {
+		b.Fatalf("%d entries of translations that are being opened, want 128; %v", n, err)
+	}
 }
 
 // arrived is how many packets have come to the far end of the second cable.

@@ -41,6 +41,12 @@ var (
 
 func newXDPRig(t *testing.T, adjust ...func(*Config)) *xdpRig {
 	t.Helper()
+	return newXDPRigOf(t, newRigOf, adjust...)
+}
+
+// newXDPRigOf is the same on a rig that newRigOf or newOwnRigOf makes.
+func newXDPRigOf(t *testing.T, rigOf func(testing.TB, Config) *rig, adjust ...func(*Config)) *xdpRig {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces and loads programs into the kernel")
 	}
@@ -101,7 +107,7 @@ func newXDPRig(t *testing.T, adjust ...func(*Config)) *xdpRig {
 	for _, change := range adjust {
 		change(&c)
 	}
-	x.rig = newRigOf(t, c)
+	x.rig = rigOf(t, c)
 	for _, l := range []netlink.Link{x.wire, x.uplink} {
 		x.device(l, xdpFlagServices|xdpFlagTransmit)
 	}
@@ -187,7 +193,7 @@ func (x *xdpRig) sent(what string, l netlink.Link, f flow, verdict uint32, to ne
 func (x *xdpRig) state() map[string]int {
 	x.t.Helper()
 	out := map[string]int{}
-	for _, name := range []string{"connections", "openings", "nat", "fragments", "affinity"} {
+	for _, name := range []string{"connections", "openings", "nat", "nat_openings", "fragments", "affinity"} {
 		n, err := countEntries(x.objects.maps[name])
 		x.must(err)
 		out[name] = n

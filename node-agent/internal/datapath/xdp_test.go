@@ -180,7 +180,7 @@ func TestXDPDropsWhereNoPortIsFree(t *testing.T) {
 	x := newXDPRig(t, func(c *Config) { c.NATFirst = 65535 })
 	x.serve(unix.IPPROTO_TCP, backend4)
 	f := flow{source: client4, destination: front4, protocol: unix.IPPROTO_TCP, sourcePort: 40000, port: 80, flags: syn}
-	x.sent("the first client", x.uplink, f, xdpRedirect, macNode2)
+	x.opened("the first client", f, macNode2)
 	f.sourcePort++
 	x.confirmed()
 	if verdict, _ := x.arrive(xdpServices, x.uplink, frameTo(x.uplink, f)); verdict != xdpDrop || x.counters()[167] != 1 {
