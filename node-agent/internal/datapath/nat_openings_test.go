@@ -221,7 +221,7 @@ const natFlood = 20_000
 func TestFloodOfAPodEvictsNoTranslation(t *testing.T) {
 	for name, protocol := range map[string]uint8{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP} {
 		t.Run(name, func(t *testing.T) {
-			r := newNATRig(t, RoutingTunnel, func(c *Config) { c.NATMax = 1024 })
+			r := newOwnRig(t, RoutingTunnel, masqueraded, func(c *Config) { c.NATMax = 1024 }).behindLoopback()
 			const open = 100
 			var held, want [open]flow
 			for i := range held {
@@ -266,7 +266,7 @@ func (r *rig) holds(held, want []flow) {
 // A flood at a node port with a backend elsewhere takes no translation of a connection that is open, neither of its own
 // clients nor of pods.
 func TestFloodAtANodePortEvictsNoTranslation(t *testing.T) {
-	r := newNATRig(t, RoutingNative, func(c *Config) { c.NATMax = 1024 })
+	r := newOwnRig(t, RoutingNative, masqueraded, func(c *Config) { c.NATMax = 1024 }).behindLoopback()
 	const backend = "10.77.2.11"
 	r.door(unix.IPPROTO_TCP, backend)
 	const open = 100
@@ -319,7 +319,7 @@ func TestFloodAtANodePortEvictsNoTranslation(t *testing.T) {
 
 // The same by XDP, in both families.
 func TestXDPFloodEvictsNoTranslation(t *testing.T) {
-	x := newXDPRig(t, func(c *Config) { c.NATMax = 1024 })
+	x := newXDPRigOf(t, newOwnRigOf, func(c *Config) { c.NATMax = 1024 })
 	x.serve(unix.IPPROTO_TCP, backend4, backend6)
 	for _, way := range []struct{ client, front, flood string }{{client4, front4, "203.0.%d.%d"}, {client6, front6, "2001:db8:99::%x:%x"}} {
 		const open = 100

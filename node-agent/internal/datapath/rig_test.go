@@ -56,11 +56,16 @@ func newRigOf(t testing.TB, c Config) *rig {
 // newOwnRig is for tests that fill tables, or do other things to them that an emptied map would remember.
 func newOwnRig(t testing.TB, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
-	needsRoot(t)
 	c := rigConfig(routing)
 	for _, change := range adjust {
 		change(&c)
 	}
+	return newOwnRigOf(t, c)
+}
+
+func newOwnRigOf(t testing.TB, c Config) *rig {
+	t.Helper()
+	needsRoot(t)
 	b := newTestbed(t, c, nil)
 	t.Cleanup(b.close)
 	return rigOn(t, c, b)

@@ -68,7 +68,7 @@ func borrowTestbed(t testing.TB, c Config) *testbed {
 	testbedsMu.Unlock()
 	if b == nil {
 		// Otherwise these would take tens of megabytes per configuration.
-		b = newTestbed(t, c, map[string]uint32{"nat": 8192, "sockets": 1024, "affinity": 4096})
+		b = newTestbed(t, c, map[string]uint32{"nat": 8192, "nat_openings": 4096, "sockets": 1024, "affinity": 4096})
 	}
 	t.Cleanup(func() {
 		err := errors.Join(b.unworn(), b.empty())
