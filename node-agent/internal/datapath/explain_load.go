@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -177,13 +176,9 @@ func loadDryRun(makeSpec func() (*spec, error), shared map[string]*ebpf.Map) (*o
 
 // addExplain adds the object that only dry runs have.
 func (s *spec) addExplain() error {
-	raw, err := compiled.ReadFile("objects/explain.o")
+	c, err := parseObject("explain")
 	if err != nil {
-		return fmt.Errorf("reading the object of explain: %w", err)
-	}
-	c, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return fmt.Errorf("parsing the object of explain: %w", err)
+		return err
 	}
 	for _, other := range s.collections {
 		if v, own := other.Variables["config"], c.Variables["config"]; v != nil && own != nil {

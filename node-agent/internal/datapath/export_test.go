@@ -2,8 +2,29 @@ package datapath
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"github.com/cilium/ebpf"
 )
+
+// Every object is parsed once: for most tests that was as much work as the verifier's.
+func init() {
+	var mu sync.Mutex
+	parsed, parse := map[string]*ebpf.CollectionSpec{}, parseObject
+	parseObject = func(name string) (*ebpf.CollectionSpec, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if parsed[name] == nil {
+			c, err := parse(name)
+			if err != nil {
+				return nil, err
+			}
+			parsed[name] = c
+		}
+		return parsed[name].Copy(), nil
+	}
+}
 
 // SettleModes is what the datapath does now and then, as at the given time.
 func SettleModes(d Datapath, now time.Time) error {

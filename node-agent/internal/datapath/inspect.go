@@ -113,9 +113,7 @@ func (k *kernel) Drops() ([]DropCount, error) {
 		if err != nil {
 			return err
 		}
-		counters, err := sumsPerProcessor(k.objects.maps["metrics"], func(sum *counterLayout, n counterLayout) {
-			sum.Packets, sum.Bytes = sum.Packets+n.Packets, sum.Bytes+n.Bytes
-		})
+		counters, err := sumsPerProcessor(k.objects.maps["metrics"], addCounter)
 		if err != nil {
 			return fmt.Errorf("packets: %w", err)
 		}
@@ -140,6 +138,10 @@ func (k *kernel) Drops() ([]DropCount, error) {
 		return nil
 	})
 	return out, err
+}
+
+func addCounter(sum *counterLayout, n counterLayout) {
+	sum.Packets, sum.Bytes = sum.Packets+n.Packets, sum.Bytes+n.Bytes
 }
 
 // sumsPerProcessor reads an array of values per processor and gives the sum of each: in one call where the kernel can, one by

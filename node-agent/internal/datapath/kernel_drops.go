@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -64,13 +63,9 @@ func KernelDropReason(number uint32) string {
 // watchKernelDrops attaches kfree_skb to its tracepoint. A kernel that cannot do without it loses nothing else; status says
 // so. It writes into the same ring as the programs.
 func (k *kernel) watchKernelDrops() error {
-	raw, err := compiled.ReadFile("objects/kfree_skb.o")
+	c, err := parseObject("kfree_skb")
 	if err != nil {
-		return fmt.Errorf("reading the object of kfree_skb: %w", err)
-	}
-	c, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return fmt.Errorf("parsing the object of kfree_skb: %w", err)
+		return err
 	}
 	own := [8]uint32{}
 	hasReason := uint32(0)
@@ -149,17 +144,14 @@ func (k *kernel) KernelDrops() ([]KernelDrop, error) {
 		if k.kernelDrops != nil || m == nil {
 			return k.kernelDrops
 		}
-		for index := range uint32(kernelReasons) {
-			var perCPU []counterLayout
-			if err := m.Lookup(index, &perCPU); err != nil {
-				return fmt.Errorf("reading counter %d: %w", index, err)
-			}
-			c := KernelDrop{Reason: KernelDropReason(index)}
+		counters, err := sumsPerProcessor(m, addCounter)
+		if err != nil {
+			return err
+		}
+		for index, n := range counters {
+			c := KernelDrop{Reason: KernelDropReason(uint32(index)), Packets: n.Packets, Bytes: n.Bytes}
 			if index == kernelReasons-1 {
 				c.Reason = "others"
-			}
-			for _, n := range perCPU {
-				c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes
 			}
 			if c.Packets > 0 {
 				out = append(out, c)

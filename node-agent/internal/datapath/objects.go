@@ -29,6 +29,20 @@ var hookObjects = []string{"from_pod", "to_pod", "from_netdev", "to_netdev", "fr
 // defaultReportInterval is Hubble's habit at its medium aggregation.
 const defaultReportInterval = 5 * time.Second
 
+// parseObject gives what an object has, for the caller to change. Nothing is kept of it: it takes some tens of milliseconds at
+// a start, and would take megabytes for good. Tests, which start often, do keep it.
+var parseObject = func(name string) (*ebpf.CollectionSpec, error) {
+	raw, err := compiled.ReadFile("objects/" + name + ".o")
+	if err != nil {
+		return nil, fmt.Errorf("reading the object of %s: %w", name, err)
+	}
+	c, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("parsing the object of %s: %w", name, err)
+	}
+	return c, nil
+}
+
 // spec is what should be loaded: nothing here refers to the kernel.
 type spec struct {
 	collections map[string]*ebpf.CollectionSpec
@@ -71,13 +85,9 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	values.Masquerade, values.NATFirst, values.NATSeed = masqueradeBits(c), c.natFirst(), natSeed()
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
 	for _, name := range hookObjects {
-		raw, err := compiled.ReadFile("objects/" + name + ".o")
+		collection, err := parseObject(name)
 		if err != nil {
-			return nil, fmt.Errorf("reading the object of %s: %w", name, err)
-		}
-		collection, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-		if err != nil {
-			return nil, fmt.Errorf("parsing the object of %s: %w", name, err)
+			return nil, err
 		}
 		if v := collection.Variables["config"]; v != nil {
 			if err := v.Set(values); err != nil {

@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -93,13 +92,9 @@ func ownPrograms() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, file := range files {
-		raw, err := compiled.ReadFile(file)
+		collection, err := parseObject(strings.TrimSuffix(filepath.Base(file), ".o"))
 		if err != nil {
 			return nil, err
-		}
-		collection, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-		if err != nil {
-			return nil, fmt.Errorf("parsing %s: %w", file, err)
 		}
 		for name := range collection.Programs {
 			names[name[:min(len(name), nameLength)]] = true

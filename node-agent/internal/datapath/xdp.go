@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -147,13 +146,9 @@ func xdpPrograms(plans []xdpPlan) []string {
 
 // xdpCollection is the object with no more than these programs and their maps.
 func xdpCollection(programs []string) (*ebpf.CollectionSpec, error) {
-	raw, err := compiled.ReadFile("objects/xdp_netdev.o")
+	c, err := parseObject("xdp_netdev")
 	if err != nil {
-		return nil, fmt.Errorf("reading the object of xdp_netdev: %w", err)
-	}
-	c, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("parsing the object of xdp_netdev: %w", err)
+		return nil, err
 	}
 	used := map[string]bool{}
 	for name, p := range c.Programs {
