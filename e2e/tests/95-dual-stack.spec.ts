@@ -1,7 +1,17 @@
 import { join } from 'node:path';
 import { expect, test } from '@playwright/test';
 import { apply, eventually, kubectl, lab, must, on, root } from '../../lab/client.ts';
-import { agent, agentJSON, inPod, nodes, ready, toolPod, traffic, trafficPod } from '../support/cluster.ts';
+import {
+  agent,
+  agentJSON,
+  inPod,
+  nodes,
+  ready,
+  type Traffic,
+  toolPod,
+  traffic,
+  trafficPod,
+} from '../support/cluster.ts';
 import { labArguments, openCluster, startConsole } from '../support/console.ts';
 
 /** The world's addresses in the lab: two of IPv6, from which requests come or to which they go, and one of IPv4. */
@@ -9,7 +19,7 @@ const world = { first: '2001:db8:198:51::10', second: '2001:db8:198:51::12', ipv
 /** What a cloud would have given the service; the router sends it to node3. */
 const balancer = ['203.0.113.200', '2001:db8:203::200'] as const;
 const own = (node: number) => [`172.31.77.${10 + node}`, `fd00:172:31:77::${10 + node}`] as const;
-const port = { cluster: 30080, local: 30082, datagrams: 30081 };
+const port = { cluster: 30080, local: 30082, datagrams: 30081, harbour: 30090 };
 const pods = ['a', 'near', 'far', 'harbour', 'fleet'];
 const installer = join(root, 'scripts/install-agent.mjs');
 
@@ -96,6 +106,17 @@ test.describe('nodes, pods and services of both families', () => {
         },
       },
     ]);
+    await apply([
+      {
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name: 'harbour' },
+        spec: {
+          ...{ type: 'NodePort', ipFamilyPolicy: 'RequireDualStack', selector: { app: 'harbour' } },
+          ports: [{ name: 'traffic', port: 9000, nodePort: port.harbour }],
+        },
+      },
+    ]);
     const ingress = balancer.map((ip) => ({ ip }));
     const status = JSON.stringify({ status: { loadBalancer: { ingress } } });
     await kubectl(['patch', 'service', 'echo', '--subresource=status', '-p', status]);
@@ -108,7 +129,7 @@ test.describe('nodes, pods and services of both families', () => {
   });
   test.afterAll(async () => {
     await kubectl(['delete', 'pod', ...pods, '--now', '--ignore-not-found']);
-    await kubectl(['delete', 'service', 'echo', 'local', '--ignore-not-found']);
+    await kubectl(['delete', 'service', 'echo', 'local', 'harbour', '--ignore-not-found']);
   });
 
   test('explain follows a packet of IPv6 to its end', async () => {
@@ -261,6 +282,7 @@ test.describe('nodes, pods and services of both families', () => {
   test('changing to native routing and back interrupts neither family', async () => {
     test.setTimeout(420_000);
     const [harbour, fleet] = await Promise.all([addressesOf('harbour'), addressesOf('fleet')]);
+    const program = (await lab(['traffic'])).trim();
     const native = ['routingMode=native', 'autoDirectNodeRoutes=true', 'ipv4NativeRoutingCIDR=10.77.0.0/16'];
     const tunnel = ['routingMode=tunnel', 'autoDirectNodeRoutes=false', 'ipv4NativeRoutingCIDR='];
     for (const values of [
@@ -277,7 +299,13 @@ test.describe('nodes, pods and services of both families', () => {
         ...targets(fleet).map((to) => start('harbour', ['switch'], to)),
       ];
       const crowd = ['crowd', '--connections', '100', '--rate', '25'];
-      const crowds = targets(harbour).map((to) => start('fleet', crowd, to));
+      // Clients outside enter by node2, and are served on node1.
+      const entries = own(2).map((address) => new URL(urlOf(address, port.harbour, '')).host);
+      const fromFar = entries.map(async (to) => {
+        const command = [program, 'crowd', '--to', to, '--seconds', seconds, '--connections', '50', '--rate', '10'];
+        return JSON.parse(await on('outside', command)) as Traffic;
+      });
+      const crowds = [...targets(harbour).map((to) => start('fleet', crowd, to)), ...fromFar];
       const set = ['ipv6.enabled=true', ...values].flatMap((value) => ['--set', value]);
       await must(process.execPath, [installer, '--lab', ...set], { seconds: 240 });
       for (const { changes = [] } of await Promise.all(switches)) {

@@ -21,7 +21,7 @@ export function modeChangeWarnings(values: Values, live: KubeObject | undefined)
   const tunnelOf = ({ tunnelProtocol, tunnelPort }: Values) => `${tunnelProtocol}:${tunnelPort}`;
   if (before.routingMode !== values.routingMode)
     return [
-      `Routing changes from ${before.routingMode} to ${values.routingMode}, node by node. Nodes of both modes reach each other meanwhile: no connection between pods is interrupted (measured: no datagram lost; pauses of up to 0.9 s on an overloaded machine). Connections of clients outside to backends on another node than they enter by end, and are opened anew.`,
+      `Routing changes from ${before.routingMode} to ${values.routingMode}, node by node. Nodes of both modes reach each other meanwhile: no connection between pods is interrupted (measured: no datagram lost; pauses of up to 0.9 s on an overloaded machine). Connections of clients outside go on as well; a policy of their backends sees them as the new mode has it: as the node that they enter by without a tunnel, as the world in one.`,
     ];
   if (values.routingMode === 'tunnel' && tunnelOf(before) !== tunnelOf(values))
     return [
