@@ -67,7 +67,7 @@ func (a *agent) duties(ctx context.Context, s *serving) {
 		case <-tick.C:
 		}
 		a.retry(ctx, s)
-		a.records.again()
+		a.records.look()
 		a.reportMasquerading(p)
 		if round%leftoverRounds == 0 {
 			a.reportLeftovers(datapath.FindLeftovers())

@@ -1,48 +1,34 @@
 package agent
 
 import (
-	"fmt"
-	"sync"
+	"errors"
 
+	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/journal"
 )
 
-// records keeps what the datapath changes on the node and the journal did not take, as on a full disk, and tries again: an
-// uninstall would not know how it was before.
+// records is the journal for the datapath, with what status says of it. Nothing is changed on the node that an uninstall would
+// not know of: what the journal does not take is not done, and tried again by whoever wants it.
 type records struct {
-	mu         sync.Mutex
 	journal    *journal.Journal
 	components *components
 	path       string
-	waiting    []journal.Entry
 }
 
-func (r *records) record(e journal.Entry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.waiting = append(r.waiting, e)
-	r.write()
-}
-
-// again tries what is still waiting.
-func (r *records) again() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.waiting) > 0 {
-		r.write()
+func (r *records) record(e journal.Entry) error {
+	err := r.journal.Record(e.Kind, e.Subject, e.Before, e.After, e.Undo)
+	if err != nil {
+		r.components.fail("journal", errors.Join(errors.New("a change of this node cannot be recorded and is not made"), err), "Make room on the node's disk, below "+r.path+".")
 	}
+	return err
 }
 
-// write records what is waiting, in its order.
-func (r *records) write() {
-	for len(r.waiting) > 0 {
-		e := r.waiting[0]
-		if err := r.journal.Record(e.Kind, e.Subject, e.Before, e.After, e.Undo); err != nil {
-			r.components.fail("journal", fmt.Errorf("%d changes on this node are not recorded yet: %w", len(r.waiting), err),
-				"Make room on the node's disk, below "+r.path+"; the agent tries again every 2 s.")
-			return
-		}
-		r.waiting = r.waiting[1:]
+// look says whether there is room for what will have to be recorded.
+func (r *records) look() {
+	if err := r.journal.Reserve(); err != nil {
+		r.components.set("journal", api.StateDegraded, err.Error()+"; when what is kept is used up, the agent changes nothing on this node that would have to be recorded",
+			"Make room on the node's disk, below "+r.path+".")
+		return
 	}
 	r.components.ok("journal", r.path)
 }

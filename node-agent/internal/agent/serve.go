@@ -70,8 +70,8 @@ func (a *agent) openDatapath(ctx context.Context, n thisNode) (*serving, error) 
 		settings, err := a.settings(n, routers[0], routers[1])
 		var dp datapath.Datapath
 		if err == nil {
-			options := []datapath.Option{datapath.WithLogger(a.log), datapath.WithJournal(func(kind, subject, before, after, undo string) {
-				a.records.record(journal.Entry{Kind: kind, Subject: subject, Before: before, After: after, Undo: undo})
+			options := []datapath.Option{datapath.WithLogger(a.log), datapath.WithJournal(func(kind, subject, before, after, undo string) error {
+				return a.records.record(journal.Entry{Kind: kind, Subject: subject, Before: before, After: after, Undo: undo})
 			})}
 			if a.Probes != nil {
 				options = append(options, datapath.WithProbes(a.Probes))

@@ -114,7 +114,11 @@ func (b Bandwidth) layout() uint16 {
 }
 
 // Bandwidth implements Datapath.
-func (k *kernel) Bandwidth() Bandwidth { return k.bandwidth }
+func (k *kernel) Bandwidth() Bandwidth {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.bandwidth
+}
 
 // tolerance of a limit in that direction.
 func (b Bandwidth) tolerance(d Direction, bytesPerSecond uint64) time.Duration {

@@ -251,6 +251,8 @@ func (k *kernel) sysctl(name, value string) error {
 		return nil
 	}
 	// Names of interfaces may hold dots, so the undo keeps the slashes, which sysctl takes as well.
-	k.options.journal("sysctl", name, before, value, "sysctl -w "+name+"="+strconv.Quote(before))
+	if err := k.options.journal("sysctl", name, before, value, "sysctl -w "+name+"="+strconv.Quote(before)); err != nil {
+		return err
+	}
 	return writeSysctl(name, value)
 }

@@ -80,7 +80,7 @@ var _ Datapath = (*kernel)(nil)
 // left pinned: maps keep their entries, links their hooks, and pods' interfaces get the new programs in place. It works
 // in the network namespace of the calling thread and stays with it.
 func Open(ctx context.Context, c Config, opts ...Option) (Datapath, error) {
-	o := options{journal: func(string, string, string, string, string) {}, log: slog.Default(), probes: KernelProbes{}}
+	o := options{journal: func(string, string, string, string, string) error { return nil }, log: slog.Default(), probes: KernelProbes{}}
 	for _, apply := range opts {
 		apply(&o)
 	}

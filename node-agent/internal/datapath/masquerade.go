@@ -73,7 +73,11 @@ func (k *kernel) startNetfilter() error {
 		}
 		return out
 	}
-	if err := k.masquerade.keeper.Set(k.netfilterSpec()); err != nil {
+	err := k.masquerade.keeper.Set(k.netfilterSpec())
+	if errors.Is(err, netfilter.ErrNotRecorded) {
+		return err
+	}
+	if err != nil {
 		return &Problem{
 			Code: "nftables.failed", What: "The packet filter's rules cannot be written.", Why: "Masquerading, or exempting pods' packets from tracking, needs them, and the kernel's nftables refused.",
 			Fix: "Load the modules nf_tables, nft_masq, nf_nat and xt_CT; or set bpf.masquerade: true and installNoConntrackIptablesRules: false.", Cause: err,

@@ -4,7 +4,8 @@ import "log/slog"
 
 // Journal is told about each change that is made to the host outside of our own maps and interfaces, before it is made:
 // kind ("sysctl"), subject ("net.ipv4.ip_forward"), the value before and after, and the command that undoes it.
-type Journal func(kind, subject, before, after, undo string)
+// An error keeps the change from being made.
+type Journal func(kind, subject, before, after, undo string) error
 
 // Option changes how Open works; none of them changes the programs.
 type Option func(*options)

@@ -72,11 +72,15 @@ func (k *kernel) ensureProxyRoutes() error {
 		if err != nil {
 			return err
 		}
-		k.options.journal("route", fmt.Sprintf("table %d %s", proxyTable, familyName(family)), "", "local default dev lo", "fairlead-agent cleanup")
+		if err := k.options.journal("route", fmt.Sprintf("table %d %s", proxyTable, familyName(family)), "", "local default dev lo", "fairlead-agent cleanup"); err != nil {
+			return err
+		}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("adding the route of the proxies: %w", err)
 		}
-		k.options.journal("rule", fmt.Sprintf("fwmark 0x%x/0x%x %s", markToProxy, markMask, familyName(family)), "", fmt.Sprintf("lookup %d", proxyTable), "fairlead-agent cleanup")
+		if err := k.options.journal("rule", fmt.Sprintf("fwmark 0x%x/0x%x %s", markToProxy, markMask, familyName(family)), "", fmt.Sprintf("lookup %d", proxyTable), "fairlead-agent cleanup"); err != nil {
+			return err
+		}
 		if err := netlink.RuleAdd(proxyRule(family)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("adding the rule of the proxies: %w", err)
 		}

@@ -59,7 +59,9 @@ func setScheduler(l netlink.Link, kind string, journal Journal) error {
 		return &ForeignSchedulerError{Device: name, Kind: before}
 	}
 	if handle == 0 {
-		journal("qdisc", name, before, kind, "tc qdisc del dev "+name+" root")
+		if err := journal("qdisc", name, before, kind, "tc qdisc del dev "+name+" root"); err != nil {
+			return err
+		}
 	}
 	attrs := func(parent, handle uint32) netlink.QdiscAttrs {
 		return netlink.QdiscAttrs{LinkIndex: index, Parent: parent, Handle: handle}

@@ -56,8 +56,9 @@ func TestSchedulerComesAndGoes(t *testing.T) {
 		return names
 	}
 	var journal [][4]string
-	record := func(kind, subject, before, after, _ string) {
+	record := func(kind, subject, before, after, _ string) error {
 		journal = append(journal, [4]string{kind, subject, before, after})
+		return nil
 	}
 
 	plain, queued, foreign := add("plain", 1), add("queued", 4), add("foreign", 1)

@@ -158,10 +158,11 @@ func (n *node) scheduled() (out string) {
 // The devices get fq, it is journaled, and the former scheduler is back after a cleanup, or when the manager is turned off.
 func TestDevicesGetTheirScheduler(t *testing.T) {
 	var journal []string
-	c := newClusterWith(t, datapath.RoutingNative, func(*datapath.Config) {}, datapath.WithJournal(func(kind, subject, before, after, undo string) {
+	c := newClusterWith(t, datapath.RoutingNative, func(*datapath.Config) {}, datapath.WithJournal(func(kind, subject, before, after, undo string) error {
 		if kind == "qdisc" {
 			journal = append(journal, strings.Join([]string{subject, before, after, undo}, "|"))
 		}
+		return nil
 	}))
 	n := c.nodes[0]
 	former := n.scheduled()

@@ -1,8 +1,10 @@
 package datapath_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,4 +143,32 @@ func TestExternalAddressesCatchNoPods(t *testing.T) {
 			t.Errorf("a client outside was answered by %q, %v", got, err)
 		}
 	})
+}
+
+// What the journal does not take is not done: an uninstall would not know how it was.
+func TestNothingIsDoneUnrecorded(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	must(t, n.datapath.Close())
+	set := func(value string) {
+		must(t, n.space.in(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte(value), 0o644) }))
+	}
+	set("0")
+	full := errors.New("no space left on device")
+	options := append(slices.Clone(n.options), datapath.WithJournal(func(kind, subject, _, _, _ string) error { return fmt.Errorf("%s %s: %w", kind, subject, full) }))
+	must(t, n.space.in(func() error {
+		k, err := datapath.Open(ctx, n.config, options...)
+		if err == nil {
+			k.Close()
+		}
+		if !errors.Is(err, full) || !strings.Contains(err.Error(), "sysctl net/ipv4/ip_forward") {
+			t.Errorf("got %v", err)
+		}
+		if now, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err != nil || strings.TrimSpace(string(now)) != "0" {
+			t.Errorf("forwarding is %s, %v", now, err)
+		}
+		return nil
+	}))
+	set("1")
+	n.open()
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Entry is one change.
@@ -26,6 +28,10 @@ type Entry struct {
 	// Undo is the command that undoes it, for people; Replay undoes by kind.
 	Undo string `json:"undo"`
 }
+
+// ahead is the space that is kept for what is recorded next, in bytes: some fifty changes. On a disk that is full by then they
+// are recorded all the same.
+const ahead = 16 << 10
 
 // Journal is an append-only file of one JSON object per line. All methods are safe for concurrent use.
 type Journal struct {
@@ -50,7 +56,7 @@ func Open(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
-	if err := errors.Join(file.Truncate(size), seek(file, size)); err != nil {
+	if err := errors.Join(shorten(file, size), seek(file, size)); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
@@ -59,7 +65,37 @@ func Open(path string) (*Journal, error) {
 		j.sequence = max(j.sequence, e.Sequence)
 		j.latest[[2]string{e.Kind, e.Subject}] = e
 	}
+	// On a full disk the space of the former run is still there; Reserve says if not.
+	_ = j.Reserve()
 	return j, nil
+}
+
+// shorten cuts off half a line. Of a file that ends where it should nothing is touched: that would give up what is kept ahead.
+func shorten(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() == size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// Reserve keeps space on the disk for what is recorded next. An error says that there is less; file systems that cannot keep
+// any count as if they had.
+func (j *Journal) Reserve() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.reserve()
+}
+
+func (j *Journal) reserve() error {
+	end, err := j.file.Seek(0, io.SeekEnd)
+	if err == nil {
+		err = unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, end, ahead)
+	}
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("keeping space for the journal: %w", err)
+	}
+	return nil
 }
 
 func seek(f *os.File, to int64) error {
@@ -103,7 +139,7 @@ func read(path string) ([]Entry, int64, error) {
 	}
 }
 
-// Record appends a change and syncs it to disk; it is called before the change is made. A change that is recorded
+// Record appends a change and syncs it to disk; it is called before the change is made, which is not made where it fails. A change that is recorded
 // already with the same value is not recorded again, and the first value that was found is kept as Before.
 func (j *Journal) Record(kind, subject, before, after, undo string) error {
 	j.mu.Lock()
@@ -132,9 +168,11 @@ func (j *Journal) Record(kind, subject, before, after, undo string) error {
 	if err != nil {
 		// Half a line with a whole one after it would make the journal unreadable.
 		j.sequence--
-		return fmt.Errorf("recording in the journal: %w", errors.Join(err, j.file.Truncate(start), seek(j.file, start)))
+		return fmt.Errorf("recording in the journal: %w", errors.Join(err, shorten(j.file, start), seek(j.file, start)))
 	}
 	j.latest[key] = e
+	// What is kept ahead moves on; where there is no room for that, what is left of it stays, and Reserve says so.
+	_ = j.reserve()
 	return nil
 }
 

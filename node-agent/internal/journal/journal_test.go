@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/smalldisk"
 )
 
 func TestRecordSurvivesCrash(t *testing.T) {
@@ -123,5 +125,32 @@ func TestShortWriteLeavesNoHalfLine(t *testing.T) {
 	must(t, err)
 	if len(entries) != 2 || entries[1].Subject != "c" || entries[1].Sequence != 2 {
 		t.Fatalf("got %+v", entries)
+	}
+}
+
+// What is kept ahead outlives the agent: one that starts on a full disk, after a crash in the middle of a line, records what it does.
+func TestSpaceIsKeptAhead(t *testing.T) {
+	directory := smalldisk.New(t)
+	path := filepath.Join(directory, "journal.jsonl")
+	j, err := Open(path)
+	must(t, err)
+	must(t, j.Record("sysctl", "first", "0", "1", strings.Repeat("x", 500)))
+	if err := os.WriteFile(filepath.Join(directory, "ballast"), make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the file system is not full")
+	}
+	for _, subject := range []string{"second", "third", "fourth"} {
+		must(t, j.Close())
+		j, err = Open(path)
+		must(t, err)
+		must(t, j.Record("sysctl", subject, "0", "1", strings.Repeat("x", 3000)))
+	}
+	if err := j.Reserve(); err == nil {
+		t.Error("on a full disk nothing is said of the space that is used up")
+	}
+	must(t, j.Close())
+	found, err := Read(path)
+	must(t, err)
+	if len(found) != 4 || found[3].Subject != "fourth" {
+		t.Errorf("recorded are %d changes: %+v", len(found), found)
 	}
 }

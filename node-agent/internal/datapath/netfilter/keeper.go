@@ -37,7 +37,7 @@ type State struct {
 }
 
 // Journal is told of a change before it is made.
-type Journal func(kind, subject, before, after, undo string)
+type Journal func(kind, subject, before, after, undo string) error
 
 // Keeper makes the kernel's tables as a Spec says and keeps them so. All methods are safe for concurrent use.
 type Keeper struct {
@@ -134,6 +134,16 @@ func (k *Keeper) change(adjust func(*Spec) bool) error {
 	return nil
 }
 
+// ErrNotRecorded is what becomes of a change that the journal refused: it is not made.
+var ErrNotRecorded = errors.New("a change of the packet filter cannot be recorded, and is not made")
+
+func (k *Keeper) record(kind, subject, before, after, undo string) error {
+	if err := k.journal(kind, subject, before, after, undo); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
+	}
+	return nil
+}
+
 // write writes the parts that only names, or all.
 func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 	defer func() { k.state.Err = err }()
@@ -141,7 +151,9 @@ func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 	if wanted(TableName) {
 		present := hasOwn(c)
 		if len(k.spec.families()) > 0 {
-			k.journal("nftables", "inet "+TableName, "", "table with masquerading rules", "nft delete table inet "+TableName)
+			if err := k.record("nftables", "inet "+TableName, "", "table with masquerading rules", "nft delete table inet "+TableName); err != nil {
+				return err
+			}
 		}
 		if err := k.spec.writeOwn(c, present); err != nil {
 			return err
@@ -153,7 +165,9 @@ func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 	}
 	if wanted(ProxiesTableName) {
 		if k.spec.Proxies != nil {
-			k.journal("nftables", "inet "+ProxiesTableName, "", "marks answers to the proxies", "nft delete table inet "+ProxiesTableName)
+			if err := k.record("nftables", "inet "+ProxiesTableName, "", "marks answers to the proxies", "nft delete table inet "+ProxiesTableName); err != nil {
+				return err
+			}
 		}
 		if err := k.spec.writeProxies(c); err != nil {
 			return err
@@ -173,8 +187,11 @@ func (k *Keeper) write(c *nftables.Conn, only []string) (err error) {
 		if !wanted(name) && k.written[name] {
 			continue
 		}
-		k.journal("nftables", name, "", fmt.Sprintf("chain with %d rules", len(x.rules)), "iptables: remove the jumps to "+x.chain+" and the chain from table "+x.table)
-		if err := x.write(c); err != nil {
+		err := k.record("nftables", name, "", fmt.Sprintf("chain with %d rules", len(x.rules)), "iptables: remove the jumps to "+x.chain+" and the chain from table "+x.table)
+		if err == nil {
+			err = x.write(c)
+		}
+		if err != nil {
 			failed = append(failed, err)
 			continue
 		}

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -94,7 +95,10 @@ type entry struct{ kind, subject, undo string }
 
 func (w *world) keeper() (*Keeper, *[]entry) {
 	var entries []entry
-	return NewKeeper(w.connect, func(kind, subject, _, _, undo string) { entries = append(entries, entry{kind, subject, undo}) },
+	return NewKeeper(w.connect, func(kind, subject, _, _, undo string) error {
+		entries = append(entries, entry{kind, subject, undo})
+		return nil
+	},
 		slog.New(slog.DiscardHandler)), &entries
 }
 
@@ -376,5 +380,22 @@ func TestRanges(t *testing.T) {
 		if got := show(Ranges(test.in, test.v6)); got != test.want {
 			t.Errorf("%v: got %s, want %s", test.in, got, test.want)
 		}
+	}
+}
+
+// What the journal does not take is not made.
+func TestNothingIsWrittenUnrecorded(t *testing.T) {
+	w := newWorld(t)
+	full := errors.New("no space left on device")
+	k := NewKeeper(w.connect, func(string, string, string, string, string) error { return full }, slog.New(slog.DiscardHandler))
+	if err := k.Set(Spec{PodCIDRs: prefixes("10.77.1.0/24"), Devices: []string{"lo"}, Masquerade: true}); !errors.Is(err, ErrNotRecorded) || !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	c, err := w.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hasOwn(c) {
+		t.Error("the table is there")
 	}
 }
