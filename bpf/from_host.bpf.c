@@ -61,7 +61,7 @@ int from_host(struct __sk_buff *skb)
 
 		t->side = 0;
 		t->peer = to;
-		err = host_egress(skb, p, r, t);
+		err = host_egress(skb, w, t);
 		if (err)
 			return drop(skb, p, r, err);
 	}

@@ -58,7 +58,7 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct outer_packet *ou
 	ep = local_endpoint(&p->destination);
 	if (!ep)
 		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
-	err = admit(skb, p, ep, in, r);
+	err = admit(skb, w, ep, in);
 	if (err)
 		return drop(skb, p, r, err);
 	if (in->to_proxy)
@@ -117,15 +117,20 @@ static __noinline int from_wire(struct __sk_buff *skb)
 	}
 	if (err < 0)
 		return drop(skb, p, r, err);
-	find_peer(&p->source, &in->peer);
-	/* Pods of other nodes come by the tunnel where there is one, unless their node has none; the node
-	 * itself does not come by the wire. */
-	if ((config.tunnel && in->peer.tunnel && !(plain(in->peer.tunnel) & PLAIN_ACCEPT)) ||
-	    in->peer.identity == IDENTITY_HOST)
+	/* The node itself does not come by the wire. */
+	if (is_host(&p->source))
 		return drop(skb, p, r, DROP_INVALID_SIP);
+	/* Pods of other nodes come by the tunnel where there is one, unless their node has none. Without a
+	 * tunnel only the first packet of a connection asks who it is from. */
+	in->peer_known = config.tunnel;
+	if (config.tunnel) {
+		find_peer(&p->source, &in->peer);
+		if (in->peer.tunnel && !(plain(in->peer.tunnel) & PLAIN_ACCEPT))
+			return drop(skb, p, r, DROP_INVALID_SIP);
+	}
 	if (config.dsr)
 		hear_front(skb, p, in);
-	err = admit(skb, p, ep, in, r);
+	err = admit(skb, w, ep, in);
 	if (err)
 		return drop(skb, p, r, err);
 	if (in->opening && in->open)
@@ -157,6 +162,8 @@ static __always_inline int from_netdev4(struct __sk_buff *skb)
 {
 	struct iphdr ip;
 
+	if (config.services && !config.untunnel)
+		return from_wire(skb);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
 	if (config.untunnel && !config.underlay6 && ip.daddr == config.node_address.word[3] &&
@@ -182,6 +189,8 @@ static __always_inline int from_netdev6(struct __sk_buff *skb)
 	struct ipv6hdr ip;
 	struct address source, destination;
 
+	if (config.services && !config.untunnel)
+		return from_wire(skb);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
 	__builtin_memcpy(&source, &ip.saddr, sizeof(source));

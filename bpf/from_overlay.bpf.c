@@ -58,7 +58,7 @@ int from_overlay(struct __sk_buff *skb)
 	}
 	if (is_host(&p->destination)) {
 		r->dest_identity = IDENTITY_HOST;
-		err = host_ingress(skb, p, r, in);
+		err = host_ingress(skb, w, in);
 		if (err)
 			return drop(skb, p, r, err);
 		trace(skb, p, r, TO_HOST,
@@ -68,7 +68,7 @@ int from_overlay(struct __sk_buff *skb)
 	ep = local_endpoint(&p->destination);
 	if (!ep)
 		return drop(skb, p, r, DROP_NO_LOCAL_ENDPOINT);
-	err = admit(skb, p, ep, in, r);
+	err = admit(skb, w, ep, in);
 	if (err)
 		return drop(skb, p, r, err);
 	if (in->to_proxy)

@@ -71,6 +71,7 @@ int from_pod(struct __sk_buff *skb)
 	struct report *r;
 	struct tracking *out, *in;
 	struct endpoint *ep, *local;
+	struct connection *known;
 	bool native;
 	int err;
 
@@ -114,12 +115,13 @@ int from_pod(struct __sk_buff *skb)
 		return err < 0 ? TC_ACT_SHOT : err;
 	}
 
-	if (config.services && (has_ports(p->protocol) || p->related)) {
+	known = is_hairpin(p) ? NULL : open_without_service(p, ep);
+	if (!known && config.services && (has_ports(p->protocol) || p->related)) {
 		err = serve(skb, p, r, ep, out);
 		if (err != CONTINUE)
 			return err;
 	}
-	local = local_endpoint(&p->destination);
+	local = in_pod_range(&p->destination) ? local_endpoint(&p->destination) : NULL;
 	if (local) {
 		out->peer_known = true;
 		out->peer.identity = local->identity;
@@ -127,7 +129,7 @@ int from_pod(struct __sk_buff *skb)
 	/* A new connection to the world leaves past the host's netfilter, and its replies come back past it.
 	 */
 	out->from_wire = masquerades(&p->source);
-	err = track(skb, p, ep, out, r);
+	err = track(skb, w, ep, out, known);
 	if (err)
 		return drop(skb, p, r, err);
 	if (out->opening && out->open)
@@ -146,7 +148,7 @@ int from_pod(struct __sk_buff *skb)
 	if (local) {
 		count(0, EGRESS, p->length);
 		in->peer.identity = ep->identity;
-		err = admit(skb, p, local, in, r);
+		err = admit(skb, w, local, in);
 		if (err)
 			return drop(skb, p, r, err);
 		if (in->to_proxy)
@@ -196,7 +198,7 @@ int from_pod(struct __sk_buff *skb)
 	}
 	if (out->peer.identity == IDENTITY_HOST) {
 		in->peer.identity = ep->identity;
-		err = host_ingress(skb, p, r, in);
+		err = host_ingress(skb, w, in);
 		if (err)
 			return drop(skb, p, r, err);
 	}

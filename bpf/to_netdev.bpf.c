@@ -15,8 +15,15 @@ static __always_inline bool addresses(struct __sk_buff *skb, struct address *sou
 				      struct address *destination)
 {
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
 		__be32 pair[2];
 
+		/* In place where it can be: everything that leaves the node comes by here. */
+		if ((void *)(ip + 1) <= (void *)(long)skb->data_end) {
+			*source = mapped(ip->saddr);
+			*destination = mapped(ip->daddr);
+			return true;
+		}
 		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), pair, sizeof(pair)))
 			return false;
 		*source = mapped(pair[0]);
@@ -46,7 +53,7 @@ static __noinline int of_node(struct __sk_buff *skb, const struct address *to)
 	if (parse(skb, p) ||
 	    (config.untunnel && p->protocol == IPPROTO_UDP && p->destination_port == config.tunnel_port))
 		return TC_ACT_UNSPEC;
-	err = host_egress(skb, p, r, &w->out);
+	err = host_egress(skb, w, &w->out);
 	if (err)
 		return drop(skb, p, r, err);
 	/* Of a service whose backend is the node itself. */

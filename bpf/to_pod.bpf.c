@@ -34,7 +34,7 @@ int to_pod(struct __sk_buff *skb)
 	if (is_host(&p->source)) {
 		in->peer_known = true;
 		in->peer.identity = ep->identity;
-		err = host_egress(skb, p, r, in);
+		err = host_egress(skb, w, in);
 		if (err)
 			return drop(skb, p, r, err);
 		__builtin_memset(in, 0, sizeof(*in));
@@ -47,7 +47,7 @@ int to_pod(struct __sk_buff *skb)
 			in->peer.identity = sender->identity;
 		}
 	}
-	err = admit(skb, p, ep, in, r);
+	err = admit(skb, w, ep, in);
 	if (err)
 		return drop(skb, p, r, err);
 	if (in->to_proxy)

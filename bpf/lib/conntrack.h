@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "events.h"
+#include "work.h"
 #include "policy.h"
 #include "proxy.h"
 
@@ -16,26 +16,6 @@
 #define LIFETIME_TCP_SYN (60 * NSEC_PER_SEC)
 #define LIFETIME_TCP_CLOSING (10 * NSEC_PER_SEC)
 #define LIFETIME_OTHER (60 * NSEC_PER_SEC)
-
-/* In: the packet's side and who the peer is, where the caller knows. Out: what to do. */
-struct tracking {
-	__u8 side; /* OUT of the endpoint or IN to it */
-	bool peer_known;
-	bool report; /* a trace event is due */
-	bool reply;
-	bool from_wire;
-	bool reverse;	   /* replies: put the service's address back as the source */
-	bool has_service;  /* the service's fields are set */
-	bool to_proxy;	   /* the packet belongs to the agent's proxy */
-	__be16 proxy_port; /* that accepts it, where it may open a connection */
-	bool stale;	   /* `connections` has an entry under the key that is over */
-	bool open;	   /* out: the connection is open, somebody is behind both ends */
-	bool opening;	   /* its choice of a backend still lies in `openings`; see choice.h */
-	__be16 service_port;
-	struct address
-	    service; /* a new connection was sent to this service address; on reply: what to put back */
-	struct peer peer;
-};
 
 static __always_inline void connection_key(struct connection_key *key, struct packet *p, __u16 endpoint,
 					   __u8 side)
@@ -376,22 +356,49 @@ static __always_inline void confirm(struct connection_key *key, struct connectio
 }
 
 /*
- * One endpoint's view of a packet: its connection, and whether it may pass. 0 or a negative drop reason.
- * Fills the sides, rule and trace reason of `r`.
+ * The entry of a packet's open connection under its own addresses, where that is no choice of a backend: then
+ * nobody asked a service, and track() need not look again. track_key() is that of the packet's afterwards.
  */
-__verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, struct tracking *t,
-			  struct report *r)
+static __always_inline struct connection *open_without_service(struct packet *p, struct endpoint *ep)
 {
 	struct connection_key *key = track_key();
 	struct connection *c;
+
+	if (!key || p->related)
+		return NULL;
+	connection_key(key, p, ep->id, OUT);
+	c = bpf_map_lookup_elem(&connections, key);
+	if (!c || (c->flags & CONNECTION_SERVICE) || !usable(c, p, bpf_ktime_get_coarse_ns()))
+		return NULL;
+	step_lookup(MAP_CONNECTIONS, key, c);
+	return c;
+}
+
+/*
+ * One endpoint's view of a packet: its connection (`known`, where the caller has found it in `connections`),
+ * and whether it may pass. 0 or a negative drop reason. `w` has the packet and the report, of which the
+ * sides, rule and trace reason are filled; `t` is one of its own.
+ */
+__verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint *ep, struct tracking *t,
+			  struct connection *known)
+{
+	struct connection_key *key = track_key();
+	struct connection *c = known;
+	struct packet *p;
+	struct report *r;
 	__u64 now = bpf_ktime_get_coarse_ns();
-	bool opening;
+	bool opening = false, outside;
 	int err;
 
-	if (!p || !ep || !t || !r || !key)
+	if (!w || !ep || !t || !key)
 		return -DROP_CT_INSERT;
-	connection_key(key, p, ep->id, t->side);
-	c = find_connection(key, p, t, now, &opening);
+	p = &w->packet;
+	r = &w->report;
+	outside = t->side == IN && t->from_wire;
+	if (!c) {
+		connection_key(key, p, ep->id, t->side);
+		c = find_connection(key, p, t, now, &opening);
+	}
 	if (p->related && !c) {
 		/* It speaks of a connection that does not exist: judged as what it is, and not as what it
 		 * quotes. */
@@ -403,6 +410,8 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		if (!t->peer_known)
 			find_peer(t->side == OUT ? &p->destination : &p->source, &t->peer);
 		report_sides(r, ep, t);
+		if (outside && t->peer.identity == IDENTITY_HOST)
+			return -DROP_INVALID_SIP;
 		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) && adopt(skb, p, ep, t, r))
 			return 0;
 		return open_connection(skb, p, ep, t, r);
@@ -417,6 +426,9 @@ __verified_once int track(struct __sk_buff *skb, struct packet *p, struct endpoi
 		if (err)
 			return err;
 	}
+	/* The node itself does not come by the wire. */
+	if (outside && c->peer == IDENTITY_HOST)
+		return -DROP_INVALID_SIP;
 	/* What comes by the tunnel is answered by it, also to a node's own address. */
 	if (t->side == IN && !c->tunnel && t->peer.tunnel)
 		c->tunnel = way_to(&t->peer);

@@ -8,10 +8,11 @@
 
 /* The endpoint's ingress side of a packet, and the service's address put back. 0 or a negative drop reason.
  */
-static __always_inline int admit(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-				 struct tracking *t, struct report *r)
+static __always_inline int admit(struct __sk_buff *skb, struct work *w, struct endpoint *ep,
+				 struct tracking *t)
 {
-	int err = track(skb, p, ep, t, r);
+	struct packet *p = &w->packet;
+	int err = track(skb, w, ep, t, NULL);
 
 	if (err)
 		return err;

@@ -11,19 +11,39 @@
 #ifndef AF_INET6
 #define AF_INET6 10
 #endif
+/* Linux 6.3; the headers may be older. */
+#ifndef EINVAL
+#define EINVAL 22
+#endif
+#define FIB_LOOKUP_SKIP_NEIGH (1U << 2)
+
+/* What is written together when a packet is forwarded: time to live, protocol and checksum of IPv4. */
+struct ttl_word {
+	__u8 ttl;
+	__u8 protocol;
+	__sum16 check;
+};
 
 static __always_inline int decrement_ttl(struct __sk_buff *skb, bool v6)
 {
 	__u32 at = ETH_HLEN + (v6 ? offsetof(struct ipv6hdr, hop_limit) : offsetof(struct iphdr, ttl));
-	__u8 ttl, less;
+	struct ttl_word word = {};
+	__u32 sum;
 
-	if (bpf_skb_load_bytes(skb, at, &ttl, 1) || ttl <= 1)
+	if (v6) {
+		if (bpf_skb_load_bytes(skb, at, &word.ttl, 1) || word.ttl <= 1)
+			return -1;
+		word.ttl--;
+		return bpf_skb_store_bytes(skb, at, &word.ttl, 1, 0);
+	}
+	if (bpf_skb_load_bytes(skb, at, &word, sizeof(word)) || word.ttl <= 1)
 		return -1;
-	less = ttl - 1;
-	if (!v6 && bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), bpf_htons(ttl << 8),
-				       bpf_htons(less << 8), 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, at, &less, 1, 0);
+	word.ttl--;
+	/* RFC 1624: the sum is of ones' complements, so one less of what it is over is one more of it
+	 * (as the kernel's ip_decrease_ttl). */
+	sum = word.check + bpf_htons(1 << 8);
+	word.check = sum + (sum >= 0xffff);
+	return bpf_skb_store_bytes(skb, at, &word, sizeof(word), 0);
 }
 
 static __always_inline void fib_addresses(struct bpf_fib_lookup *fib, const struct address *source,
@@ -75,7 +95,10 @@ __verified_once int forward_by_route(struct __sk_buff *skb, struct packet *p, bo
 	fib.ifindex = at_interface(skb);
 	if (!segment_size(skb))
 		fib.tot_len = packet_length(skb) - ETH_HLEN;
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	/* The neighbour is found when the packet is put out. A kernel that does not know the flag says so. */
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), FIB_LOOKUP_SKIP_NEIGH);
+	if (result == -EINVAL)
+		result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (p->v6)
 		step(STEP_ROUTE, 0, s->address[0] = p->destination,
 		     __builtin_memcpy(&s->address[1], fib.ipv6_dst, sizeof(s->address[1])),

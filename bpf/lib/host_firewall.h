@@ -27,28 +27,27 @@ static __always_inline bool is_link_upkeep(struct packet *p)
 
 /*
  * What comes to the node itself. `t` is the caller's, to save the stack: peer_known and peer of it are read,
- * nothing of it means anything afterwards. 0 or a negative drop reason, with the sides of `r` filled.
+ * nothing of it means anything afterwards. 0 or a negative drop reason, with the sides of the report filled.
  */
-static __always_inline int host_ingress(struct __sk_buff *skb, struct packet *p, struct report *r,
-					struct tracking *t)
+static __always_inline int host_ingress(struct __sk_buff *skb, struct work *w, struct tracking *t)
 {
 	struct endpoint *host = host_endpoint();
 
-	if (!host || is_link_upkeep(p))
+	if (!host || is_link_upkeep(&w->packet))
 		return 0;
 	t->side = IN;
 	t->has_service = false;
-	return track(skb, p, host, t, r);
+	return track(skb, w, host, t, NULL);
 }
 
 /*
  * What the node itself sends: the caller made sure that the source is the node's. A packet without a socket
  * is forwarded, whatever source it was given on the way. `t` as of host_ingress.
  */
-static __always_inline int host_egress(struct __sk_buff *skb, struct packet *p, struct report *r,
-				       struct tracking *t)
+static __always_inline int host_egress(struct __sk_buff *skb, struct work *w, struct tracking *t)
 {
 	struct endpoint *host = host_endpoint();
+	struct packet *p = &w->packet;
 
 	if (!host || !skb->sk || skb->ingress_ifindex || is_link_upkeep(p))
 		return 0;
@@ -56,7 +55,7 @@ static __always_inline int host_egress(struct __sk_buff *skb, struct packet *p, 
 		return 0;
 	t->side = OUT;
 	t->has_service = false;
-	return track(skb, p, host, t, r);
+	return track(skb, w, host, t, NULL);
 }
 
 /*
@@ -92,7 +91,7 @@ static __noinline int to_node(struct __sk_buff *skb, int leave)
 	/* What cannot be told apart cannot be allowed; where nothing is enforced it is the stack's business.
 	 */
 	if (!err)
-		err = host_ingress(skb, p, &w->report, t);
+		err = host_ingress(skb, w, t);
 	else if (!(host->flags & ENDPOINT_POLICY_INGRESS) || (host->flags & ENDPOINT_AUDIT))
 		return leave;
 	return err ? drop(skb, p, &w->report, err) : leave;

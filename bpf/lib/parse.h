@@ -32,6 +32,16 @@ struct udp_header {
 	__sum16 checksum;
 };
 
+/* Of a TCP header as far as it is looked at. */
+struct tcp_start {
+	__be16 source;
+	__be16 destination;
+	__be32 sequence;
+	__be32 acknowledged;
+	__u8 offset; /* in 4 bytes, in the upper half */
+	__u8 flags;
+};
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -65,7 +75,7 @@ struct packet {
 	__be16 inner_destination_port;
 	__u8 source_mac[6];
 	__u8 dest_mac[6];
-};
+} __in_words;
 
 #define ICMP6_UNREACHABLE 1
 #define ICMP6_TOO_BIG 2
@@ -302,6 +312,43 @@ static __noinline int parse_l4(struct __sk_buff *skb, struct packet *p)
 }
 
 /*
+ * Almost every packet: TCP or UDP by IPv4 without options and in one piece, its headers where they can be
+ * read in place, which takes a third of the time of copying them. False: nothing is written, parse() looks
+ * closer.
+ */
+static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcp_start *tcp = data + ETH_HLEN + sizeof(*ip);
+
+	if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return false;
+	if (eth->h_proto != bpf_htons(ETH_P_IP) || *(__u8 *)ip != 0x45 ||
+	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP) ||
+	    (ip->frag_off & bpf_htons(0x3fff)))
+		return false;
+	__builtin_memcpy(p->source_mac, eth->h_source, 6);
+	__builtin_memcpy(p->dest_mac, eth->h_dest, 6);
+	p->source = mapped(ip->saddr);
+	p->destination = mapped(ip->daddr);
+	p->tos = ip->tos;
+	p->may_fragment = !(ip->frag_off & bpf_htons(0x4000));
+	p->protocol = ip->protocol;
+	p->l4 = ETH_HLEN + sizeof(*ip);
+	p->source_port = tcp->source;
+	p->destination_port = tcp->destination;
+	if (ip->protocol == IPPROTO_TCP) {
+		p->l4_length = tcp->offset >> 4 << 2;
+		p->tcp_flags = tcp->flags;
+	} else {
+		p->l4_length = sizeof(struct udp_header);
+	}
+	return true;
+}
+
+/*
  * PARSED, PASS_TO_KERNEL (ARP, neighbour discovery of IPv6), or a negative drop reason. Where it is negative
  * the addresses are known, or zero.
  */
@@ -314,6 +361,8 @@ __verified_once int parse(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return -DROP_INVALID;
 	p->length = packet_length(skb);
+	if (parse_plain(skb, p))
+		return PARSED;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return -DROP_INVALID;
 	__builtin_memcpy(p->source_mac, eth.h_source, 6);

@@ -6,14 +6,34 @@
  */
 #pragma once
 
-#include "conntrack.h"
+#include "events.h"
+
+/* In: the packet's side and who the peer is, where the caller knows. Out: what to do. */
+struct tracking {
+	__u8 side; /* OUT of the endpoint or IN to it */
+	bool peer_known;
+	bool report; /* a trace event is due */
+	bool reply;
+	bool from_wire;
+	bool reverse;	   /* replies: put the service's address back as the source */
+	bool has_service;  /* the service's fields are set */
+	bool to_proxy;	   /* the packet belongs to the agent's proxy */
+	__be16 proxy_port; /* that accepts it, where it may open a connection */
+	bool stale;	   /* `connections` has an entry under the key that is over */
+	bool open;	   /* out: the connection is open, somebody is behind both ends */
+	bool opening;	   /* its choice of a backend still lies in `openings`; see choice.h */
+	__be16 service_port;
+	struct address
+	    service; /* a new connection was sent to this service address; on reply: what to put back */
+	struct peer peer;
+};
 
 struct work {
 	struct packet packet;
 	struct report report;
 	struct tracking in;
 	struct tracking out;
-};
+} __in_words;
 
 /* Writers and readers: packet programs. */
 struct {

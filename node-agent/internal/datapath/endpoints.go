@@ -307,6 +307,12 @@ func (k *kernel) ApplyPolicy(ctx context.Context, add []PolicyEntry, remove []Po
 		touched := map[EndpointID]bool{}
 		// What was written counts even where something else was not: connections are judged again in any case.
 		var failed []error
+		if slices.ContainsFunc(add, func(e PolicyEntry) bool { return e.ProxyPort != 0 }) {
+			if err := k.ensureProxyRoutes(); err != nil {
+				// The lines are in force all the same: what they give to a proxy is not let pass without it.
+				failed = append(failed, err)
+			}
+		}
 		for _, e := range add {
 			key := policyKeyToLayout(e.PolicyKey)
 			value := policyValueLayout{Rule: e.Rule, PrefixLen: uint8(key.PrefixLen), ProxyPort: toPort(e.ProxyPort)}

@@ -58,6 +58,8 @@ type kernel struct {
 	pressureMu sync.Mutex
 	pressures  map[string]MapPressure
 	masquerade masquerade
+	// proxyRoutes says that the proxies' rule and route are there.
+	proxyRoutes bool
 	// xdp is what is on the devices' XDP hooks; refused the prefilter's networks.
 	xdp     []xdpPlan
 	refused refusedTable
@@ -175,9 +177,6 @@ func (k *kernel) open() error {
 		return err
 	}
 	k.config.hostIfindex = hostLink.Attrs().Index
-	if err := k.ensureProxyRoutes(); err != nil {
-		return err
-	}
 	if err := k.chooseBandwidth(devices); err != nil {
 		return err
 	}
@@ -241,6 +240,9 @@ func (k *kernel) restore() error {
 		return err
 	}
 	if err := k.restoreServices(); err != nil {
+		return err
+	}
+	if err := k.startProxyRoutes(); err != nil {
 		return err
 	}
 	n, err := k.readLost()

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -165,6 +166,58 @@ func govern(t testing.TB, p *pod, ingress, egress bool, lines ...datapath.Policy
 	e := p.endpoint
 	e.PolicyIngress, e.PolicyEgress = ingress, egress
 	must(t, p.node.datapath.UpsertEndpoint(ctx, e))
+}
+
+// The rule that proxies need is there from the first line that names one on, also for an agent that finds such lines, and
+// not before: it costs all pods' packets.
+func TestProxiesRuleComesWithTheFirstLine(t *testing.T) {
+	c := newClusterWith(t, datapath.RoutingNative, func(config *datapath.Config) { config.L7Proxy = true })
+	n := c.nodes[0]
+	rules := func() (out []string) {
+		must(t, n.space.in(func() error {
+			all, err := netlink.RuleList(netlink.FAMILY_ALL)
+			for _, r := range all {
+				if r.Mark == 0x200 {
+					out = append(out, r.String())
+				}
+			}
+			return err
+		}))
+		return out
+	}
+	must(t, n.datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{line(n.pods[0], 5000, datapath.Ingress, unix.IPPROTO_TCP, 80, false, 90)}, nil))
+	if found := rules(); len(found) != 0 {
+		t.Fatalf("no line names a proxy, and there are %v", found)
+	}
+	must(t, n.datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{proxyLine(n.pods[0], 5000, datapath.Ingress, 8000, 4000)}, nil))
+	if found := rules(); len(found) != 2 {
+		t.Fatalf("one rule for each family is needed, there are %v", found)
+	}
+	must(t, n.datapath.Close())
+	must(t, n.space.in(func() error {
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			all, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range all {
+				if r.Mark == 0x200 {
+					r.Family = family
+					if err := netlink.RuleDel(&r); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}))
+	if found := rules(); len(found) != 0 {
+		t.Fatalf("the rules were deleted, and there are %v", found)
+	}
+	n.open()
+	if found := rules(); len(found) != 2 {
+		t.Fatalf("lines that name a proxy were found, and the rules are %v", found)
+	}
 }
 
 func TestHTTPPolicy(t *testing.T) {

@@ -97,6 +97,8 @@ func rigOn(t testing.TB, c Config, b *testbed) *rig {
 	t.Cleanup(func() { ns.file.Close() })
 	k := &kernel{
 		config: c, namespace: ns, objects: o, nodes: map[string]Node{}, endpoints: map[EndpointID]Endpoint{},
+		// The namespace is nobody's node.
+		proxyRoutes: true,
 	}
 	if err := k.restoreModes(); err != nil {
 		t.Fatal(err)
