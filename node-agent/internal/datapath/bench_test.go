@@ -74,6 +74,63 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
+// BenchmarkNewConnection is a connection that is opened, asked one byte and closed, as BenchmarkRoundTrip takes turns.
+func BenchmarkNewConnection(b *testing.B) {
+	const turn = 50
+	all := paths(b)
+	turns := make([][]time.Duration, len(all))
+	addresses := make([]string, len(all))
+	for i, p := range all {
+		var l net.Listener
+		must(b, p.server.in(func() (err error) { l, err = net.Listen("tcp4", ":0"); return err }))
+		b.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				buffer := make([]byte, 1)
+				if _, err := io.ReadFull(c, buffer); err == nil {
+					_, _ = c.Write(buffer)
+				}
+				_, _ = c.Read(buffer)
+				_ = c.Close()
+			}
+		}()
+		addresses[i] = netip.AddrPortFrom(netip.MustParseAddr(p.address), l.Addr().(*net.TCPAddr).AddrPort().Port()).String()
+	}
+	buffer := make([]byte, 1)
+	for b.Loop() {
+		for i, p := range all {
+			must(b, p.client.in(func() error {
+				start := time.Now()
+				for range turn {
+					c, err := net.Dial("tcp4", addresses[i])
+					if err != nil {
+						return err
+					}
+					if _, err := c.Write(buffer); err != nil {
+						return err
+					}
+					if _, err := io.ReadFull(c, buffer); err != nil {
+						return err
+					}
+					// Reset rather than closed, so that no port is kept for a minute.
+					_ = c.(*net.TCPConn).SetLinger(0)
+					_ = c.Close()
+				}
+				turns[i] = append(turns[i], time.Since(start))
+				return nil
+			}))
+		}
+	}
+	for i, p := range all {
+		slices.Sort(turns[i])
+		b.ReportMetric(float64(turns[i][len(turns[i])/10].Nanoseconds())/turn/1000, "us/"+p.name)
+	}
+}
+
 // BenchmarkThroughput is 64 MiB in one direction, turn by turn.
 func BenchmarkThroughput(b *testing.B) {
 	const turn = 64 << 20
