@@ -15,6 +15,18 @@
 /* The verifier has to see the offset bounded, and the compiler must not take that away. */
 #define xdp_bound(offset) asm volatile("%0 &= %1" : "+r"(offset) : "i"(XDP_REACH))
 
+/* In assembly, or the compiler keeps the field's address in a register, which the verifier refuses. */
+static __always_inline void *xdp_field(const struct xdp_md *ctx, const __u32 offset)
+{
+	void *value;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(value) : "r"(ctx), "i"(offset));
+	return value;
+}
+
+#define xdp_data(ctx) xdp_field(ctx, offsetof(struct xdp_md, data))
+#define xdp_data_end(ctx) xdp_field(ctx, offsetof(struct xdp_md, data_end))
+
 static __always_inline long xdp_load(struct xdp_md *ctx, __u64 offset, void *to, const __u32 length)
 {
 	void *at;
@@ -22,8 +34,8 @@ static __always_inline long xdp_load(struct xdp_md *ctx, __u64 offset, void *to,
 	if (offset > XDP_REACH)
 		return -1;
 	xdp_bound(offset);
-	at = (void *)(long)ctx->data + offset;
-	if (at + length > (void *)(long)ctx->data_end)
+	at = xdp_data(ctx) + offset;
+	if (at + length > xdp_data_end(ctx))
 		return -1;
 	/* Headers are not aligned; no kernel that has XDP minds. */
 	__builtin_memcpy(to, __builtin_assume_aligned(at, 4), length);
@@ -37,8 +49,8 @@ static __always_inline long xdp_store(struct xdp_md *ctx, __u64 offset, const vo
 	if (offset > XDP_REACH)
 		return -1;
 	xdp_bound(offset);
-	at = (void *)(long)ctx->data + offset;
-	if (at + length > (void *)(long)ctx->data_end)
+	at = xdp_data(ctx) + offset;
+	if (at + length > xdp_data_end(ctx))
 		return -1;
 	__builtin_memcpy(__builtin_assume_aligned(at, 4), from, length);
 	return 0;

@@ -307,8 +307,9 @@ func tryHTTPPolicy(t *testing.T, routing datapath.RoutingMode, v6 bool) {
 }
 
 func TestProxiesLeaveNothingBehind(t *testing.T) {
-	c, _ := withProxies(t, datapath.RoutingNative)
+	c, proxies := withProxies(t, datapath.RoutingNative)
 	n := c.nodes[0]
+	must(t, n.datapath.ApplyPolicy(ctx, []datapath.PolicyEntry{proxyLine(n.pods[0], 0, datapath.Ingress, 8000, proxies[0].ports[datapath.Ingress])}, nil))
 	listed := func(command string) string {
 		var out string
 		must(t, n.space.in(func() error {
