@@ -17,6 +17,8 @@ export interface NodeFacts {
   readonly podCIDRs: readonly string[];
   readonly podCIDRs6: readonly string[];
   readonly ready: boolean;
+  /** Its kubelet has ceased to report: nothing that is wanted of the node happens. */
+  readonly silent?: boolean;
   readonly unschedulable: boolean;
   readonly controlPlane: boolean;
   readonly os: string;
@@ -71,6 +73,11 @@ interface NodeObject extends KubeObject {
   };
 }
 
+/** Whether a node's conditions say that its kubelet does not report any more. */
+export function isSilent(conditions: readonly { readonly type: string; readonly status: string }[] = []): boolean {
+  return conditions.some((one) => one.type === 'Ready' && one.status === 'Unknown');
+}
+
 interface EndpointsObject extends KubeObject {
   readonly subsets?: readonly {
     readonly addresses?: readonly { readonly ip: string }[];
@@ -109,6 +116,7 @@ async function readNode(node: NodeObject, ssh: SshConnector | undefined): Promis
     podCIDRs: cidrs.filter((cidr) => cidr.includes('.')),
     podCIDRs6: cidrs.filter((cidr) => cidr.includes(':')),
     ready: node.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True') ?? false,
+    silent: isSilent(node.status?.conditions),
     unschedulable: node.spec?.unschedulable ?? false,
     controlPlane: node.metadata.labels?.['node-role.kubernetes.io/control-plane'] !== undefined,
     os: node.status?.nodeInfo?.operatingSystem ?? 'linux',

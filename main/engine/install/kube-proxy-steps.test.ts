@@ -1,5 +1,5 @@
 import { PassThrough } from 'node:stream';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { InstallProgress } from '../../../contract/index.ts';
 import { jobs } from '../checks/node-job.ts';
 import { type KubeObject, resources } from '../kube/cluster-connection.ts';
@@ -31,6 +31,8 @@ class Cluster extends FakeCluster {
   /** What `kube-proxy --cleanup` leaves. */
   leaves = 0;
   conflicts = 2;
+  /** The node that does not answer any more: its pods neither end nor come up. */
+  silent = '';
 
   constructor() {
     super();
@@ -81,7 +83,17 @@ class Cluster extends FakeCluster {
   /** What the DaemonSet's controller, and then kube-proxy itself, make of a change. */
   #controlled<T extends KubeObject>(type: Parameters<FakeCluster['replace']>[0], object: T): T {
     const away = JSON.stringify(object).includes('fairlead.dev/kube-proxy');
+    const lost = this.silent === '' ? 0 : 1;
     const count = away ? 0 : 2;
+    if (away && lost > 0)
+      this.put(resources.pods, {
+        metadata: {
+          name: 'kube-proxy-x',
+          namespace: agentNamespace,
+          ownerReferences: [{ apiVersion: 'apps/v1', kind: 'DaemonSet', name: 'kube-proxy' }],
+        },
+        spec: { nodeName: this.silent },
+      });
     const changed = { ...object, metadata: { ...object.metadata, generation: 2 } };
     this.put(type, {
       ...changed,
@@ -89,11 +101,21 @@ class Cluster extends FakeCluster {
         observedGeneration: 2,
         desiredNumberScheduled: count,
         currentNumberScheduled: count,
-        numberAvailable: count,
+        numberAvailable: away ? 0 : count - lost,
+        numberMisscheduled: away ? lost : 0,
       },
     });
     if (!away) for (const node of nodes) this.chains.set(node, 12);
     return changed;
+  }
+
+  /** A node's kubelet ceases to report. */
+  kill(node: string): void {
+    this.silent = node;
+    this.put(resources.nodes, {
+      metadata: { name: node },
+      status: { conditions: [{ type: 'Ready', status: 'Unknown' }] },
+    });
   }
 
   async #live(): Promise<KubeObject> {
@@ -175,6 +197,54 @@ describe('kube-proxy is taken away', () => {
     cluster.leaves = 0;
     expect((await remove()).state).toBe('done');
     expect(await facts()).toMatchObject({ kind: 'removed', unfinished: false });
+  });
+});
+
+describe('a node that does not answer', () => {
+  afterEach(() => void vi.useRealTimers());
+
+  test('keeps kube-proxy’s pod: the failure names it and says what to do, and without the node it goes on', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    cluster.kill('n2');
+    const running = remove();
+    while (!cluster.writes().some(({ verb }) => verb === 'replace')) await new Promise(setImmediate);
+    await vi.advanceTimersByTimeAsync(61_000);
+    const failure = failureOf(await running);
+    expect(failure).toMatchObject({ code: 'install.kube-proxy-settle' });
+    expect(failure?.what).toContain('n2 does not answer');
+    expect(failure?.why).toContain('1 pods are left (n2)');
+    expect(failure?.fix).toContain('kubectl delete node n2');
+    vi.useRealTimers();
+    // The rules stay for now, and so does what is needed to go on or back.
+    expect([...cluster.chains.values()]).toEqual([12, 12]);
+    expect(await facts()).toMatchObject({ kind: 'removed', unfinished: true });
+    // Its Node object has been deleted: the controllers remove its pods, and the new plan is without it.
+    cluster.silent = '';
+    cluster.drop(resources.nodes, 'n2');
+    cluster.drop(resources.pods, 'kube-proxy-x', agentNamespace);
+    const rest = machines.filter(({ name }) => name !== 'n2');
+    expect((await run(removalStages(bench(), await facts(), rest, undefined))).state).toBe('done');
+    expect(cluster.chains.get('n1')).toBe(0);
+    expect(await facts()).toMatchObject({ kind: 'removed', unfinished: false });
+  });
+
+  test('cannot be asked: the failure names it, and nothing is written', async () => {
+    cluster.drop(resources.pods, 'agent-n2', agentNamespace);
+    const failure = failureOf(await remove());
+    expect(failure?.what).toBe('The agent on n2 cannot be asked whether it translates services.');
+    expect(failure?.fix).toContain('kubectl delete node n2');
+    expect(cluster.writes()).toEqual([]);
+  });
+
+  test('gets kube-proxy when it is back: bringing it back does not wait for it', async () => {
+    expect((await remove()).state).toBe('done');
+    cluster.kill('n2');
+    cluster.drop(resources.pods, 'agent-n2', agentNamespace);
+    const progress = await run(restoringStages(bench(), await facts(), machines));
+    expect(failureOf(progress)).toBeUndefined();
+    expect(progress.steps.find(({ id }) => id === 'kube-proxy:back')?.message).toBe(
+      'runs on 1 nodes; n2 does not answer, and gets it when it is back',
+    );
   });
 });
 

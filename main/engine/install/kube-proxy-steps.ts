@@ -7,8 +7,9 @@ import { type KubeObject, resources } from '../kube/cluster-connection.ts';
 import type { PrintedFacts } from '../verify/node-facts.ts';
 import { applyAll, cancelled } from './apply.ts';
 import type { DisruptionProbe } from './disruption.ts';
-import type { NodeFacts } from './facts.ts';
+import { isSilent, type NodeFacts } from './facts.ts';
 import {
+  aboutSilent,
   type ProxyFacts,
   type ProxyPodSpec,
   proxyBackup,
@@ -20,7 +21,7 @@ import { agentNamespace } from './names.ts';
 import { isNotFound } from './secrets.ts';
 import type { Stage, Step } from './steps.ts';
 import { waitFor } from './wait.ts';
-import type { Workbench } from './workbench.ts';
+import type { Pod, Workbench } from './workbench.ts';
 
 interface DaemonSet extends KubeObject {
   readonly spec?: { readonly template?: { readonly spec?: ProxyPodSpec } };
@@ -55,7 +56,14 @@ async function send({ connection }: Workbench, facts: ProxyFacts, away: boolean)
   }
 }
 
-/** Waits until the DaemonSet's controller has done what the selector says. */
+interface NodeObject extends KubeObject {
+  readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+}
+
+/**
+ * Waits until the DaemonSet's controller has done what the selector says. A node that does not answer keeps a pod that is
+ * to go, which is a failure; one that is to get a pod gets it when it is back, and is not waited for.
+ */
 async function settled(
   { connection }: Workbench,
   facts: ProxyFacts,
@@ -64,6 +72,23 @@ async function settled(
   { signal, message }: Parameters<Step['run']>[0],
 ): ReturnType<Step['run']> {
   using sets = connection.watch<DaemonSet>(resources.daemonSets, { namespace: facts.namespace });
+  using nodes = connection.watch<NodeObject>(resources.nodes);
+  using pods = connection.watch<Pod>(resources.pods, { namespace: facts.namespace });
+  /** Nodes on which a pod of the set is left. */
+  const holding = () => [
+    ...new Set(
+      [...pods.items().values()]
+        .filter((pod) =>
+          pod.metadata.ownerReferences?.some((one) => one.kind === 'DaemonSet' && one.name === facts.name),
+        )
+        .flatMap((pod) => pod.spec?.nodeName ?? []),
+    ),
+  ];
+  const silent = () =>
+    [...nodes.items().values()]
+      .filter((node) => isSilent(node.status?.conditions))
+      .map((node) => node.metadata.name)
+      .sort();
   const status = () =>
     [...sets.items().values()].find(({ metadata }) => metadata.name === facts.name)?.status ?? undefined;
   const left = () => (status()?.currentNumberScheduled ?? 0) + (status()?.numberMisscheduled ?? 0);
@@ -72,7 +97,7 @@ async function settled(
     return away ? `${left()} pods are left` : `${numberAvailable} of ${desiredNumberScheduled} pods are up`;
   };
   return await waitFor(
-    [sets],
+    [sets, nodes, pods],
     signal,
     settleSeconds,
     () => {
@@ -81,16 +106,26 @@ async function settled(
       const { desiredNumberScheduled = 0, numberAvailable = 0 } = now ?? {};
       message(text());
       if (away) return left() === 0 ? ok({ message: 'its pods are gone' }) : undefined;
-      return desiredNumberScheduled > 0 && numberAvailable >= desiredNumberScheduled
-        ? ok({ message: `runs on ${numberAvailable} nodes` })
-        : undefined;
+      const later = silent();
+      if (desiredNumberScheduled === 0 || numberAvailable < desiredNumberScheduled - later.length) return undefined;
+      return ok({
+        message: `runs on ${numberAvailable} nodes${numberAvailable < desiredNumberScheduled ? `; ${later.join(', ')} does not answer, and gets it when it is back` : ''}`,
+      });
     },
-    () => ({
-      code: 'install.kube-proxy-settle',
-      what: away ? 'kube-proxy does not go away.' : 'kube-proxy does not come up everywhere.',
-      why: `${text()} after ${settleSeconds} s.`,
-      fix: `Look at kubectl -n ${facts.namespace} describe daemonset ${facts.name} and at its pods, then apply again.`,
-    }),
+    () => {
+      const on = holding();
+      const dead = silent().filter((name) => !away || on.includes(name));
+      const where = away && on.length > 0 ? ` (${on.sort().join(', ')})` : '';
+      return {
+        code: 'install.kube-proxy-settle',
+        what: `kube-proxy does not ${away ? 'go away' : 'come up everywhere'}${dead.length > 0 ? `: ${dead.join(', ')} does not answer` : ''}.`,
+        why: `${text()}${where} after ${settleSeconds} s.${dead.length > 0 ? ' The kubelet there has ceased to report, so nobody ends its pod. Services are translated by the agents meanwhile.' : ''}`,
+        fix:
+          dead.length > 0
+            ? aboutSilent(dead)
+            : `Look at kubectl -n ${facts.namespace} describe daemonset ${facts.name} and at its pods, then apply again.`,
+      };
+    },
   );
 }
 
@@ -99,7 +134,12 @@ function replacedStep(bench: Workbench, machines: readonly NodeFacts[]): Step {
   return one('kube-proxy:replaced', 'Every agent translates services', async ({ log }) => {
     for (const { name } of machines) {
       const ran = await inAgent(bench.connection, name, ['status', '-o', 'json'], AbortSignal.timeout(20_000));
-      if (!ran.ok) return ran;
+      if (!ran.ok)
+        return failed({
+          ...ran.failure,
+          what: `The agent on ${name} cannot be asked whether it translates services.`,
+          fix: `${ran.failure.fix} If the node is down: ${aboutSilent([name])} kube-proxy has been left as it is.`,
+        });
       const { ready, kube_proxy_replacement: replaces } = JSON.parse(ran.value) as {
         readonly ready?: boolean;
         readonly kube_proxy_replacement?: string;

@@ -178,6 +178,32 @@ describe('a plan', () => {
   };
   const codes = (one: Plan) => one.obstacles.map(({ code }) => code);
 
+  test('is refused where a node does not answer, names it and says what to do; bringing back is not', async () => {
+    const silent = (cluster: FakeCluster) => {
+      cluster.put(resources.daemonSets, kubeadm);
+      cluster.put(resources.nodes, {
+        metadata: { name: 'n2' },
+        spec: { podCIDR: '10.77.2.0/24' },
+        status: {
+          nodeInfo: { operatingSystem: 'linux', kubeletVersion: 'v1.34.4' },
+          images: [{ names: ['a:1'] }],
+          conditions: [{ type: 'Ready', status: 'Unknown' }],
+        },
+      });
+    };
+    const { plan: refused } = await plan('upgrade', 'remove', {}, silent);
+    const obstacle = refused.obstacles.find(({ code }) => code === 'install.node-silent');
+    expect(obstacle?.what).toBe('n2 does not answer, so kube-proxy cannot be removed there.');
+    expect(obstacle?.fix).toContain('kubectl delete node n2');
+    expect(refused.kubeProxy.change).toBe('none');
+    const { plan: back } = await plan('upgrade', 'restore', {}, (cluster) => {
+      silent(cluster);
+      cluster.put(resources.configMaps, proxyBackup(kubeadm, 'removed').object);
+    });
+    expect(back.kubeProxy.change).toBe('restore');
+    expect(back.obstacles.map(({ code }) => code)).not.toContain('install.node-silent');
+  });
+
   test('leaves it alone unless told, and says that it is there', async () => {
     const { plan: made } = await plan('install', undefined);
     expect(made.kubeProxy).toMatchObject({ kind: 'daemonset', change: 'none' });

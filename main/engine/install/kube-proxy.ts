@@ -190,7 +190,13 @@ function refusal(code: string, what: string, why: string, fix: string): ProxyPla
 
 const keeps: ProxyPlan = { change: 'none', objects: [], obstacles: [], warnings: [] };
 
-function planRemoval(facts: ProxyFacts, values: Values): ProxyPlan {
+/** What to do about nodes that do not answer while kube-proxy is to go. */
+export function aboutSilent(names: readonly string[]): string {
+  const deletion = names.map((name) => `kubectl delete node ${name}`).join('; ');
+  return `Start ${names.join(', ')} again; or, if that does not come back, take it out of the cluster (${deletion}), and boot it anew before it joins again. Then make the plan again.`;
+}
+
+function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[]): ProxyPlan {
   const { kind, namespace, name } = facts;
   const set = facts.set ?? facts.saved;
   if (kind === 'none') return keeps;
@@ -210,6 +216,13 @@ function planRemoval(facts: ProxyFacts, values: Values): ProxyPlan {
       'k8sServiceHost is needed before kube-proxy may go.',
       'An agent that starts on a freshly booted node would have to translate the API server’s service address before it can ask the API server for it.',
       'Set k8sServiceHost and k8sServicePort to an address of the API server that every node reaches without services.',
+    );
+  if (silent.length > 0)
+    return refusal(
+      'node-silent',
+      `${silent.join(', ')} ${silent.length === 1 ? 'does' : 'do'} not answer, so kube-proxy cannot be removed there.`,
+      'The kubelet has ceased to report: nobody on the node would end kube-proxy’s pod or remove its rules, and nobody can be asked whether the agent translates services.',
+      aboutSilent(silent),
     );
   const backup = proxyBackup(set, 'removing').object;
   const live = facts.set ? proxyManifest(facts.set) : undefined;
@@ -272,12 +285,14 @@ export function planProxy(
   action: Plan['action'],
   values: Values,
   wish: ProxyWish | undefined,
+  /** Nodes whose kubelet does not report. */
+  silent: readonly string[] = [],
 ): ProxyPlan {
   const back = action === 'uninstall' || !values.kubeProxyReplacement || wish === 'restore';
   if (facts.saved && back && wish !== 'remove') return planRestore(facts, false);
   switch (wish) {
     case 'remove':
-      return action === 'uninstall' ? planRestore(facts, false) : planRemoval(facts, values);
+      return action === 'uninstall' ? planRestore(facts, false) : planRemoval(facts, values, silent);
     case 'restore':
       return planRestore(facts, true);
     case 'keep':

@@ -70,7 +70,14 @@ export function cleanupOf({ facts, image, values }: Pick<PlanInput, 'facts' | 'i
 
 /** What becomes of kube-proxy with this plan. */
 export function proxyPlanOf({ facts, action, values, kubeProxy }: PlanInput): ProxyPlan {
-  return planProxy(facts.proxy, action, values, kubeProxy);
+  const silent = facts.machines.filter((machine) => machine.silent && machine.os === 'linux');
+  return planProxy(
+    facts.proxy,
+    action,
+    values,
+    kubeProxy,
+    silent.map(({ name }) => name),
+  );
 }
 
 const proxyChanges: Readonly<Record<Plan['kubeProxy']['change'], readonly string[]>> = {
