@@ -34,6 +34,8 @@ export const clusterSchema = z.object({
   dataAt: z.optional(z.number()),
   retryAt: z.optional(z.number()),
   serverVersion: z.optional(z.string()),
+  /** How often something was refused for want of a right; with each the user's rights are to be asked anew. */
+  refusals: z.optional(z.number()),
   /** Read-only until unlocked. */
   protected: z.boolean(),
   /** TLS verification is switched off in the kubeconfig: shown in red. */

@@ -97,9 +97,10 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
         questions.browser({ about: name, title: `Log in to ${name}`, url, kept }, signal),
       ssh,
       connected(connection) {
-        rights.connected(connection);
+        rights.forget(connection);
         void terminals.connected(connection);
       },
+      refused: (connection) => rights.forget(connection),
       ...(options.context === undefined ? {} : { context: options.context }),
       ...(options.sshConfig === undefined ? {} : { sshConfig: options.sshConfig }),
     }),

@@ -3,8 +3,8 @@ import { createContext, type ReactNode, useCallback, useContext, useEffect, useM
 import type { Cluster, Inventory } from '../../contract/clusters.ts';
 import type { Failure } from '../../contract/failure.ts';
 import { usePreferences } from './preferences.ts';
-import { forgetRights } from './rights-store.ts';
-import { type Loaded, useLatest } from './streams.ts';
+import { askAnew, forgetRights } from './rights-store.ts';
+import { type Loaded, useClient, useLatest } from './streams.ts';
 
 interface ClusterList {
   readonly clusters: readonly Cluster[];
@@ -59,6 +59,11 @@ export function ClustersProvider({ children }: { readonly children: ReactNode })
     if (id && connected) return () => forgetRights(id);
     return undefined;
   }, [id, connected]);
+  const client = useClient();
+  const refusals = current?.refusals ?? 0;
+  useEffect(() => {
+    if (id && refusals > 0) void askAnew(client, id);
+  }, [client, id, refusals]);
   useEffect(() => {
     if (id && id !== remembered && id === wanted) remember({ cluster: id });
   }, [id, remembered, wanted, remember]);

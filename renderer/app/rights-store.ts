@@ -32,6 +32,14 @@ export async function askRights(client: Client, cluster: string, namespace: stri
   useRightsStore.setState((state) => ({ denied: new Map(state.denied).set(key, denied) }));
 }
 
+/** Asks again for all that is known of a cluster: it has just refused something that was taken for allowed. */
+export async function askAnew(client: Client, cluster: string): Promise<void> {
+  const of = `${cluster} `;
+  const keys = [...askedAt.keys()].filter((key) => key.startsWith(of));
+  for (const key of keys) askedAt.delete(key);
+  await Promise.all(keys.map((key) => askRights(client, cluster, key.slice(of.length))));
+}
+
 /** Forgets what was known of a cluster: it has come back, perhaps with another user behind the same context. */
 export function forgetRights(cluster: string): void {
   const of = `${cluster} `;

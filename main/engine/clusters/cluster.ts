@@ -20,6 +20,8 @@ export interface ClusterOptions {
   readonly changed: () => void;
   /** Called whenever the cluster has come online. */
   readonly connected: (connection: OwnedConnection) => void;
+  /** Called whenever something was refused for want of a right. */
+  readonly refused: (connection: OwnedConnection) => void;
   /** SSH as this cluster's own configuration has it. */
   readonly ssh: () => SshConnector;
   readonly colour: () => string | undefined;
@@ -50,6 +52,9 @@ export class ManagedCluster {
   #timer: NodeJS.Timeout | undefined;
   #wait: number;
   #degradations = new Map<string, Failure>();
+  #refusals = 0;
+  /** Runs while refusals that come together are counted as one. */
+  #counting: NodeJS.Timeout | undefined;
   /** Ends what an earlier attempt still does when a new one begins or the cluster is disconnected. */
   #attempt = new AbortController();
   readonly #options: ClusterOptions;
@@ -98,6 +103,7 @@ export class ManagedCluster {
       ...(this.#dataAt === undefined ? {} : { dataAt: this.#dataAt }),
       ...(this.#retryAt === undefined ? {} : { retryAt: this.#retryAt }),
       ...(this.#version === undefined ? {} : { serverVersion: this.#version }),
+      ...(this.#refusals === 0 ? {} : { refusals: this.#refusals }),
       protected: this.#options.isProtected(),
       insecure: context?.cluster.insecure ?? false,
       route: this.#route(context?.cluster.proxyUrl),
@@ -163,6 +169,16 @@ export class ManagedCluster {
     this.#set('idle');
   }
 
+  /** A right that was there is gone: whoever keeps what is allowed asks again. */
+  #refused(connection: OwnedConnection): void {
+    this.#options.refused(connection);
+    this.#counting ??= setTimeout(() => {
+      this.#counting = undefined;
+      this.#refusals += 1;
+      this.#options.changed();
+    }, 100).unref();
+  }
+
   /** Something that a reachable cluster does not do; undefined when it does again. */
   degrade(what: string, failure: Failure | undefined): void {
     const before = this.#degradations.get(what);
@@ -223,6 +239,7 @@ export class ManagedCluster {
       ...(this.#remote === undefined ? {} : { dial: this.#remote.dial }),
       log: (text) => this.#options.log.debug('kube', `${found.name}: ${text}`),
     });
+    connection.onRefused(() => this.#refused(connection));
     this.#connection = connection;
     const failure = await this.#look(attempt);
     if (attempt.signal.aborted) return failed(this.#superseded());

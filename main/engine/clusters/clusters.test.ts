@@ -394,7 +394,14 @@ describe.skipIf(!hyperkube)(
       }
       const ended = await opened.api.inventory({ cluster: viewer }, { push: async () => {} }, context());
       expect(ended?.code).toBe('kube.forbidden');
-      await opened.until((clusters) => clusters.find((cluster) => cluster.id === viewer)?.state === 'degraded');
+      const degraded = await opened.until(
+        (clusters) => clusters.find((cluster) => cluster.id === viewer)?.state === 'degraded',
+      );
+      // What may not be read says nothing new of the user's rights; an action that is refused does, at once.
+      expect(degraded.find((cluster) => cluster.id === viewer)?.refusals).toBeUndefined();
+      const deletion = opened.api.deletePod({ cluster: viewer, namespace: 'default', name: 'p' }, context());
+      expect(await deletion).toMatchObject({ ok: false, failure: { code: 'kube.forbidden' } });
+      await opened.until((clusters) => clusters.find((cluster) => cluster.id === viewer)?.refusals === 1);
       const nobody = idOf(list, 'nobody');
       expect(await opened.api.connect({ cluster: nobody }, context())).toMatchObject({
         ok: false,

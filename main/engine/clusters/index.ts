@@ -45,6 +45,8 @@ export interface ClustersOptions {
   readonly chooseFile?: ((title: string) => Promise<string | undefined>) | undefined;
   /** Called with each connection that has come up. */
   readonly connected?: (connection: ClusterConnection) => void;
+  /** Called with the connection over which something was refused for want of a right. */
+  readonly refused?: (connection: ClusterConnection) => void;
   /** Shows a login page to the person at the console; nobody is asked without it. */
   readonly showLogin?: ClusterOptions['showLogin'];
 }
@@ -122,6 +124,7 @@ export function createClusters(options: ClustersOptions): Clusters {
             secrets: options.secrets,
             changed,
             connected: (connection) => options.connected?.(connection),
+            refused: (connection) => options.refused?.(connection),
           }),
         );
         continue;

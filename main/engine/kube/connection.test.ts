@@ -324,6 +324,23 @@ describe.skipIf(!hyperkube)(
       expect(await codeOf(admin.list(resources.ciliumNodes))).toBe('kube.not-found');
     });
 
+    it('tells of actions that are refused, and not of what may not be read or asked', async () => {
+      const viewer = await as('viewer');
+      let refused = 0;
+      viewer.onRefused(() => {
+        refused += 1;
+      });
+      expect(await codeOf(viewer.list(resources.pods))).toBe('kube.forbidden');
+      expect(await codeOf(viewer.raw('/metrics'))).toBe('kube.forbidden');
+      expect(refused).toBe(0);
+      expect(await codeOf(viewer.apply(resources.configMaps, configMap('a', { k: '1' })))).toBe('kube.forbidden');
+      expect(await codeOf(viewer.remove(resources.pods, 'p', 'default'))).toBe('kube.forbidden');
+      expect(refused).toBe(2);
+      const target = { namespace: 'default', pod: 'p', container: 'c', command: ['true'], tty: false };
+      expect(await codeOf(viewer.exec(target))).toBe('kube.forbidden');
+      expect(refused).toBe(3);
+    });
+
     it('applies server-side, names the conflicting manager, dry-runs, replaces and removes', async () => {
       const admin = await as('admin');
       expect(await codeOf(admin.apply(resources.configMaps, configMap('a', { k: '1' }), { dryRun: true }))).toBe('ok');

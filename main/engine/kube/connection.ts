@@ -27,8 +27,8 @@ export interface ConnectionOptions {
 export interface OwnedConnection extends ClusterConnection {
   /** One small request; the round trip in milliseconds. */
   readonly measure: () => Promise<Result<{ readonly milliseconds: number; readonly version: string }>>;
-  /** Called with each failure that a request or watch has met. */
-  readonly onTrouble: (listener: (failure: Failure) => void) => void;
+  /** Called whenever a change or a command is refused for want of a right; reading is not meant, nor asking what is allowed. */
+  readonly onRefused: (listener: () => void) => void;
   /** Ends every request, watch, exec and port-forward. */
   readonly close: () => void;
   /** Collections being watched; for tests of leaks. */
@@ -70,7 +70,7 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
     ...(options.proxyUrl === undefined ? {} : { proxyUrl: options.proxyUrl }),
     ...(options.dial === undefined ? {} : { dial: options.dial }),
   });
-  let trouble: (failure: Failure) => void = () => {};
+  let refused: () => void = () => {};
 
   const headers = async (): Promise<RequestHeaders> => {
     const result = await credentials.headers();
@@ -103,15 +103,21 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
     }
   };
   const asFailure = (error: unknown, place: Partial<Place>): Failure => {
-    const failure = failureOf(error, { context: options.contextName, server: options.server, ...place });
-    if (failure.code !== 'cancelled') trouble(failure);
-    return failure;
+    return failureOf(error, { context: options.contextName, server: options.server, ...place });
+  };
+  /** Looks at the answer to what somebody wanted done. Reading is tried again by itself and may be refused for ever; that says nothing new. */
+  const told = <T>(result: Result<T>): Result<T> => {
+    if (!result.ok && result.failure.code === 'kube.forbidden') refused();
+    return result;
   };
   const json = async <T>(request: Parameters<typeof send>[0], doing: string): Promise<Result<T>> => {
     try {
       return ok(JSON.parse(await readBody(await send(request))) as T);
     } catch (error) {
-      return failed(asFailure(error, { path: request.path, doing }));
+      // Who may not even ask what is allowed has not been refused an action.
+      const asking = request.method === 'GET' || /^\/apis\/auth(entication|orization)\.k8s\.io\//.test(request.path);
+      const result = failed(asFailure(error, { path: request.path, doing }));
+      return asking ? result : told(result);
     }
   };
 
@@ -328,7 +334,7 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
       for (const word of target.command) search.append('command', word);
       try {
         const path = `/api/v1/namespaces/${encodeURIComponent(target.namespace)}/pods/${encodeURIComponent(target.pod)}/exec?${search}`;
-        return await openExec(await socket(path, doing));
+        return told(await openExec(await socket(path, doing)));
       } catch (error) {
         return failed(asFailure(error, { doing }));
       }
@@ -346,8 +352,8 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
           })
         : result;
     },
-    onTrouble(listener) {
-      trouble = listener;
+    onRefused(listener) {
+      refused = listener;
     },
     watching: () => shared.size,
     close() {

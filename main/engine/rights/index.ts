@@ -41,7 +41,7 @@ class Asker {
     this.#now = now;
   }
 
-  /** Forgets everything: the connection was away. */
+  /** Forgets everything. */
   forget(): void {
     this.#answers.clear();
   }
@@ -135,11 +135,12 @@ export interface RightsOptions {
 
 /** What the user of each cluster may do. */
 export function createRights({ connections, now = Date.now }: RightsOptions): CapabilityImplementation<'rights'> & {
-  readonly connected: (connection: ClusterConnection) => void;
+  /** What was answered may not hold any more: the cluster has come back, or has refused something. */
+  readonly forget: (connection: ClusterConnection) => void;
 } {
   const askers = new WeakMap<ClusterConnection, Asker>();
   return {
-    connected: (connection) => askers.get(connection)?.forget(),
+    forget: (connection) => askers.get(connection)?.forget(),
     async review({ cluster, namespace }) {
       const connection = await connections.get(cluster);
       if (!connection.ok) return connection;

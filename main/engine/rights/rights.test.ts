@@ -86,7 +86,7 @@ test('who may not even ask for the rules is asked about right by right', async (
   expect(of('terminals.open')?.allowed).toBe(true);
 });
 
-test('answers are kept for a while, and forgotten when the cluster comes back', async () => {
+test('answers are kept for a while, and forgotten when the cluster comes back or refuses something', async () => {
   let now = 1_000_000;
   const rights = createRights({ connections: fakeConnections(cluster), now: () => now });
   const count = async () => {
@@ -96,7 +96,7 @@ test('answers are kept for a while, and forgotten when the cluster comes back', 
   };
   expect(await count()).toBeGreaterThan(0);
   expect(await count()).toBe(0);
-  rights.connected(cluster);
+  rights.forget(cluster);
   expect(await count()).toBeGreaterThan(0);
   now += 31_000;
   expect(await count()).toBeGreaterThan(0);
