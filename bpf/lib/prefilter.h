@@ -8,6 +8,7 @@
 #include <linux/ipv6.h>
 
 #include "maps.h"
+#include "steps.h"
 
 /* One packet in so many (of one network, on one processor) becomes an event, the first among them. */
 #define PREFILTER_SAMPLE (1 << 16)
@@ -136,6 +137,10 @@ static __always_inline bool prefiltered(struct xdp_md *ctx)
 	if (!index)
 		return false;
 	at = *index;
+	if (config.dry_run) {
+		step(STEP_PREFILTER, 0, s->found = 1, s->number[0] = at);
+		return true;
+	}
 	counter = bpf_map_lookup_elem(&refused, &at);
 	if (!counter)
 		return true;

@@ -34,6 +34,8 @@
 #define STEP_NAT 8
 /* The socket half is over; `result` is 0 or a negative drop reason. */
 #define STEP_SOCKET 9
+/* The sender is in a refused network, whose counters have the index number[0]. */
+#define STEP_PREFILTER 10
 
 #define ENCAP_HERE 0   /* the program put the headers on */
 #define ENCAP_DEVICE 1 /* the tunnel device will */

@@ -192,7 +192,9 @@ func (a *agent) serve(ctx context.Context, n thisNode, s *serving, stopEarly fun
 			IPEntry: datapath.IPEntry{Prefix: netip.PrefixFrom(own, own.BitLen()), Identity: uint32(policy.IdentityHost)}, Owner: ipcache.Owner{NodeName: a.NodeName}}))
 	}
 	s.watcher = &watcher{ctx: ctx, parts: p, log: a.log, self: a.NodeName, refresh: newQueue(), policyChanged: make(chan struct{}, 1), selfChanged: make(chan struct{}, 1)}
-	s.watcher.refusals = a.newRefusals(p)
+	if s.watcher.refusals = a.newRefusals(p); s.watcher.refusals != nil {
+		p.RefusedBy = s.watcher.refusals.origins
+	}
 	s.watcher.informers(a.client)
 	s.cluster.pods, s.cluster.namespaces, s.cluster.ceps = s.watcher.pods, s.watcher.namespaces, s.watcher.ceps
 	if err := p.Endpoints.Restore(ctx); err != nil {

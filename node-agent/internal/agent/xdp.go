@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -96,6 +97,24 @@ func (r *refusals) state() (refused int, spared []netip.Prefix, missing []string
 		}
 	}
 	return len(r.applied), slices.Clone(r.spared), missing
+}
+
+// origins names where a network is configured.
+func (r *refusals) origins(network netip.Prefix) (out []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	has := func(all []netip.Prefix) bool {
+		return slices.ContainsFunc(all, func(n netip.Prefix) bool { return n.Masked() == network })
+	}
+	if has(r.fixed) {
+		out = append(out, "xdpPrefilter.cidrs")
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.groups)) {
+		if has(r.groups[name]) {
+			out = append(out, "CiliumCIDRGroup "+name+" (xdpPrefilter.cidrGroups)")
+		}
+	}
+	return out
 }
 
 // newRefusals is nil where the prefilter is off.

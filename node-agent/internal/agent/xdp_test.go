@@ -56,6 +56,14 @@ func TestRefusedNetworks(t *testing.T) {
 	if refused != 1 || !slices.Equal(spared, ranges("10.77.3.0/24", "192.0.0.0/16", "198.51.100.0/24")) || !slices.Equal(missing, []string{"worse"}) {
 		t.Errorf("%d refused, spared %v, missing %v", refused, spared, missing)
 	}
+	must(r.setGroup(t.Context(), "bad", ranges("203.0.113.0/24")))
+	for network, want := range map[string][]string{
+		"203.0.113.0/24": {"xdpPrefilter.cidrs", "CiliumCIDRGroup bad (xdpPrefilter.cidrGroups)"}, "198.51.100.0/24": nil,
+	} {
+		if got := r.origins(netip.MustParsePrefix(network)); !slices.Equal(got, want) {
+			t.Errorf("%s is refused by %v, want %v", network, got, want)
+		}
+	}
 	must(r.setGroup(t.Context(), "bad", nil))
 	if last := applied[len(applied)-1]; !slices.Equal(last, ranges("203.0.113.0/24")) {
 		t.Errorf("after the group went %v are refused", last)

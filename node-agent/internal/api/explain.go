@@ -299,6 +299,12 @@ func (x *explainer) try(ctx context.Context, t datapath.Trial) error {
 		if rule := x.rule(answer.Rule); rule != "" {
 			x.out.Summary += ", by " + rule
 		}
+		if answer.Network.IsValid() {
+			x.out.Summary += fmt.Sprintf(", because the prefilter refuses %s", answer.Network)
+			if by := x.refusedBy(answer.Network); by != "" {
+				x.out.Summary += ", by " + by
+			}
+		}
 		x.out.Summary += "."
 	}
 	return nil
@@ -383,6 +389,9 @@ func (x *explainer) rule(number uint32) string {
 func (x *explainer) step(s datapath.ExplainStep) *fairleadv1.ExplainStep {
 	out := &fairleadv1.ExplainStep{Node: x.Agent.NodeName, Hook: s.Hook, Kind: s.Kind, Map: s.Map, Key: s.Key, Value: s.Value, Rule: x.rule(s.Rule),
 		Rewrite: s.Rewrite, Verdict: s.Verdict, Text: s.Text, DropReason: uint32(s.Reason)}
+	if by := x.refusedBy(s.Network); by != "" {
+		out.Rule = by
+	}
 	if labels := x.identity(s.Identity); labels != "" {
 		out.Text += " (" + labels + ")"
 	}
@@ -397,6 +406,14 @@ func (x *explainer) step(s datapath.ExplainStep) *fairleadv1.ExplainStep {
 		out.Source = fmt.Sprintf("%s:%d", datapath.SourceFile(s.File), s.Line)
 	}
 	return out
+}
+
+// refusedBy says where a refused network is configured; empty where that is not known (any more).
+func (x *explainer) refusedBy(n netip.Prefix) string {
+	if !n.IsValid() || x.parts.RefusedBy == nil {
+		return ""
+	}
+	return strings.Join(x.parts.RefusedBy(n), " and ")
 }
 
 // identity is who has a number: labels without the cluster's and the service account's, which say little.

@@ -88,6 +88,33 @@ func TestExplainPutsNamesToNumbers(t *testing.T) {
 	}
 }
 
+// A drop by the prefilter names the network and where it is configured, in the answer and in its step.
+func TestExplainSaysWhoRefusesANetwork(t *testing.T) {
+	network := netip.MustParsePrefix("198.51.100.0/24")
+	s := explaining(t, true, func(datapath.Trial) (datapath.Explanation, error) {
+		return datapath.Explanation{Outcome: datapath.OutcomeDropped, Reason: 181, Network: network, Steps: []datapath.ExplainStep{
+			{Hook: "prefilter", Kind: "prefilter", Map: "refused4", Verdict: "dropped", Reason: 181, Network: network, Text: "198.51.100.7 is in the refused network"},
+		}}, nil
+	})
+	s.Agent.Parts.Load().RefusedBy = func(n netip.Prefix) []string {
+		if n != network {
+			t.Errorf("asked about %s", n)
+		}
+		return []string{"xdpPrefilter.cidrs", "CiliumCIDRGroup bad"}
+	}
+	got, err := s.Explain(context.Background(), &fairleadv1.ExplainRequest{Arrival: &fairleadv1.ExplainArrival{Frame: []byte("frame"), Hops: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const by = "by xdpPrefilter.cidrs and CiliumCIDRGroup bad"
+	if want := "Dropped on node node1: POLICY_DENY, because the prefilter refuses 198.51.100.0/24, " + by + "."; got.GetVerdict() != "dropped" || got.GetSummary() != want {
+		t.Errorf("%s, %q; want %q", got.GetVerdict(), got.GetSummary(), want)
+	}
+	if text := got.GetSteps()[0].GetText(); !strings.Contains(text, by) {
+		t.Errorf("its step says %q", text)
+	}
+}
+
 // A node that cannot be asked is part of the answer, and no error.
 func TestExplainSaysWhichNodeDidNotAnswer(t *testing.T) {
 	s := explaining(t, true, func(datapath.Trial) (datapath.Explanation, error) {

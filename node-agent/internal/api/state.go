@@ -63,6 +63,8 @@ type Parts struct {
 	Flows      *flows.Store
 	Edges      *edges.Aggregator
 	ServerName string
+	// RefusedBy names where a network is configured that the prefilter refuses; nil where there is no prefilter.
+	RefusedBy func(netip.Prefix) []string
 	// Proxies counts what the agent's proxies did; nil where there are none.
 	Proxies func() []ProxyCounter
 	// Live is closed when announcements can be taken in.

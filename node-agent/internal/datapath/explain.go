@@ -38,14 +38,16 @@ type ExplainStep struct {
 	// Hook is the program, or "routing table".
 	Hook string
 	// Kind is service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation,
-	// route, redirect, proxy, event or verdict.
+	// route, redirect, proxy, prefilter, event or verdict.
 	Kind string
 	// Map that was asked, with Key and Value; Found is false where it had no answer.
 	Map, Key, Value string
 	Found           bool
 	// Rule and Identity are those of the answer; 0 for none.
 	Rule, Identity uint32
-	Rewrite        string
+	// Network that the prefilter refuses.
+	Network netip.Prefix
+	Rewrite string
 	// Verdict is forwarded, dropped, redirected or refused; empty where the packet goes on.
 	Verdict string
 	// Reason of a drop, and where it was decided.
@@ -65,6 +67,8 @@ type Explanation struct {
 	Device    string
 	ProxyPort uint16
 	Rule      uint32
+	// Network is the refused one that the sender is in, of a drop by the prefilter.
+	Network netip.Prefix
 	// Proxied is the connection as the proxy's rules know it, of OutcomeProxy.
 	Proxied Proxied
 	// Node and Frame are what goes on to another node.

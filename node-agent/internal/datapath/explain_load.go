@@ -17,7 +17,7 @@ const dryIdle = time.Minute
 
 // privateMaps are those that a dry run has for itself: what it may write, and the ring that its steps come by. All others
 // are the node's own, which the programs do not write when config.dry_run is set.
-var privateMaps = map[string]uint32{"events": 1 << 16, "fragments": 64, "sockets": 64}
+var privateMaps = map[string]uint32{"events": 1 << 16, "fragments": 64, "sockets": 64, "refused": 1}
 
 // isPrivate tells whether a dry run has a map for itself, and of which size (0: the usual one). All maps with a value per
 // processor are, since they are counters or room to work in.
@@ -70,6 +70,8 @@ type snapshot struct {
 	nodes      map[string]Node
 	maps       map[string]*ebpf.Map
 	generation uint64
+	// prefiltered are the devices where refused networks are dropped.
+	prefiltered map[string]bool
 }
 
 // snapshot clones the maps' descriptors, so that nothing is waited for while programs are loaded and run.
@@ -77,6 +79,10 @@ func (k *kernel) snapshot(before uint64) (snapshot, error) {
 	var out snapshot
 	err := k.read("preparing", func() error {
 		out.endpoints, out.nodes, out.generation = maps.Clone(k.endpoints), maps.Clone(k.nodes), k.mapGeneration
+		out.prefiltered = map[string]bool{}
+		for _, p := range k.xdp {
+			out.prefiltered[p.state.Device] = p.state.Prefilter
+		}
 		if out.generation == before && k.dry.objects != nil {
 			return nil
 		}
@@ -133,6 +139,13 @@ func loadDryRun(makeSpec func() (*spec, error), shared map[string]*ebpf.Map) (*o
 	if err := s.addExplain(); err != nil {
 		return fail(err)
 	}
+	// Of the programs of XDP the prefilter alone decides something that those of tc do not.
+	delete(s.collections, "xdp_netdev")
+	if shared["refused"] != nil {
+		if s.collections["xdp_netdev"], err = xdpCollection([]string{xdpPrefilter}); err != nil {
+			return fail(err)
+		}
+	}
 	for name, m := range s.mapSpecs() {
 		size, private := isPrivate(name, m)
 		if _, known := o.maps[name]; known && !private {
@@ -163,7 +176,7 @@ func loadDryRun(makeSpec func() (*spec, error), shared map[string]*ebpf.Map) (*o
 			}
 		}
 		for programName, p := range c.Programs {
-			if p.Type != ebpf.SchedCLS {
+			if p.Type != ebpf.SchedCLS && p.Type != ebpf.XDP {
 				delete(c.Programs, programName)
 			}
 		}

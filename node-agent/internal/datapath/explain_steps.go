@@ -33,6 +33,7 @@ const (
 	stepDecap
 	stepNAT
 	stepSocket
+	stepPrefilter
 )
 
 const (

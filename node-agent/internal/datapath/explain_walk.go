@@ -174,6 +174,9 @@ func (w *walk) arrive(frame []byte) error {
 	if err != nil {
 		return err
 	}
+	if refused, err := w.prefilter(device.Attrs().Name, frame, h.source); err != nil || refused {
+		return err
+	}
 	index := device.Attrs().Index
 	verdict, after, err := w.run("from_netdev", frame, testContext{Ifindex: uint32(index)})
 	if err != nil {

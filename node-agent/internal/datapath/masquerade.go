@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -414,99 +413,4 @@ func removeRules(ns *namespace) error {
 		return fmt.Errorf("talking to nftables: %w", err)
 	}
 	return netfilter.Remove(c)
-}
-
-// natTables: flows that are open, and those that are being opened.
-var natTables = []string{"nat", "nat_openings"}
-
-// NATEntry is one translated flow, for `bpf nat list`.
-type NATEntry struct {
-	Protocol uint8
-	// Source sends to Destination, which sees Translated. Of ICMP the port is the identifier.
-	Source, Destination, Translated netip.AddrPort
-	// Own is a port of the node's own sockets, kept from others.
-	Own     bool
-	Flags   string
-	Expires time.Duration
-}
-
-// eachNAT visits the whole table in batches; visit returns false to end.
-func eachNAT(m *ebpf.Map, visit func(*natKeyLayout, *natValueLayout) bool) error {
-	keys, values := make([]natKeyLayout, collectBatch), make([]natValueLayout, collectBatch)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("reading translations: %w", err)
-		}
-		for i := range n {
-			if !visit(&keys[i], &values[i]) {
-				return nil
-			}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
-
-// NAT implements Datapath: one line per flow, from the entry that owns the port.
-func (k *kernel) NAT(limit int) ([]NATEntry, error) {
-	var out []NATEntry
-	err := k.read("listing translations", func() error {
-		now := monotonic()
-		for _, name := range natTables {
-			if err := eachNAT(k.objects.maps[name], func(key *natKeyLayout, v *natValueLayout) bool {
-				if key.Direction == natIn && v.Expires >= now {
-					e := natEntry(key, v, now)
-					if name == "nat_openings" {
-						e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
-					}
-					out = append(out, e)
-				}
-				return limit <= 0 || len(out) < limit
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return out, err
-}
-
-func natEntry(key *natKeyLayout, v *natValueLayout, now uint64) NATEntry {
-	e := NATEntry{
-		Protocol: key.Protocol, Own: v.Flags&natOwn != 0, Expires: time.Duration(v.Expires - now),
-		Source:      netip.AddrPortFrom(fromWire(v.Address), fromPort(v.Port)),
-		Destination: netip.AddrPortFrom(fromWire(key.Source), fromPort(key.SourcePort)),
-		Translated:  netip.AddrPortFrom(fromWire(key.Destination), fromPort(key.DestinationPort)),
-	}
-	for i, name := range []string{"own", "replied", "fin-out", "fin-in", "reset"} {
-		if v.Flags&(1<<i) != 0 {
-			if e.Flags != "" {
-				e.Flags += ","
-			}
-			e.Flags += name
-		}
-	}
-	return e
-}
-
-// sweepNAT deletes ports whose flows are over, and hints that lead to no port or to somebody else's.
-func sweepNAT(m *ebpf.Map, now uint64) (left, deleted int, err error) {
-	return sweepTable(m, func(key *natKeyLayout, v *natValueLayout) bool {
-		if key.Direction == natIn {
-			return v.Expires+sweepGrace < now
-		}
-		// A hint is written after its port, so a young one is not looked at.
-		if v.Expires+sweepGrace >= now {
-			return false
-		}
-		in := natKeyLayout{Source: key.Destination, Destination: v.Address, SourcePort: key.DestinationPort, DestinationPort: v.Port, Protocol: key.Protocol, Direction: natIn}
-		var owner natValueLayout
-		if err := m.Lookup(in, &owner); err != nil {
-			return errors.Is(err, ebpf.ErrKeyNotExist)
-		}
-		return owner.Address != key.Source || owner.Port != key.SourcePort
-	})
 }

@@ -186,6 +186,25 @@ func (k *kernel) Refused() (out []Refused, err error) {
 	return out, err
 }
 
+// refusedNetwork is the network whose counters have this index; invalid where it is none any more.
+func (k *kernel) refusedNetwork(index uint32) (network netip.Prefix, err error) {
+	err = k.read("reading the prefilter", func() error {
+		if k.objects.maps["refused"] == nil {
+			return nil
+		}
+		if err := k.refused.restore(k.objects.maps); err != nil {
+			return err
+		}
+		for n, i := range k.refused.indexes {
+			if i == index {
+				network = n
+			}
+		}
+		return nil
+	})
+	return network, err
+}
+
 // removePrefilterPins gives back the memory of a prefilter that is off now, which no program reads any more.
 func (k *kernel) removePrefilterPins() error {
 	for _, name := range prefilterMaps {

@@ -3874,7 +3874,7 @@ type ExplainStep struct {
 	// Program (from_pod, connect4, ...) or "routing table".
 	Hook string `protobuf:"bytes,2,opt,name=hook,proto3" json:"hook,omitempty"`
 	// service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation, route,
-	// redirect, proxy, l7, bandwidth, event or verdict.
+	// redirect, proxy, l7, bandwidth, prefilter, event or verdict.
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The map that was asked, with what it was asked and what it answered; empty for steps that ask none.
 	Map   string `protobuf:"bytes,4,opt,name=map,proto3" json:"map,omitempty"`

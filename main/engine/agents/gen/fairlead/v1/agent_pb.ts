@@ -1946,7 +1946,7 @@ export type ExplainStep = Message<"fairlead.v1.ExplainStep"> & {
 
   /**
    * service, backend, affinity, endpoint, identity, connection, policy, nat, rewrite, encapsulation, decapsulation, route,
-   * redirect, proxy, l7, bandwidth, event or verdict.
+   * redirect, proxy, l7, bandwidth, prefilter, event or verdict.
    *
    * @generated from field: string kind = 3;
    */
