@@ -4,7 +4,8 @@ import { bits, type Effort, good, trips } from './measure.ts';
 import { addressOf, governServer, type Measurement, measureBetweenHosts, measureInPod, startPods } from './pods.ts';
 import { paired, type Row } from './report.ts';
 
-const networks = ['bridge', 'fairlead-tunnel', 'fairlead-native'] as const;
+/** The bridge alone, and with what a cluster that has one needs beside it for services. */
+const networks = ['bridge', 'kube-proxy-iptables', 'fairlead-tunnel', 'fairlead-native'] as const;
 type Measured = (typeof networks)[number];
 
 /** What is measured of each network; rates per second, throughput in bits per second. */
@@ -53,23 +54,26 @@ async function measure(clusters: Clusters<Measured>, { seconds, repeats }: Effor
 /** Measures and compares. Ours is measured with a policy on the server; the baselines have none. */
 export async function paths(effort: Effort): Promise<Row[]> {
   const series = await sideBySide(
-    { bridge: 'bridge', 'fairlead-tunnel': 'fairlead-tunnel', 'fairlead-native': 'fairlead-native' },
+    Object.fromEntries(networks.map((network) => [network, network])) as Record<Measured, Measured>,
     async (network) => {
       await startPods();
-      if (network !== 'bridge') await governServer();
+      if (network.startsWith('fairlead')) await governServer();
     },
     (clusters) => measure(clusters, effort),
   );
   const of = (who: string, figure: Figure): readonly number[] => series.get(`${who} ${figure}`) ?? [];
-  const [bridge, tunnel, native] = networks;
+  const [bridge, proxied, tunnel, native] = networks;
   const row = (what: string, figure: Figure, who: Measured, than: string, against: string, budget?: number): Row =>
     paired(what, of(who, figure), of(than, figure), against, budget);
   return [
     row('one node, round trips (tunnel mode)', 'nearRoundTrips', tunnel, bridge, 'bridge CNI', 1.1),
     row('one node, round trips (native mode)', 'nearRoundTrips', native, bridge, 'bridge CNI', 1.1),
     row('one node, throughput (native mode)', 'nearThroughput', native, bridge, 'bridge CNI', 1.1),
+    row('one node, round trips (native mode)', 'nearRoundTrips', native, proxied, 'bridge CNI and kube-proxy', 1.1),
+    row('one node, throughput (native mode)', 'nearThroughput', native, proxied, 'bridge CNI and kube-proxy', 1.1),
     row('across nodes, native, round trips', 'farRoundTrips', native, bridge, 'bridge CNI', 1),
     row('across nodes, native, throughput', 'farThroughput', native, bridge, 'bridge CNI', 1),
+    row('across nodes, native, new connections', 'farNewConnections', native, proxied, 'bridge CNI and kube-proxy', 1),
     row('across nodes, native, round trips', 'farRoundTrips', native, 'hosts', 'host to host', 0.95),
     row('across nodes, native, new connections', 'farNewConnections', native, 'hosts', 'host to host', 0.95),
     row('across nodes, VXLAN, round trips', 'farRoundTrips', tunnel, native, 'own native', 0.9),
