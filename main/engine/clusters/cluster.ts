@@ -172,7 +172,8 @@ export class ManagedCluster {
   /** A right that was there is gone: whoever keeps what is allowed asks again. */
   #refused(connection: OwnedConnection): void {
     this.#options.refused(connection);
-    this.#counting ??= setTimeout(() => {
+    if (this.#counting) return;
+    this.#counting = setTimeout(() => {
       this.#counting = undefined;
       this.#refusals += 1;
       this.#options.changed();
