@@ -171,7 +171,7 @@ struct {
 	__type(value, struct socket_value);
 } sockets SEC(".maps");
 
-/* Flow events, room for 29,000; the agent maps it twice, which counts as its memory. Writers: all programs.
+/* Flow events, room for 29,000; the agent maps it, which counts as its memory. Writers: all programs.
  * Reader: agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

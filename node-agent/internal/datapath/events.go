@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
 )
 
 // eventBytes is the size of struct event in bpf/lib/types.h.
@@ -21,6 +20,9 @@ const lostInterval = time.Second
 // event after that only, so a burst of connections costs one wakeup and not one each, and an idle node none. The ring
 // has room for some hundred times of what a busy node reports in that time.
 const readPause = 20 * time.Millisecond
+
+// eventsAtOnce are handed over between two looks at the clock: also where the ring is never empty, losses are told in time.
+const eventsAtOnce = 4096
 
 func (k *kernel) readLost() (uint64, error) {
 	var perCPU []uint64
@@ -36,15 +38,15 @@ func (k *kernel) readLost() (uint64, error) {
 
 // Events implements Datapath. One caller at a time: the ring has one reader.
 func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint64)) error {
-	var reader *ringbuf.Reader
+	var reader *ring
 	if err := k.read("reading events", func() (err error) {
-		reader, err = ringbuf.NewReader(k.objects.maps["events"])
+		reader, err = openRing(k.objects.maps["events"])
 		return err
 	}); err != nil {
 		return err
 	}
-	defer reader.Close()
-	ended := context.AfterFunc(ctx, func() { reader.Close() })
+	defer reader.close()
+	ended := context.AfterFunc(ctx, reader.interrupt)
 	defer ended()
 
 	reportLost := func() {
@@ -60,25 +62,32 @@ func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint6
 		}
 	}
 	defer reportLost()
-	var record ringbuf.Record
+	record := make([]byte, 0, eventBytes)
 	offset, next := clockOffset(), time.Now().Add(lostInterval)
 	pause := time.NewTimer(readPause)
 	defer pause.Stop()
 	for {
-		reader.SetDeadline(next)
-		err := reader.ReadInto(&record)
-		switch {
-		case errors.Is(err, ringbuf.ErrClosed):
+		switch err := reader.wait(next); {
+		case errors.Is(err, os.ErrClosed):
 			return nil
-		case err != nil && !isTimeout(err):
-			return fmt.Errorf("reading events: %w", err)
-		case err == nil:
-			if e, ok := decodeEvent(record.RawSample, offset); ok {
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("waiting for events: %w", err)
+		}
+		n, there := 0, true
+		for n < eventsAtOnce && ctx.Err() == nil {
+			var err error
+			if record, there, err = reader.next(record); err != nil {
+				return fmt.Errorf("reading events: %w", err)
+			}
+			if !there {
+				break
+			}
+			n++
+			if e, ok := decodeEvent(record, offset); ok {
 				handle(e)
 			}
-			if record.Remaining != 0 {
-				continue
-			}
+		}
+		if n > 0 && !there {
 			pause.Reset(readPause)
 			select {
 			case <-ctx.Done():
@@ -91,11 +100,6 @@ func (k *kernel) Events(ctx context.Context, handle func(Event), lost func(uint6
 			reportLost()
 		}
 	}
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
 }
 
 // clockOffset is what turns the kernel's monotonic clock into the time of day.
