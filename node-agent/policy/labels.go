@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unique"
 )
 
 // Sources of labels.
@@ -137,7 +138,8 @@ func LabelsFromMap(m map[string]string) Labels {
 		if !ok {
 			source, name = SourceK8s, key
 		}
-		out = append(out, Label{Source: source, Key: name, Value: value})
+		// A cluster has thousands of identities, and their labels few keys: each is kept once.
+		out = append(out, Label{Source: unique.Make(source).Value(), Key: unique.Make(name).Value(), Value: value})
 	}
 	return NewLabels(out...)
 }

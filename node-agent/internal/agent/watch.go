@@ -129,11 +129,12 @@ func (w *watcher) informers(c *kubernetes.Client) {
 			}
 		},
 		Deleted: func(i *ciliumv2.CiliumIdentity) {
-			if id, _, ok := identities.LabelsOf(i); ok && !w.parts.Cache.Uses(uint32(id)) && !w.parts.Endpoints.Has(id) {
+			if id, ok := identities.IDOf(i); ok && !w.parts.Cache.Uses(uint32(id)) && !w.parts.Endpoints.Has(id) {
 				w.parts.Registry.Forget(id)
 				w.note("identity", w.parts.Policies.RemoveIdentity(w.ctx, id))
 			}
-		}})
+		},
+		Release: identities.Release})
 	w.ceps = kubernetes.NewInformer(c, endpointResource, "", &ciliumv2.CiliumEndpoint{}, &ciliumv2.CiliumEndpointList{}, func(e *ciliumv2.CiliumEndpoint) {
 		e.Labels, e.Annotations, e.Status.Log, e.Status.Controllers, e.Status.Health = nil, nil, nil, nil, nil
 	}, kubernetes.Handler[*ciliumv2.CiliumEndpoint]{Changed: w.endpoint, Deleted: w.endpointDeleted})

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"hash/maphash"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -44,10 +46,14 @@ func (c ClientAPI) Get(ctx context.Context, name string) (*ciliumv2.CiliumIdenti
 
 // Registry knows the identities of the cluster. All methods are safe for concurrent use.
 type Registry struct {
-	mu       sync.RWMutex
-	byLabels map[string]policy.NumericIdentity
+	mu sync.RWMutex
+	// byLabels finds a number by the hash of its labels. Should two sets of labels ever share a hash, one of them is not
+	// found; Allocate then finds it by its object.
+	byLabels map[uint64]policy.NumericIdentity
+	seed     maphash.Seed
 	byID     map[policy.NumericIdentity]policy.Labels
-	// texts are the labels as flows show them; kept so that the same slice is handed out every time.
+	// texts are the labels as flows show them, of those that were asked for: most of a cluster's identities never meet this
+	// node. Kept so that the same slice is handed out every time.
 	texts map[policy.NumericIdentity][]string
 	api   API
 	log   *slog.Logger
@@ -55,41 +61,67 @@ type Registry struct {
 
 // NewRegistry makes a registry that knows the reserved identities.
 func NewRegistry(api API, log *slog.Logger) *Registry {
-	r := &Registry{api: api, log: log, byLabels: map[string]policy.NumericIdentity{},
+	r := &Registry{api: api, log: log, byLabels: map[uint64]policy.NumericIdentity{}, seed: maphash.MakeSeed(),
 		byID: map[policy.NumericIdentity]policy.Labels{}, texts: map[policy.NumericIdentity][]string{}}
 	for _, i := range policy.ReservedIdentities() {
 		r.byID[i.ID] = i.Labels
-		r.texts[i.ID] = i.Labels.Strings()
 	}
 	return r
 }
 
-// LabelsOf reads a CiliumIdentity; ok is false for one whose name is no number.
-func LabelsOf(i *ciliumv2.CiliumIdentity) (id policy.NumericIdentity, labels policy.Labels, ok bool) {
+// IDOf gives the number of a CiliumIdentity; ok is false for one whose name is none.
+func IDOf(i *ciliumv2.CiliumIdentity) (id policy.NumericIdentity, ok bool) {
 	n, err := strconv.ParseUint(i.Name, 10, 32)
 	if err != nil || n < uint64(policy.IdentityUserMin) {
+		return 0, false
+	}
+	return policy.NumericIdentity(n), true
+}
+
+// LabelsOf reads a CiliumIdentity; ok is as IDOf's.
+func LabelsOf(i *ciliumv2.CiliumIdentity) (id policy.NumericIdentity, labels policy.Labels, ok bool) {
+	if id, ok = IDOf(i); !ok {
 		return 0, nil, false
 	}
-	return policy.NumericIdentity(n), policy.LabelsFromMap(i.SecurityLabels), true
+	return id, policy.LabelsFromMap(i.SecurityLabels), true
+}
+
+// Release takes from a CiliumIdentity whose labels were learned all but its name, UID and version: there are thousands,
+// and a registry keeps what they say.
+func Release(i *ciliumv2.CiliumIdentity) {
+	i.SecurityLabels, i.Labels, i.Annotations, i.OwnerReferences, i.Finalizers = nil, nil, nil, nil, nil
 }
 
 // Learn remembers an identity; it tells whether that is news.
 func (r *Registry) Learn(id policy.NumericIdentity, labels policy.Labels) bool {
-	text := labels.String()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old, ok := r.byID[id]; ok {
-		if old.String() == text {
+		if slices.Equal(old, labels) {
 			return false
 		}
-		delete(r.byLabels, old.String())
+		delete(r.byLabels, r.hash(old))
 	}
-	r.byID[id], r.texts[id] = labels, labels.Strings()
+	r.byID[id] = labels
+	delete(r.texts, id)
 	// Two numbers for the same labels can be there for a moment; the lower one is used for new endpoints everywhere.
-	if other, ok := r.byLabels[text]; !ok || id < other {
-		r.byLabels[text] = id
+	hash := r.hash(labels)
+	if other, ok := r.byLabels[hash]; !ok || id < other {
+		r.byLabels[hash] = id
 	}
 	return true
+}
+
+func (r *Registry) hash(labels policy.Labels) uint64 {
+	var h maphash.Hash
+	h.SetSeed(r.seed)
+	for _, l := range labels {
+		for _, part := range [...]string{l.Source, l.Key, l.Value} {
+			h.WriteString(part)
+			h.WriteByte(0)
+		}
+	}
+	return h.Sum64()
 }
 
 // Forget is the reverse of Learn.
@@ -97,8 +129,8 @@ func (r *Registry) Forget(id policy.NumericIdentity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if labels, ok := r.byID[id]; ok && !id.IsReserved() {
-		if r.byLabels[labels.String()] == id {
-			delete(r.byLabels, labels.String())
+		if hash := r.hash(labels); r.byLabels[hash] == id {
+			delete(r.byLabels, hash)
 		}
 		delete(r.byID, id)
 		delete(r.texts, id)
@@ -116,8 +148,20 @@ func (r *Registry) Labels(id policy.NumericIdentity) (policy.Labels, bool) {
 // Texts gives the labels of an identity as source:key=value: always the same slice, which nobody may change.
 func (r *Registry) Texts(id policy.NumericIdentity) []string {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.texts[id]
+	texts, known := r.texts[id]
+	r.mu.RUnlock()
+	if known {
+		return texts
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	labels, there := r.byID[id]
+	if texts, known = r.texts[id]; known || !there {
+		return texts
+	}
+	texts = labels.Strings()
+	r.texts[id] = texts
+	return texts
 }
 
 // All lists what is known, in no order.
@@ -154,7 +198,8 @@ func candidate(text string, n int) policy.NumericIdentity {
 func (r *Registry) Allocate(ctx context.Context, labels policy.Labels) (policy.NumericIdentity, error) {
 	text := labels.String()
 	r.mu.RLock()
-	id, known := r.byLabels[text]
+	id, known := r.byLabels[r.hash(labels)]
+	known = known && slices.Equal(r.byID[id], labels)
 	r.mu.RUnlock()
 	if known {
 		return id, nil

@@ -122,3 +122,61 @@ func TestCollectorWaits(t *testing.T) {
 		t.Fatalf("got %v", got)
 	}
 }
+
+// What is asked for again and again is the same slice, made for those that are asked for alone.
+func TestTextsAreMadeWhenAsked(t *testing.T) {
+	r := NewRegistry(&fakeAPI{}, nil)
+	for n := range 1000 {
+		r.Learn(policy.NumericIdentity(1000+n), labels(t, fmt.Sprintf("k8s:app=a%d", n)))
+	}
+	if len(r.texts) != 0 {
+		t.Errorf("texts of %d identities that nobody asked for", len(r.texts))
+	}
+	first, again := r.Texts(1005), r.Texts(1005)
+	if len(first) != 1 || first[0] != "k8s:app=a5" || &first[0] != &again[0] {
+		t.Errorf("got %v and %v", first, again)
+	}
+	if got := r.Texts(99999); got != nil {
+		t.Errorf("texts of an unknown identity: %v", got)
+	}
+	if got := r.Texts(policy.IdentityWorld); len(got) != 1 || got[0] != "reserved:world" {
+		t.Errorf("the world is %v", got)
+	}
+	r.Learn(1005, labels(t, "k8s:app=other"))
+	if got := r.Texts(1005); len(got) != 1 || got[0] != "k8s:app=other" {
+		t.Errorf("after a change: %v", got)
+	}
+	r.Forget(1005)
+	if got := r.Texts(1005); got != nil {
+		t.Errorf("after its end: %v", got)
+	}
+}
+
+// Two sets of labels whose hashes are equal cost a question to the API server and no mistake.
+func TestAllocateSurvivesEqualHashes(t *testing.T) {
+	api := &fakeAPI{}
+	r := NewRegistry(api, nil)
+	a, b := labels(t, "k8s:app=a"), labels(t, "k8s:app=b")
+	first, err := r.Allocate(context.Background(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.byLabels[r.hash(b)] = first
+	second, err := r.Allocate(context.Background(), b)
+	if err != nil || second == first {
+		t.Fatalf("labels of another number were taken for its own: %d, %v", second, err)
+	}
+	r.byLabels[r.hash(a)] = second
+	if again, err := r.Allocate(context.Background(), a); err != nil || again != first {
+		t.Errorf("got %d, %v; want %d", again, err, first)
+	}
+}
+
+func TestReleaseKeepsWhatIsAskedFor(t *testing.T) {
+	i := &ciliumv2.CiliumIdentity{ObjectMeta: metav1.ObjectMeta{Name: "4711", UID: "u", ResourceVersion: "7", Labels: map[string]string{"a": "b"}},
+		SecurityLabels: map[string]string{"k8s:app": "a"}}
+	Release(i)
+	if id, ok := IDOf(i); !ok || id != 4711 || i.UID != "u" || i.ResourceVersion != "7" || i.SecurityLabels != nil || i.Labels != nil {
+		t.Errorf("got %+v", i)
+	}
+}

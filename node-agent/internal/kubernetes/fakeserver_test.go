@@ -63,7 +63,8 @@ func (s *server) happen(name, value string) {
 	kind := "ADDED"
 	old := s.objects[name]
 	object := &ciliumv2.CiliumNode{TypeMeta: metav1.TypeMeta{APIVersion: "cilium.io/v2", Kind: "CiliumNode"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: strconv.Itoa(s.version), Labels: map[string]string{"value": value}}}
+		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: strconv.Itoa(s.version), Labels: map[string]string{"value": value},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: "u"}}, Annotations: map[string]string{lastApplied: "{}", "other": "x"}}}
 	switch {
 	case value == "":
 		kind, object = "DELETED", old

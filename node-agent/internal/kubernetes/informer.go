@@ -22,7 +22,13 @@ type Handler[T Object] struct {
 	// Changed is called for new and changed objects; old is the zero T for new ones.
 	Changed func(old, now T)
 	Deleted func(T)
+	// Release, where set, takes from an object what Changed alone needed, after it; the rest is kept. Nobody else may look at
+	// what it takes, since others read the object meanwhile.
+	Release func(T)
 }
+
+// lastApplied is where kubectl keeps the whole object a second time.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
 // Informer watches one resource and keeps what it has seen.
 type Informer[T Object] struct {
@@ -61,19 +67,34 @@ func NewInformer[T Object](c *Client, r Resource, fieldSelector string, example 
 		return t, ok
 	}
 	var none T
+	release := func(t T) {
+		if h.Release != nil {
+			h.Release(t)
+		}
+	}
 	i.store, i.controller = cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: source, ObjectType: example,
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc: func(x any) {
-				if t, ok := as(x); ok && h.Changed != nil {
+				t, ok := as(x)
+				if !ok {
+					return
+				}
+				if h.Changed != nil {
 					h.Changed(none, t)
 				}
+				release(t)
 			},
 			UpdateFunc: func(x, y any) {
 				a, _ := as(x)
-				if b, ok := as(y); ok && h.Changed != nil && a.GetResourceVersion() != b.GetResourceVersion() {
+				b, ok := as(y)
+				if !ok {
+					return
+				}
+				if h.Changed != nil && a.GetResourceVersion() != b.GetResourceVersion() {
 					h.Changed(a, b)
 				}
+				release(b)
 			},
 			DeleteFunc: func(x any) {
 				if t, ok := as(x); ok && h.Deleted != nil {
@@ -84,6 +105,7 @@ func NewInformer[T Object](c *Client, r Resource, fieldSelector string, example 
 		Transform: func(x any) (any, error) {
 			if accessor, err := meta.Accessor(x); err == nil {
 				accessor.SetManagedFields(nil)
+				delete(accessor.GetAnnotations(), lastApplied)
 			}
 			if t, ok := x.(T); ok && trim != nil {
 				trim(t)

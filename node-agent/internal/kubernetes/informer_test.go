@@ -58,9 +58,13 @@ func startInformer(t *testing.T, c *Client) (*Informer[*ciliumv2.CiliumNode], *h
 				if old != nil {
 					was = old.Labels["value"]
 				}
+				if len(now.OwnerReferences) == 0 {
+					h.add("%s: released before it was told of", now.Name)
+				}
 				h.add("%s: %s → %s", now.Name, was, now.Labels["value"])
 			},
 			Deleted: func(n *ciliumv2.CiliumNode) { h.add("%s: gone", n.Name) },
+			Release: func(n *ciliumv2.CiliumNode) { n.OwnerReferences = nil },
 		})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -120,6 +124,30 @@ func TestResyncAfterALossOfTheAPIServer(t *testing.T) {
 				t.Errorf("%d lists; without history a new one is needed", lists)
 			}
 		})
+	}
+}
+
+// What is kept has neither what only the handler needed nor kubectl's second copy.
+func TestWhatIsKeptIsLean(t *testing.T) {
+	s, c := newServer(t)
+	s.happen("a", "1")
+	i, h := startInformer(t, c)
+	until(t, "the first list", func() bool { return i.Synced() && h.count() == 1 })
+	s.happen("b", "1")
+	until(t, "news", func() bool { return h.count() == 2 })
+	s.happen("a", "2")
+	until(t, "a change", func() bool { return h.count() == 3 })
+	// The handler is done with a when it is told of what came after it.
+	s.happen("c", "1")
+	until(t, "more news", func() bool { return h.count() == 4 })
+	if got, want := h.take(), []string{"a: 1 → 2", "a: new → 1", "b: new → 1", "c: new → 1"}; !slices.Equal(got, want) {
+		t.Errorf("told %v, want %v", got, want)
+	}
+	for _, name := range []string{"a", "b"} {
+		n, ok := i.Get("", name)
+		if !ok || len(n.OwnerReferences) > 0 || n.Annotations[lastApplied] != "" || n.Annotations["other"] != "x" {
+			t.Errorf("%s is kept as %+v", name, n)
+		}
 	}
 }
 
