@@ -29,11 +29,19 @@ async function startToReady(node: string): Promise<number> {
   return Number(/^fairlead_start_to_ready_seconds (\S+)$/m.exec(metrics)?.[1] ?? Number.NaN);
 }
 
-/** Identities that no pod has, under numbers that no agent has taken yet; agents go on to the next free number. */
-async function identities(total: number): Promise<void> {
+async function identityNames(): Promise<string[]> {
   const listed = await kubectl(['get', 'ciliumidentities', '-o', 'name']);
-  const taken = new Set(listed.split('\n').map((line) => line.split('/').at(-1)));
-  const free = Array.from({ length: total + taken.size }, (_, index) => String(20_000 + index))
+  return listed.split('\n').filter((line) => line !== '');
+}
+
+/**
+ * Identities that no pod has, under numbers that no agent has taken. They are spread over the whole range as hashes are:
+ * an agent tries 256 numbers in a row for a pod, and gives up where all are taken.
+ */
+async function identities(total: number): Promise<void> {
+  const taken = new Set((await identityNames()).map((line) => line.split('/').at(-1)));
+  const step = Math.floor(65_000 / (total + taken.size));
+  const free = Array.from({ length: total + taken.size }, (_, index) => String(300 + index * step))
     .filter((name) => !taken.has(name))
     .slice(0, total);
   for (let first = 0; first < free.length; first += 500)
@@ -58,7 +66,6 @@ export async function footprint(effort: Effort): Promise<Row[]> {
     ? { pods: 10, services: 100, identities: 500 }
     : { pods: 100, services: 1000, identities: 5000 };
   await up('fairlead-tunnel');
-  await identities(size.identities);
   await startPods();
   await create(
     Array.from({ length: size.pods - 3 }, (_, index) =>
@@ -67,6 +74,8 @@ export async function footprint(effort: Effort): Promise<Row[]> {
   );
   await fillServices(size.services);
   await kubectl(['wait', '--for=condition=Ready', 'pod', '--all', '--timeout=600s']);
+  // Last, since the agents delete after 5 minutes what nobody has; a restart begins these anew.
+  await identities(size.identities);
   // A restart in the full cluster: that start is the one that counts, and no memory is left of the filling.
   await kubectl(['-n', 'kube-system', 'rollout', 'restart', 'daemonset/fairlead-agent']);
   await kubectl(['-n', 'kube-system', 'rollout', 'status', 'daemonset/fairlead-agent', '--timeout=180s']);
@@ -88,6 +97,11 @@ export async function footprint(effort: Effort): Promise<Row[]> {
     shares.push(((await processorTime(node)) - (before[index] ?? 0)) / ((performance.now() - began) / 1000));
   const memory: number[] = [];
   for (const node of nodes) memory.push(await memoryOf(node));
+  const present = (await identityNames()).length;
+  if (present < size.identities)
+    throw new Error(
+      `${present} identities were there at the end, not ${size.identities}: the memory is not that of so many.`,
+    );
   const at = `at ${size.pods} pods, ${size.services} services, ${size.identities} identities`;
   return [
     absolute(`agent's resident memory ${at}`, Math.max(...memory), 'MiB', 60, 'most'),

@@ -117,7 +117,7 @@ func (a *agent) retry(ctx context.Context, s *serving) {
 	left, err = p.Nodes.Retry(ctx)
 	report("nodes", left, err)
 	a.reportPressure(p.Datapath.Pressure())
-	if _, err := p.Datapath.KernelDrops(); err != nil {
+	if err := p.Datapath.SeesKernelDrops(); err != nil {
 		a.components.set("kernel-drops", api.StateOff, "what the kernel itself drops of pods' packets is not seen: "+err.Error(), "")
 	} else {
 		a.components.ok("kernel-drops", "the kernel's own drops of pods' packets are among the flows")
@@ -125,7 +125,7 @@ func (a *agent) retry(ctx context.Context, s *serving) {
 	if left := p.Endpoints.Retry(ctx); left > 0 {
 		a.components.set("endpoints", api.StateDegraded, fmt.Sprintf("%d CiliumEndpoints are not written yet", left), "Check that the API server answers.")
 	} else {
-		a.components.ok("endpoints", fmt.Sprintf("%d", len(p.Endpoints.List())))
+		a.components.ok("endpoints", strconv.Itoa(p.Endpoints.Count()))
 	}
 	var behind []string
 	for _, i := range s.watcher.all {
@@ -247,7 +247,7 @@ func (a *agent) leaderDuties(ctx context.Context, w *watcher) {
 				used[strconv.FormatUint(uint64(e.Identity), 10)] = struct{}{}
 			}
 			for _, i := range collector.Collect(time.Now(), w.ids.List(), used) {
-				if id, _, ok := identities.LabelsOf(i); ok && w.parts.Endpoints.Has(id) {
+				if id, ok := identities.IDOf(i); ok && w.parts.Endpoints.Has(id) {
 					continue // a pod that is being made took it meanwhile
 				}
 				if err := a.client.Delete(ctx, identities.Resource, i.Name, i.UID); err != nil && !apierrors.IsNotFound(err) {

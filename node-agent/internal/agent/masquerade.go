@@ -102,7 +102,7 @@ func (a *agent) reportMasquerading(p *api.Parts) {
 		message += fmt.Sprintf("; somebody removed rules of ours %d times, last at %s (%s), and they were put back", n,
 			m.Netfilter.LastRepair.UTC().Format(time.RFC3339), strings.Join(m.Netfilter.LastMissing, ", "))
 	}
-	switch counts, err := p.Datapath.Drops(); {
+	switch counts, err := p.Datapath.Drops(dropNoMapping); {
 	case m.Err != nil:
 		a.components.fail("masquerade", m.Err, "See the agent's log.")
 	case m.Netfilter.Err != nil:

@@ -365,6 +365,7 @@ func (a *agent) attachPods(ctx context.Context, n thisNode, s *serving) error {
 	a.log.Info("ready", "after", took.Round(time.Millisecond))
 	p.Endpoints.Restored(ctx)
 	go a.duties(ctx, s)
+	go settle(ctx, a.log)
 	go a.keepPublished(ctx, n, s)
 	select {
 	case err := <-failed:

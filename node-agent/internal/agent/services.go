@@ -2,11 +2,11 @@ package agent
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -57,22 +57,20 @@ func (a *agent) followNode(ctx context.Context, s *serving) error {
 	return s.parts.Services.SetNode(ctx, func(own *services.Node) { own.Addresses = addresses })
 }
 
+// nodePortAddresses asks for the devices by name: package net would have the kernel list every interface of the node twice
+// over for each of them, and this is asked every 2 s.
 func nodePortAddresses(c datapath.Config) (out []netip.Addr) {
 	for _, name := range c.Devices {
-		device, err := net.InterfaceByName(name)
+		device, err := netlink.LinkByName(name)
 		if err != nil {
 			continue
 		}
-		addresses, err := device.Addrs()
+		addresses, err := netlink.AddrList(device, netlink.FAMILY_ALL)
 		if err != nil {
 			continue
 		}
 		for _, each := range addresses {
-			n, ok := each.(*net.IPNet)
-			if !ok {
-				continue
-			}
-			if address, ok := netip.AddrFromSlice(n.IP); ok && !address.IsLinkLocalUnicast() {
+			if address, ok := netip.AddrFromSlice(each.IP); ok && !address.IsLinkLocalUnicast() {
 				out = append(out, address.Unmap())
 			}
 		}

@@ -359,9 +359,12 @@ type Datapath interface {
 	// Explain tells what would become of a packet, by a run of the programs that leaves no trace.
 	Explain(ctx context.Context, t Trial) (Explanation, error)
 	Programs() ([]ProgramInfo, error)
-	Drops() ([]DropCount, error)
+	// Drops counts by reason, forwarded packets (reason 0) included; of all reasons, or of those given alone.
+	Drops(only ...uint8) ([]DropCount, error)
 	// KernelDrops counts what the kernel itself dropped of pods' packets; an error says why that is not seen.
 	KernelDrops() ([]KernelDrop, error)
+	// SeesKernelDrops gives KernelDrops' error without counting.
+	SeesKernelDrops() error
 
 	// Events streams the datapath's events until ctx ends. lost is called with the number of events that the kernel
 	// could not deliver since the last call; it is exact.

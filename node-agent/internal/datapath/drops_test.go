@@ -265,6 +265,13 @@ func (r *rig) dropsByReason() map[uint8][2]uint64 {
 			out[c.Reason] = [2]uint64{out[c.Reason][0] + c.Packets, out[c.Reason][1] + c.Suppressed}
 		}
 	}
+	for reason := range out {
+		alone, err := r.Drops(reason)
+		r.must(err)
+		if want := slices.DeleteFunc(slices.Clone(counts), func(c DropCount) bool { return c.Reason != reason }); !slices.Equal(alone, want) {
+			r.t.Errorf("reason %d alone: %v, among all: %v", reason, alone, want)
+		}
+	}
 	return out
 }
 

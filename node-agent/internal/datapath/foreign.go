@@ -62,12 +62,14 @@ func FindLeftovers() Leftovers {
 	failed := []error{err}
 	own, err := ownNames()
 	failed = append(failed, err)
+	// The same few programs are on every pod's device.
+	names := map[ebpf.ProgramID]string{}
 	for _, l := range links {
 		name := l.Attrs().Name
 		if plugin := pluginOf(name); plugin != "" {
 			out.Interfaces = append(out.Interfaces, fmt.Sprintf("%s (%s)", name, plugin))
 		}
-		for _, program := range foreignPrograms(l, own) {
+		for _, program := range foreignPrograms(l, own, names) {
 			out.Programs = append(out.Programs, fmt.Sprintf("%s on %s", program, name))
 		}
 	}
@@ -81,9 +83,17 @@ func FindLeftovers() Leftovers {
 	return out
 }
 
-// foreignPrograms are those at the places where packets pass that no object of ours has.
-func foreignPrograms(l netlink.Link, own map[string]bool) []string {
+// foreignPrograms are those at the places where packets pass that no object of ours has. names remembers what was asked.
+func foreignPrograms(l netlink.Link, own map[string]bool, names map[ebpf.ProgramID]string) []string {
 	var found []string
+	nameOf := func(id ebpf.ProgramID) string {
+		name, known := names[id]
+		if !known {
+			name = programName(id)
+			names[id] = name
+		}
+		return name
+	}
 	add := func(name string) {
 		if name != "" && !own[name] && !slices.Contains(found, name) {
 			found = append(found, name)
@@ -95,11 +105,11 @@ func foreignPrograms(l netlink.Link, own map[string]bool) []string {
 			continue
 		}
 		for _, p := range result.Programs {
-			add(programName(p.ID))
+			add(nameOf(p.ID))
 		}
 	}
 	if xdp := l.Attrs().Xdp; xdp != nil && xdp.Attached {
-		add(programName(ebpf.ProgramID(xdp.ProgId)))
+		add(nameOf(ebpf.ProgramID(xdp.ProgId)))
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlink.FilterList(l, parent)

@@ -105,21 +105,28 @@ func (k *kernel) refusedSum() (sum Refused, err error) {
 	return sum, err
 }
 
-// Drops implements Datapath: the counters that are not zero, those of forwarded packets included.
-func (k *kernel) Drops() ([]DropCount, error) {
+// Drops implements Datapath: the counters that are not zero.
+func (k *kernel) Drops(only ...uint8) ([]DropCount, error) {
+	var reasons, pairs []uint32
+	for _, reason := range only {
+		reasons, pairs = append(reasons, uint32(reason)), append(pairs, uint32(reason)*2, uint32(reason)*2+1)
+	}
 	var out []DropCount
 	err := k.read("reading counters", func() error {
-		refused, err := k.refusedSum()
-		if err != nil {
-			return err
+		var refused Refused
+		var err error
+		if len(only) == 0 || slices.Contains(only, dropPolicyDeny) {
+			if refused, err = k.refusedSum(); err != nil {
+				return err
+			}
 		}
-		counters, err := sumsPerProcessor(k.objects.maps["metrics"], addCounter)
+		counters, err := sumsPerProcessor(k.objects.maps["metrics"], addCounter, pairs...)
 		if err != nil {
 			return fmt.Errorf("packets: %w", err)
 		}
 		var held []uint64
 		if m := k.objects.maps["suppressed"]; m != nil {
-			if held, err = sumsPerProcessor(m, func(sum *uint64, n uint64) { *sum += n }); err != nil {
+			if held, err = sumsPerProcessor(m, func(sum *uint64, n uint64) { *sum += n }, reasons...); err != nil {
 				return fmt.Errorf("events that were held back: %w", err)
 			}
 		}
@@ -131,7 +138,7 @@ func (k *kernel) Drops() ([]DropCount, error) {
 			if !c.Forwarded && c.Direction == Ingress && int(c.Reason) < len(held) {
 				c.Suppressed = held[c.Reason]
 			}
-			if c.Packets > 0 || c.Suppressed > 0 {
+			if (c.Packets > 0 || c.Suppressed > 0) && (len(only) == 0 || slices.Contains(only, c.Reason)) {
 				out = append(out, c)
 			}
 		}
@@ -145,11 +152,24 @@ func addCounter(sum *counterLayout, n counterLayout) {
 }
 
 // sumsPerProcessor reads an array of values per processor and gives the sum of each: in one call where the kernel can, one by
-// one where it cannot.
-func sumsPerProcessor[T any](m *ebpf.Map, add func(sum *T, n T)) ([]T, error) {
+// one where it cannot. With only given, the others are not read and stay zero.
+func sumsPerProcessor[T any](m *ebpf.Map, add func(sum *T, n T), only ...uint32) ([]T, error) {
 	processors, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, err
+	}
+	sums := make([]T, m.MaxEntries())
+	if len(only) > 0 {
+		each := make([]T, processors)
+		for _, index := range only {
+			if err := m.Lookup(index, each); err != nil {
+				return nil, fmt.Errorf("reading counter %d: %w", index, err)
+			}
+			for _, n := range each {
+				add(&sums[index], n)
+			}
+		}
+		return sums, nil
 	}
 	keys, values := make([]uint32, m.MaxEntries()), make([]T, int(m.MaxEntries())*processors)
 	var cursor ebpf.MapBatchCursor
@@ -160,7 +180,6 @@ func sumsPerProcessor[T any](m *ebpf.Map, add func(sum *T, n T)) ([]T, error) {
 			}
 		}
 	}
-	sums := make([]T, len(keys))
 	for i, n := range values {
 		add(&sums[i/processors], n)
 	}

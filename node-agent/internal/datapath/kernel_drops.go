@@ -136,6 +136,11 @@ func (k *kernel) attachTracing(p *ebpf.Program) error {
 	return nil
 }
 
+// SeesKernelDrops implements Datapath.
+func (k *kernel) SeesKernelDrops() error {
+	return k.read("reading the kernel's drops", func() error { return k.kernelDrops })
+}
+
 // KernelDrops implements Datapath.
 func (k *kernel) KernelDrops() ([]KernelDrop, error) {
 	var out []KernelDrop

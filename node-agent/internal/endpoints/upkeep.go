@@ -57,14 +57,22 @@ func (m *Manager) Collect(ctx context.Context, valid map[string]struct{}) error 
 
 // List gives all endpoints, sorted by number.
 func (m *Manager) List() []Endpoint {
-	var out []Endpoint
-	for _, x := range m.entries() {
+	all := m.entries()
+	out := make([]Endpoint, 0, len(all))
+	for _, x := range all {
 		x.publication.Lock()
 		out = append(out, x.endpoint)
 		x.publication.Unlock()
 	}
 	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) })
 	return out
+}
+
+// Count is how many endpoints there are.
+func (m *Manager) Count() int {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.byID)
 }
 
 // State gives the endpoint's state and whether default deny is on.

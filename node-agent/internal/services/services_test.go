@@ -196,3 +196,25 @@ func BenchmarkChange(b *testing.B) {
 		}
 	}
 }
+
+// Retry is asked every 2 s: while nothing waits it must not go through all services.
+func TestRetryOfNothingTakesNothing(t *testing.T) {
+	ctx := context.Background()
+	m := New(&datapathtest.Fake{}, Node{}, nil, slog.New(slog.DiscardHandler))
+	for n := range 100 {
+		_ = m.SetService(ctx, Key{"a", fmt.Sprint("web", n)}, service(func(s *corev1.Service) {
+			s.Spec.ClusterIP = fmt.Sprintf("10.96.1.%d", n)
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		}))
+	}
+	if err := m.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(10, func() {
+		if left, err := m.Retry(ctx); left != 0 || err != nil {
+			t.Fatalf("%d left, %v", left, err)
+		}
+	}); n > 0 {
+		t.Errorf("%.0f allocations", n)
+	}
+}

@@ -437,9 +437,6 @@ func (f *Fake) Rates() ([]datapath.Rate, error) {
 	return out, f.failures["Rates"]
 }
 
-// KernelDrops implements datapath.Datapath.
-func (f *Fake) KernelDrops() ([]datapath.KernelDrop, error) { return nil, nil }
-
 // Explain implements datapath.Datapath: it says what SetExplain gives, having no programs to ask.
 func (f *Fake) Explain(_ context.Context, t datapath.Trial) (datapath.Explanation, error) {
 	f.mu.Lock()
@@ -459,13 +456,6 @@ func (f *Fake) SetExplain(answer func(datapath.Trial) (datapath.Explanation, err
 
 // Programs implements datapath.Datapath: there are none.
 func (f *Fake) Programs() ([]datapath.ProgramInfo, error) { return nil, nil }
-
-// Drops implements datapath.Datapath.
-func (f *Fake) Drops() ([]datapath.DropCount, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.drops), f.failures["Drops"]
-}
 
 // Events implements datapath.Datapath: it passes on what Emit and Lose are given until ctx ends.
 func (f *Fake) Events(ctx context.Context, handle func(datapath.Event), lost func(uint64)) error {
