@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -137,6 +138,19 @@ func (k *kernel) linksChanged() error {
 	}
 	k.linksBehind = err != nil
 	return err
+}
+
+func (m *masquerade) setDevices(devices []netlink.Link) {
+	m.devices, m.sources = map[int]string{}, map[int][]netip.Addr{}
+	for _, d := range devices {
+		m.devices[d.Attrs().Index] = d.Attrs().Name
+	}
+}
+
+// useMasqueradingDevices is for devices that changed.
+func (k *kernel) useMasqueradingDevices(devices []netlink.Link) error {
+	k.masquerade.setDevices(devices)
+	return k.writeDevices()
 }
 
 // addMaps opens maps that no program needed until now.

@@ -153,19 +153,6 @@ func (k *kernel) startMasquerading(devices []netlink.Link) error {
 	return errors.Join(k.writeUnmasqueraded(), k.writeDevices())
 }
 
-func (m *masquerade) setDevices(devices []netlink.Link) {
-	m.devices, m.sources = map[int]string{}, map[int][]netip.Addr{}
-	for _, d := range devices {
-		m.devices[d.Attrs().Index] = d.Attrs().Name
-	}
-}
-
-// useMasqueradingDevices is for devices that changed.
-func (k *kernel) useMasqueradingDevices(devices []netlink.Link) error {
-	k.masquerade.setDevices(devices)
-	return k.writeDevices()
-}
-
 func sortPrefixes(p []netip.Prefix) {
 	slices.SortFunc(p, func(a, b netip.Prefix) int {
 		if c := a.Addr().Compare(b.Addr()); c != 0 {
