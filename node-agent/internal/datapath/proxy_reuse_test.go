@@ -14,9 +14,9 @@ import (
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
-// fromPort asks a web server once, from a port of the caller's choice (0: any), and gives the port back. The client ends the
-// connection by a reset, so that its own side keeps nothing of it.
-func (s *space) fromPort(t testing.TB, port int, to string) (used int, answer string, err error) {
+// fromPort asks a web server once, from a port of the caller's choice (0: any), and gives the port back. The client's side keeps
+// nothing of the connection: it ends it by a reset, or waits until the other side has ended it, which keeps it for a minute.
+func (s *space) fromPort(t testing.TB, port int, to string, otherEnds bool) (used int, answer string, err error) {
 	t.Helper()
 	var c net.Conn
 	dialer := net.Dialer{Timeout: 4 * time.Second, LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, raw syscall.RawConn) (failed error) {
@@ -32,8 +32,16 @@ func (s *space) fromPort(t testing.TB, port int, to string) (used int, answer st
 	defer c.Close()
 	used = c.LocalAddr().(*net.TCPAddr).Port
 	must(t, c.SetDeadline(time.Now().Add(4*time.Second)))
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+	request := "GET / HTTP/1.1\r\nHost: x\r\n"
+	if otherEnds {
+		request += "Connection: close\r\n"
+	}
+	if _, err := io.WriteString(c, request+"\r\n"); err != nil {
 		return used, "", err
+	}
+	if otherEnds {
+		all, err := io.ReadAll(c)
+		return used, string(all), err
 	}
 	b := make([]byte, 4096)
 	n, err := c.Read(b)
@@ -41,8 +49,9 @@ func (s *space) fromPort(t testing.TB, port int, to string) (used int, answer st
 	return used, string(b[:n]), err
 }
 
-// A client that ended its connection and uses its port again at once comes through the proxy as it would without: towards the
-// server the proxy takes another port each time, towards the client it keeps nothing of a connection that the client ended.
+// A client that uses its port again at once comes through the proxy as it would without: towards the server the proxy takes
+// another port each time; towards the client it keeps nothing of a connection that the client ended, and what it keeps of one that
+// it ended itself gives way.
 func TestClientUsesItsPortAgain(t *testing.T) {
 	c, proxies := withProxies(t, datapath.RoutingNative)
 	a, local, remote := c.nodes[0].pods[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
@@ -62,20 +71,22 @@ func TestClientUsesItsPortAgain(t *testing.T) {
 			govern(t, a, false, true, line(0))
 		}
 		for to, server := range map[string]*pod{"same node": local, "other node": remote} {
-			t.Run(name+", "+to, func(t *testing.T) {
-				at := netip.AddrPortFrom(server.address, 8000).String()
-				port, slowest := 0, time.Duration(0)
-				for i := range 5 {
-					began := time.Now()
-					used, answer, err := a.space.fromPort(t, port, at)
-					slowest = max(slowest, time.Since(began))
-					if err != nil || !strings.Contains(answer, "200 OK") || i > 0 && used != port {
-						t.Errorf("use %d of port %d after %s: %q, %v; drops %v", i+1, used, time.Since(began), answer, err, drops(t, c.nodes[0]))
+			for who, otherEnds := range map[string]bool{"the client ends it": false, "the other side ends it": true} {
+				t.Run(name+", "+to+", "+who, func(t *testing.T) {
+					at := netip.AddrPortFrom(server.address, 8000).String()
+					port, slowest := 0, time.Duration(0)
+					for i := range 5 {
+						began := time.Now()
+						used, answer, err := a.space.fromPort(t, port, at, otherEnds)
+						slowest = max(slowest, time.Since(began))
+						if err != nil || !strings.Contains(answer, "200 OK") || i > 0 && used != port {
+							t.Errorf("use %d of port %d after %s: %q, %v; drops %v", i+1, used, time.Since(began), answer, err, drops(t, c.nodes[0]))
+						}
+						port = used
 					}
-					port = used
-				}
-				t.Logf("the slowest of 5 took %s", slowest)
-			})
+					t.Logf("the slowest of 5 took %s", slowest)
+				})
+			}
 		}
 	}
 }
