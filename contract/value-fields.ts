@@ -236,7 +236,11 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
       'Part of the node’s memory for the large tables whose size is 0 below.',
     ],
     ['bpf.ctTcpMax', 'Connections', 'Entries of connection tracking.'],
-    ['bpf.natMax', 'Address translations', 'Entries of the NAT table, two for each flow; half as many more for flows that are being opened.'],
+    [
+      'bpf.natMax',
+      'Address translations',
+      'Entries of the NAT table, two for each flow; half as many more for flows that are being opened.',
+    ],
     ['bpf.lbMapMax', 'Services', 'Entries of the service tables.'],
     ['bpf.policyMapMax', 'Policy lines', 'Entries of the policy table.'],
     ['bpf.ipcacheMax', 'Addresses', 'Entries of the table of who is behind which address.'],
