@@ -147,6 +147,11 @@ const rows: Readonly<Record<ValueGroup, readonly Row[]>> = {
     ['maglev.hashSeed', 'Maglev seed', 'Base64 of 12 bytes; the same on all nodes. Empty: a fixed one.'],
     ['nodePort.range', 'NodePort range', 'As the API server has it: first,last.', { placeholder: '30000,32767' }],
     ['externalIPs.enabled', 'External addresses', 'Serve spec.externalIPs of services.', basic],
+    [
+      'externalIPs.fromPods',
+      'External addresses for pods too',
+      'As kube-proxy does. Whoever may make a service can then take any address from the pods (CVE-2020-8554).',
+    ],
     ['hostPort.enabled', 'Host ports', 'Serve hostPort of pods.'],
     ['socketLB.enabled', 'Translate at connect()', 'In the socket instead of per packet.'],
     [

@@ -60,7 +60,7 @@ export const valuesSchema = z.object({
   }),
   maglev: group({ tableSize: count(16381), hashSeed: text('') }),
   nodePort: group({ range: text('30000,32767') }),
-  externalIPs: group({ enabled: flag(true) }),
+  externalIPs: group({ enabled: flag(true), fromPods: flag(false) }),
   hostPort: group({ enabled: flag(true) }),
   socketLB: group({ enabled: flag(true), hostNamespaceOnly: flag(false) }),
   sessionAffinity: flag(true),

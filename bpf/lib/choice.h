@@ -220,9 +220,7 @@ __verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
 		if (!may_come(service, &p->source))
 			return -DROP_NOT_IN_SOURCE_RANGE;
 		w->pick.hash = client_hash(p, !service->affinity);
-	} else if (service->kind == KIND_EXTERNAL_IP && !is_host(&p->destination)) {
-		/* Whoever may make a service could take any address of the world from the pods
-		 * (CVE-2020-8554). */
+	} else if (leaves_alone(service, &p->destination)) {
 		return NO_SERVICE;
 	}
 	w->pick.client = p->source;

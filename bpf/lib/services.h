@@ -23,6 +23,16 @@ static __always_inline struct backend *find_backend(__u32 id)
 	return backend;
 }
 
+/*
+ * Whether a client inside of the cluster asks the address itself and not the service: whoever may make a
+ * service could take any address of the world from the pods (CVE-2020-8554), where nobody allowed that.
+ */
+static __always_inline bool leaves_alone(const struct service *service, const struct address *address)
+{
+	return service->kind == KIND_EXTERNAL_IP && !(service->flags & SERVICE_EXTERNAL_INSIDE) &&
+	       !is_host(address);
+}
+
 static __always_inline bool may_come(const struct service *service, const struct address *client)
 {
 	struct range_key key = {.prefixlen = 32 + 128, .service = service->id, .address = *client};

@@ -53,8 +53,7 @@ static __always_inline int choose_for_socket(struct address *address, __be16 por
 		service = find_node_port(address, port, protocol, host);
 	if (!service)
 		return 0;
-	/* Whoever may make a service could take any address of the world from the pods (CVE-2020-8554). */
-	if (service->kind == KIND_EXTERNAL_IP && !is_host(address))
+	if (leaves_alone(service, address))
 		return 0;
 	*(__u64 *)&q->client = namespace;
 	return pick_backend(service, q) ? -DROP_NO_BACKEND : 1;

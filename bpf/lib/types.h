@@ -288,9 +288,10 @@ struct service_key {
 #define SERVICE_RANGES (1 << 0)	      /* clients outside have to be in source_ranges */
 #define SERVICE_DROP_INSIDE (1 << 1)  /* without backend: clients inside wait in vain, nobody refuses them */
 #define SERVICE_DROP_OUTSIDE (1 << 2) /* the same for clients outside */
-#define SERVICE_EXTERNAL_LOCAL (1 << 3) /* externalTrafficPolicy Local */
-#define SERVICE_INTERNAL_LOCAL (1 << 4) /* internalTrafficPolicy Local */
-#define SERVICE_MAGLEV (1 << 5)		/* the list of clients outside has a table */
+#define SERVICE_EXTERNAL_LOCAL (1 << 3)	 /* externalTrafficPolicy Local */
+#define SERVICE_INTERNAL_LOCAL (1 << 4)	 /* internalTrafficPolicy Local */
+#define SERVICE_MAGLEV (1 << 5)		 /* the list of clients outside has a table */
+#define SERVICE_EXTERNAL_INSIDE (1 << 6) /* pods reach it by an external address as well */
 
 /* Which backends a client gets: one inside of the cluster, or one outside. */
 #define INSIDE 0

@@ -38,8 +38,8 @@ func netnsDirectory() string {
 
 // newServices makes the manager of services. Without the replacement of kube-proxy it only knows their names, for flows.
 func (a *agent) newServices(settings datapath.Config, dp datapath.Datapath) *services.Manager {
-	node := services.Node{Name: a.NodeName, WithoutExternalIPs: !*a.config.ExternalIPs.Enabled, WithoutHostPorts: !*a.config.HostPort.Enabled,
-		WithoutAffinity: !*a.config.SessionAffinity}
+	node := services.Node{Name: a.NodeName, WithoutExternalIPs: !*a.config.ExternalIPs.Enabled, ExternalIPsFromPods: a.config.ExternalIPs.FromPods,
+		WithoutHostPorts: !*a.config.HostPort.Enabled, WithoutAffinity: !*a.config.SessionAffinity}
 	if !settings.KubeProxyReplacement {
 		node.WithoutHostPorts = true
 		return services.New(dp, node, nil, a.log)

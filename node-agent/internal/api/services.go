@@ -62,6 +62,7 @@ func serviceFlags(s datapath.Service, f datapath.Frontend) (out []string) {
 	}
 	outside := f.Kind != datapath.ServiceClusterIP
 	add(f.Address.IsUnspecified(), "any node's address")
+	add(f.Kind == datapath.ServiceExternalIP && s.ExternalInside, "also for pods")
 	add(s.ExternalLocal && outside, "externalTrafficPolicy=Local")
 	add(s.InternalLocal, "internalTrafficPolicy=Local")
 	add(s.AffinitySeconds > 0, fmt.Sprintf("affinity=%ds", s.AffinitySeconds))

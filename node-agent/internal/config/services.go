@@ -12,7 +12,7 @@ type ServiceOptions struct {
 	LoadBalancer    LoadBalancer `json:"loadBalancer,omitempty"`
 	Maglev          Maglev       `json:"maglev,omitempty"`
 	NodePort        NodePort     `json:"nodePort,omitempty"`
-	ExternalIPs     Switch       `json:"externalIPs,omitempty"`
+	ExternalIPs     ExternalIPs  `json:"externalIPs,omitempty"`
 	HostPort        Switch       `json:"hostPort,omitempty"`
 	SocketLB        SocketLB     `json:"socketLB,omitempty"`
 	SessionAffinity *bool        `json:"sessionAffinity,omitempty"`
@@ -43,6 +43,15 @@ type Maglev struct {
 type NodePort struct {
 	// Range is "first,last", as the API server has it; the default is 30000,32767.
 	Range string `json:"range,omitempty"`
+}
+
+// ExternalIPs is about spec.externalIPs of services.
+type ExternalIPs struct {
+	// Enabled, on by default, serves clients outside there.
+	Enabled *bool `json:"enabled,omitempty"`
+	// FromPods serves pods and nodes there too, as kube-proxy does: whoever may make a service can take any address from them
+	// then (CVE-2020-8554).
+	FromPods bool `json:"fromPods,omitempty"`
 }
 
 // Switch is something that is on or off; on by default.

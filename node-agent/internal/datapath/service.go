@@ -64,6 +64,8 @@ type Service struct {
 	// DropExternal and DropInternal: clients without a backend are left waiting instead of refused, because the service
 	// has backends, only not here.
 	DropExternal, DropInternal bool
+	// ExternalInside has clients inside of the cluster served at external addresses that are not the node's own.
+	ExternalInside bool
 }
 
 // LoadBalancer is how clients outside of the cluster reach backends. The zero value is mode snat, random, no acceleration.

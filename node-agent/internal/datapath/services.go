@@ -142,6 +142,7 @@ const (
 	serviceExternalLocal
 	serviceInternalLocal
 	serviceMaglev
+	serviceExternalInside
 )
 
 // value is what a frontend of that kind has in the map.
@@ -151,12 +152,13 @@ func (s *serviceState) value(kind ServiceKind, counts [2]int, maglev bool) servi
 		out.View[view].List, out.View[view].Count = list.id, uint32(counts[view])
 	}
 	for bit, set := range map[uint16]bool{
-		serviceRanges:        kind == ServiceLoadBalancer && len(s.service.SourceRanges) > 0,
-		serviceDropInternal:  s.service.DropInternal,
-		serviceDropExternal:  s.service.DropExternal,
-		serviceExternalLocal: s.service.ExternalLocal,
-		serviceInternalLocal: s.service.InternalLocal,
-		serviceMaglev:        maglev,
+		serviceRanges:         kind == ServiceLoadBalancer && len(s.service.SourceRanges) > 0,
+		serviceDropInternal:   s.service.DropInternal,
+		serviceDropExternal:   s.service.DropExternal,
+		serviceExternalLocal:  s.service.ExternalLocal,
+		serviceInternalLocal:  s.service.InternalLocal,
+		serviceMaglev:         maglev,
+		serviceExternalInside: kind == ServiceExternalIP && s.service.ExternalInside,
 	} {
 		if set {
 			out.Flags |= bit

@@ -145,6 +145,48 @@ func TestExternalAddressesCatchNoPods(t *testing.T) {
 	})
 }
 
+// Where it was asked for, pods and the node are served at external addresses as by kube-proxy, by packet and by socket, and only there.
+func TestExternalAddressesForPods(t *testing.T) {
+	eachRouting(t, func(t *testing.T, c *cluster) {
+		n, client, server := c.nodes[0], c.nodes[0].pods[1], c.nodes[1].pods[0]
+		server.space.answer(t, ":7000", "service")
+		server.space.echoTCP(t, ":7000")
+		publish := func(inside bool) {
+			for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+				must(t, n.datapath.UpsertService(ctx, datapath.Service{
+					ServiceID: datapath.ServiceID{Namespace: "default", Name: "external", Protocol: protocol}, ExternalInside: inside,
+					Frontends: []datapath.Frontend{{Address: addr(world), Port: 80, Protocol: protocol, Kind: datapath.ServiceExternalIP}},
+					Backends:  []datapath.Backend{backend(server, 7000)},
+				}))
+			}
+		}
+		publish(true)
+		served := func(when string) {
+			if got, err := client.space.try("udp4", world+":80"); err != nil || got != "service" {
+				t.Errorf("%s a pod's packet was answered by %q, %v", when, got, err)
+			}
+			if n.cgroup == "" {
+				t.Log("no cgroup2 is mounted: sockets were not tried")
+				return
+			}
+			for who, from := range map[string]*space{"pod": client.space, "node": n.space} {
+				if out, err := n.inCgroup(from, world+":80"); err != nil || !strings.Contains(out, "peer "+world+":80") {
+					t.Errorf("%s the %s's socket got %v: %s", when, who, err, out)
+				}
+			}
+		}
+		served("at first")
+		// The agent that comes back reads the services from the kernel.
+		must(t, n.datapath.Close())
+		n.open()
+		served("after a restart")
+		publish(false)
+		if got, err := client.space.try("udp4", world+":80"); err == nil {
+			t.Errorf("it is not asked for any more, and a pod was answered by %q", got)
+		}
+	})
+}
+
 // What the journal does not take is not done: an uninstall would not know how it was.
 func TestNothingIsDoneUnrecorded(t *testing.T) {
 	c := newCluster(t, datapath.RoutingNative)

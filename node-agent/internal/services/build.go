@@ -34,6 +34,8 @@ type Node struct {
 	Addresses []netip.Addr
 	// WithoutExternalIPs ignores spec.externalIPs, WithoutHostPorts pods' host ports, WithoutAffinity spec.sessionAffinity.
 	WithoutExternalIPs, WithoutHostPorts, WithoutAffinity bool
+	// ExternalIPsFromPods serves clients inside of the cluster at external addresses as well.
+	ExternalIPsFromPods bool
 }
 
 // Result is what one Kubernetes service becomes on a node.
@@ -263,6 +265,7 @@ func choose(s *corev1.Service, list []endpoint, node Node) datapath.Service {
 	any := slices.ContainsFunc(list, func(e endpoint) bool { return e.ready || e.serving && e.terminating })
 	out.DropInternal = any && insideCount == 0
 	out.DropExternal = any && outsideCount == 0
+	out.ExternalInside = node.ExternalIPsFromPods
 	return out
 }
 

@@ -158,6 +158,17 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+func TestExternalAddressesForPodsWhereAskedFor(t *testing.T) {
+	s := service(func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"198.51.100.80"} })
+	for _, asked := range []bool{false, true} {
+		node := here
+		node.ExternalIPsFromPods = asked
+		if built := Build(s, nil, node).Services; len(built) != 1 || built[0].ExternalInside != asked {
+			t.Errorf("asked for: %v; got %+v", asked, built)
+		}
+	}
+}
+
 func TestAffinityRangesAndHealth(t *testing.T) {
 	s := service(func(s *corev1.Service) {
 		local(s)
