@@ -137,13 +137,14 @@ export async function readFacts(
   connection: ReadOnlyConnection,
   ssh: SshConnector | undefined,
 ): Promise<Result<ClusterFacts>> {
-  const [nodes, daemonSets, endpoints, backup, staticPods, proxyConfig] = await Promise.all([
+  const [nodes, daemonSets, endpoints, backup, staticPods, proxyConfig, services] = await Promise.all([
     connection.list<NodeObject>(resources.nodes),
     connection.list<KubeObject>(resources.daemonSets),
     connection.get<EndpointsObject>(resources.endpoints, 'kubernetes', 'default'),
     connection.get<KubeObject>(resources.configMaps, proxyBackupName, agentNamespace),
     connection.list<KubeObject>(resources.pods, { namespace: agentNamespace, labelSelector: 'component=kube-proxy' }),
     connection.get<KubeObject>(resources.configMaps, 'kube-proxy', agentNamespace),
+    connection.list<KubeObject>(resources.services),
   ]);
   if (!nodes.ok) return nodes;
   if (!daemonSets.ok) return daemonSets;
@@ -159,6 +160,7 @@ export async function readFacts(
     backup: backup.ok ? backup.value : undefined,
     staticPods: staticPods.ok ? staticPods.value : [],
     machines,
+    services: services.ok ? services.value : [],
   });
   const port = (subset?.ports?.find((entry) => entry.name === 'https') ?? subset?.ports?.[0])?.port;
   return ok({

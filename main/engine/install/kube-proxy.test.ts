@@ -226,6 +226,26 @@ describe('a plan', () => {
     expect(made.nodes[0]?.changes.at(-1)).toContain('kube-proxy');
   });
 
+  test('says who loses external addresses with it, unless pods are to be served there', async () => {
+    const service = (name: string, externalIPs: readonly string[]) => ({
+      metadata: { name, namespace: 'shop' },
+      spec: { externalIPs },
+    });
+    const before = (cluster: FakeCluster) => {
+      cluster.put(resources.daemonSets, kubeadm);
+      cluster.put(resources.services, service('web', ['203.0.113.7']));
+      cluster.put(resources.services, service('inner', []));
+    };
+    const about = async (externalIPs: Values['externalIPs']) =>
+      (await plan('install', 'remove', { externalIPs }, before)).plan.warnings.filter((text) => text.includes('shop/'));
+    const [warning, ...others] = await about({ enabled: true, fromPods: false });
+    expect(warning).toContain('external addresses of shop/web by kube-proxy');
+    expect(warning).toContain('set externalIPs.fromPods');
+    expect(others).toEqual([]);
+    expect(await about({ enabled: true, fromPods: true })).toEqual([]);
+    expect(await about({ enabled: false, fromPods: true })).toHaveLength(1);
+  });
+
   test('refuses what would leave the cluster without services', async () => {
     expect(
       codes(

@@ -25,6 +25,8 @@ export interface ProxyFacts {
   readonly saved: KubeObject | undefined;
   /** Taking it away was begun and has not ended: rules may still be on nodes. */
   readonly unfinished: boolean;
+  /** Services with external addresses, as namespace/name: pods reach these by kube-proxy. */
+  readonly external: readonly string[];
   readonly text: string;
 }
 
@@ -60,11 +62,15 @@ export interface ProxySources {
   /** Pods of kube-proxy that a kubelet made by itself. */
   readonly staticPods: readonly KubeObject[];
   readonly machines: readonly { readonly version: string; readonly arguments: readonly string[] }[];
+  readonly services?: readonly KubeObject[];
 }
 
 const isProxy = (set: DaemonSet) =>
   (set.metadata.name === 'kube-proxy' || set.spec?.template?.metadata?.labels?.['k8s-app'] === 'kube-proxy') &&
   set.spec?.template?.spec?.nodeSelector?.['kubernetes.io/os'] !== 'windows';
+
+const hasExternalAddress = (service: KubeObject) =>
+  ((service as { readonly spec?: { readonly externalIPs?: readonly string[] } }).spec?.externalIPs ?? []).length > 0;
 
 function savedSet(backup: ConfigMap | undefined): KubeObject | undefined {
   try {
@@ -75,10 +81,11 @@ function savedSet(backup: ConfigMap | undefined): KubeObject | undefined {
 }
 
 /** Recognises who translates service addresses. Pure. */
-export function proxyFacts({ daemonSets, backup, staticPods, machines }: ProxySources): ProxyFacts {
+export function proxyFacts({ daemonSets, backup, staticPods, machines, services = [] }: ProxySources): ProxyFacts {
   const set = (daemonSets as readonly DaemonSet[]).find(isProxy);
   const saved = savedSet(backup);
-  const none = { namespace: '', name: '', set, saved, unfinished: false };
+  const external = services.filter(hasExternalAddress).map(({ metadata }) => `${metadata.namespace}/${metadata.name}`);
+  const none = { namespace: '', name: '', set, saved, unfinished: false, external };
   const unfinished = saved !== undefined && (backup as ConfigMap | undefined)?.data?.state !== 'removed';
   const runs = set !== undefined && (set.status?.desiredNumberScheduled ?? 1) > 0;
   if (saved && (unfinished || !runs)) {
@@ -196,6 +203,16 @@ export function aboutSilent(names: readonly string[]): string {
   return `Start ${names.join(', ')} again; or, if that does not come back, take it out of the cluster (${deletion}), and boot it anew before it joins again. Then make the plan again.`;
 }
 
+/** What pods lose with kube-proxy, by the values as they are. */
+function lostWith({ external }: ProxyFacts, values: Values): readonly string[] {
+  if (external.length === 0 || (values.externalIPs.enabled && values.externalIPs.fromPods)) return [];
+  const some = external.slice(0, 3).join(', ');
+  const named = external.length > 3 ? `${some} and ${external.length - 3} more` : some;
+  return [
+    `Pods reach the external addresses of ${named} by kube-proxy; agents serve ${values.externalIPs.enabled ? 'only clients outside there. If pods rely on it, set externalIPs.fromPods' : 'nobody there. If anybody relies on it, set externalIPs.enabled, for pods externalIPs.fromPods too'}.`,
+  ];
+}
+
 function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[]): ProxyPlan {
   const { kind, namespace, name } = facts;
   const set = facts.set ?? facts.saved;
@@ -244,6 +261,7 @@ function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[
     obstacles: [],
     warnings: [
       `When every agent translates services, ${namespace}/${name} is sent away by a selector that no node has, and a pod of its own image runs kube-proxy --cleanup on every node: the chains KUBE-* (nftables: its own tables) go, other rules stay. Where ip_vs is loaded it empties the IPVS table as a whole, as it always does.`,
+      ...lostWith(facts, values),
       'Connections that kube-proxy has translated end where netfilter has no other address translation left (its nftables mode); those that agents translate go on. What is noticed is measured.',
     ],
   };
