@@ -64,7 +64,7 @@ export const decisions: readonly Exclusion[] = [
   {
     pattern: /via ExternalIP when the external IP is not assigned to a node/,
     reason:
-      'by decision: pods reach an external address by a service only if it is their node’s own, or whoever may make a service could take any address of the world from them (CVE-2020-8554); clients outside are not concerned',
+      'by decision: pods reach an external address by a service only if it is their node’s own, or whoever may make a service could take any address of the world from them (CVE-2020-8554), unless externalIPs.fromPods is set; clients outside are not concerned',
   },
 ];
 
