@@ -69,7 +69,7 @@ func (r *rig) kept() (out map[string][2]int) {
 	out = map[string][2]int{}
 	for _, name := range connectionTables {
 		var n [2]int
-		r.must(eachConnection(r.objects.maps[name], func(_ *connectionKeyLayout, v *connectionLayout) bool {
+		r.must(visitTable(r.objects.maps[name], func(_ *connectionKeyLayout, v *connectionLayout) bool {
 			n[0]++
 			if v.Flags&connectionService != 0 {
 				n[1]++

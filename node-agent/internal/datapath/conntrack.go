@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -25,30 +24,10 @@ func monotonic() uint64 {
 	return uint64(t.Nano())
 }
 
-// eachConnection visits the whole table in batches; visit returns false to end.
-func eachConnection(m *ebpf.Map, visit func(*connectionKeyLayout, *connectionLayout) bool) error {
-	keys, values := make([]connectionKeyLayout, collectBatch), make([]connectionLayout, collectBatch)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("reading connections: %w", err)
-		}
-		for i := range n {
-			if !visit(&keys[i], &values[i]) {
-				return nil
-			}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
-
 // deleteConnections deletes what match says, and counts what is left.
 func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connectionLayout) bool) (left int, err error) {
 	var doomed []connectionKeyLayout
-	if err := eachConnection(m, func(key *connectionKeyLayout, value *connectionLayout) bool {
+	if err := visitTable(m, func(key *connectionKeyLayout, value *connectionLayout) bool {
 		if match(key, value) {
 			doomed = append(doomed, *key)
 		} else {
@@ -78,7 +57,7 @@ func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
 	err := k.read("listing connections", func() error {
 		now := monotonic()
 		for _, name := range connectionTables {
-			if err := eachConnection(k.objects.maps[name], func(key *connectionKeyLayout, v *connectionLayout) bool {
+			if err := visitTable(k.objects.maps[name], func(key *connectionKeyLayout, v *connectionLayout) bool {
 				if v.Expires >= now {
 					e := k.conntrackEntry(key, v, now)
 					if name == "openings" {

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -24,33 +23,13 @@ type NATEntry struct {
 	Expires time.Duration
 }
 
-// eachNAT visits the whole table in batches; visit returns false to end.
-func eachNAT(m *ebpf.Map, visit func(*natKeyLayout, *natValueLayout) bool) error {
-	keys, values := make([]natKeyLayout, collectBatch), make([]natValueLayout, collectBatch)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("reading translations: %w", err)
-		}
-		for i := range n {
-			if !visit(&keys[i], &values[i]) {
-				return nil
-			}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
-
 // NAT implements Datapath: one line per flow, from the entry that owns the port.
 func (k *kernel) NAT(limit int) ([]NATEntry, error) {
 	var out []NATEntry
 	err := k.read("listing translations", func() error {
 		now := monotonic()
 		for _, name := range natTables {
-			if err := eachNAT(k.objects.maps[name], func(key *natKeyLayout, v *natValueLayout) bool {
+			if err := visitTable(k.objects.maps[name], func(key *natKeyLayout, v *natValueLayout) bool {
 				if key.Direction == natIn && v.Expires >= now {
 					e := natEntry(key, v, now)
 					if name == "nat_openings" {

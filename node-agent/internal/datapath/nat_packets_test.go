@@ -316,7 +316,7 @@ func (r *rig) expireNAT(match func(*natKeyLayout, *natValueLayout) bool) {
 	n := 0
 	for _, name := range natTables {
 		m := r.objects.maps[name]
-		r.must(eachNAT(m, func(key *natKeyLayout, v *natValueLayout) bool {
+		r.must(visitTable(m, func(key *natKeyLayout, v *natValueLayout) bool {
 			if key.Direction == natIn && match(key, v) {
 				k, changed := *key, *v
 				changed.Expires = 1
@@ -358,7 +358,7 @@ func TestSNATSurvivesEviction(t *testing.T) {
 func (r *rig) removeNAT(table string, direction uint8) {
 	r.t.Helper()
 	var doomed []natKeyLayout
-	r.must(eachNAT(r.objects.maps[table], func(key *natKeyLayout, _ *natValueLayout) bool {
+	r.must(visitTable(r.objects.maps[table], func(key *natKeyLayout, _ *natValueLayout) bool {
 		if key.Direction == direction {
 			doomed = append(doomed, *key)
 		}

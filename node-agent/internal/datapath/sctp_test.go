@@ -147,7 +147,7 @@ func TestSCTPAssociations(t *testing.T) {
 		var found []string
 		var life time.Duration
 		for _, table := range connectionTables {
-			r.must(eachConnection(r.objects.maps[table], func(k *connectionKeyLayout, v *connectionLayout) bool {
+			r.must(visitTable(r.objects.maps[table], func(k *connectionKeyLayout, v *connectionLayout) bool {
 				if k.Protocol == unix.IPPROTO_SCTP && v.Expires > monotonic() {
 					found, life = append(found, table), time.Duration(v.Expires-monotonic())
 				}

@@ -45,6 +45,26 @@ func (p MapPressure) Share() float64 {
 	return float64(p.Entries) / float64(p.MaxEntries)
 }
 
+// visitTable visits a table in batches; visit returns false to end.
+func visitTable[K, V any](m *ebpf.Map, visit func(*K, *V) bool) error {
+	keys, values := make([]K, collectBatch), make([]V, collectBatch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("reading a table: %w", err)
+		}
+		for i := range n {
+			if !visit(&keys[i], &values[i]) {
+				return nil
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
 // sweepTable reads a table in batches and deletes what doomed says. It counts what is left.
 func sweepTable[K, V any](m *ebpf.Map, doomed func(*K, *V) bool) (left, deleted int, err error) {
 	keys, values := make([]K, sweepBatch), make([]V, sweepBatch)
