@@ -45,9 +45,6 @@ type Options struct {
 	Probes datapath.Probes
 }
 
-// memoryLimit makes the garbage collector work harder instead of growing; it is no hard limit.
-const memoryLimit = 56 << 20
-
 // agent is the running thing.
 type agent struct {
 	Options
@@ -80,6 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+		go followMemory(ctx)
 	}
 	a := &agent{Options: o, level: &slog.LevelVar{}, started: time.Now(), peers: &peer.Registry{}}
 	a.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: a.level}))
