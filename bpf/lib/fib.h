@@ -11,10 +11,10 @@
 #ifndef AF_INET6
 #define AF_INET6 10
 #endif
-/* Linux 6.3; the headers may be older. */
 #ifndef EINVAL
 #define EINVAL 22
 #endif
+/* Linux 6.3; the headers may be older. */
 #define FIB_LOOKUP_SKIP_NEIGH (1U << 2)
 
 /* What is written together when a packet is forwarded: time to live, protocol and checksum of IPv4. */

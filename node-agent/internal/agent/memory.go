@@ -18,9 +18,10 @@ const (
 
 // limitFor is the limit that fits a heap of which `live` bytes are in use, beside `other` bytes that are no heap. Below it the
 // collector would run all the time without finding anything: a large cluster has more to remember than memoryLimit has room
-// for, and the agent would take half of every processor.
+// for, and the agent would take half of every processor. It goes by whole margins: each change of it stops the program for a moment.
 func limitFor(live, other uint64) int64 {
-	return max(memoryLimit, int64(live+live/2+other+memoryMargin))
+	margins := (live + live/2 + other + memoryMargin + memoryMargin - 1) / memoryMargin
+	return max(memoryLimit, int64(margins*memoryMargin))
 }
 
 // followMemory raises the limit where what is remembered needs it, and lowers it again, until ctx ends.
