@@ -73,7 +73,10 @@ export const nodeSchema = z.object({
   ready: z.boolean(),
   /** Why it is not ready, in the kubelet's words. */
   reason: z.optional(z.string()),
+  /** The one that Kubernetes names first. */
   address: z.string(),
+  /** Its others: with two families that of the other. Absent where it has one, and in recordings of earlier versions. */
+  moreAddresses: z.optional(z.readonly(z.array(z.string()))),
   podCIDR: z.string(),
   kernel: z.string(),
   os: z.string(),
@@ -103,7 +106,9 @@ export const podSchema = z.object({
   namespace: z.string(),
   name: z.string(),
   node: z.string(),
+  /** As of a node. */
   address: z.string(),
+  moreAddresses: z.optional(z.readonly(z.array(z.string()))),
   phase: z.string(),
   ready: z.boolean(),
   hostNetwork: z.boolean(),

@@ -295,6 +295,11 @@ export function makeInventory(preset: Preset): Inventory {
     ),
   ];
   if (preset === 'long') {
+    // Of two families, whose addresses are long as well.
+    for (const [index, one] of nodes.entries()) {
+      const podCIDR = `${one.podCIDR}, fd00:10:42:${index}::/64`;
+      nodes[index] = { ...one, podCIDR, moreAddresses: [`fd00:10:20::${10 + index}`] };
+    }
     pods.push(
       pod(
         'customer-facing-storefront-experience-platform-production',

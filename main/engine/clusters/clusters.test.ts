@@ -8,13 +8,14 @@ import type { Failure } from '../../../contract/failure.ts';
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
 import type { AgentStatuses } from '../agents/index.ts';
 import { openAuditLog } from '../application/audit.ts';
+import type { KubeObject } from '../kube/cluster-connection.ts';
 import { type ApiServer, findHyperkube, startApiServer } from '../kube/testing/api-server.ts';
 import { makeCertificate } from '../kube/testing/certificates.ts';
 import { silent } from '../log.ts';
 import { createRights } from '../rights/index.ts';
 import type { SshConnector } from '../ssh/ssh-connector.ts';
 import { type Clusters, createClusters } from './index.ts';
-import { countBackends, workloadOf } from './inventory-rows.ts';
+import { countBackends, nodeRow, podRow, workloadOf } from './inventory-rows.ts';
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -271,6 +272,27 @@ describe('rows', () => {
     expect(workloadOf(pod('ReplicaSet', 'web'))).toEqual({ kind: 'ReplicaSet', name: 'web' });
     expect(workloadOf(pod('DaemonSet', 'agent'))).toEqual({ kind: 'DaemonSet', name: 'agent' });
     expect(workloadOf({ metadata: { name: 'alone' } })).toEqual({ kind: 'Pod', name: 'alone' });
+  });
+  it('have all addresses of a pod and of a node, the preferred one first', () => {
+    const pod = (status: object) => {
+      const { address, moreAddresses } = podRow({ metadata: { name: 'p' }, status } as KubeObject, undefined);
+      return [address, moreAddresses];
+    };
+    expect(pod({})).toEqual(['', undefined]);
+    expect(pod({ podIP: '10.0.0.1' })).toEqual(['10.0.0.1', undefined]);
+    expect(pod({ podIP: '10.0.0.1', podIPs: [{ ip: '10.0.0.1' }, { ip: 'fd00::1' }] })).toEqual([
+      '10.0.0.1',
+      ['fd00::1'],
+    ]);
+    const node = (...addresses: readonly (readonly [type: string, address: string])[]) => {
+      const status = { addresses: addresses.map(([type, address]) => ({ type, address })) };
+      const row = nodeRow({ metadata: { name: 'n' }, status } as KubeObject, { state: 'absent' }, 0, undefined);
+      return [row.address, row.moreAddresses];
+    };
+    const outside = ['ExternalIP', '203.0.113.1'] as const;
+    expect(node(['Hostname', 'n'])).toEqual(['', undefined]);
+    expect(node(outside)).toEqual(['203.0.113.1', undefined]);
+    expect(node(outside, ['InternalIP', 'fd00::1'], ['InternalIP', '10.0.0.1'])).toEqual(['fd00::1', ['10.0.0.1']]);
   });
   it('counts ready addresses once over all slices', () => {
     const slice = (addresses: readonly string[], ready?: boolean) => ({

@@ -29,6 +29,7 @@ interface PodObject extends KubeObject {
   readonly status?: {
     readonly phase?: string;
     readonly podIP?: string;
+    readonly podIPs?: readonly { readonly ip: string }[];
     readonly conditions?: readonly { readonly type: string; readonly status: string }[];
     readonly containerStatuses?: readonly { readonly state?: { readonly waiting?: { readonly reason?: string } } }[];
   };
@@ -76,6 +77,16 @@ export function workloadOf(pod: KubeObject): { readonly kind: string; readonly n
   return { kind: owner.kind, name: owner.name };
 }
 
+/** A pod's addresses, of each of its families, the one that Kubernetes prefers first; none where it has none yet. */
+export function podAddresses(status: PodObject['status']): readonly string[] {
+  return status?.podIPs?.map(({ ip }) => ip) ?? (status?.podIP ? [status.podIP] : []);
+}
+
+/** The addresses of a row, the first apart from the others. */
+function addressFields([address = '', ...others]: readonly string[]): Pick<Pod, 'address' | 'moreAddresses'> {
+  return { address, ...(others.length > 0 ? { moreAddresses: others } : {}) };
+}
+
 /** A row for a node; its agent and the number of its pods come from elsewhere. */
 export function nodeRow(
   object: KubeObject,
@@ -86,13 +97,15 @@ export function nodeRow(
   const { metadata, spec, status } = object as NodeObject;
   const condition = status?.conditions?.find((entry) => entry.type === 'Ready');
   const ready = condition?.status === 'True';
-  const address = (type: string) => status?.addresses?.find((entry) => entry.type === type)?.address;
+  const ofType = (type: string) =>
+    (status?.addresses ?? []).filter((entry) => entry.type === type).map((entry) => entry.address);
+  const internal = ofType('InternalIP');
   const info = status?.nodeInfo;
   return {
     name: metadata.name,
     ready,
     ...(ready ? {} : { reason: condition?.message || condition?.reason || 'The kubelet has not reported yet.' }),
-    address: address('InternalIP') ?? address('ExternalIP') ?? '',
+    ...addressFields(internal.length > 0 ? internal : ofType('ExternalIP')),
     podCIDR: (spec?.podCIDRs ?? (spec?.podCIDR ? [spec.podCIDR] : [])).join(', '),
     kernel: info?.kernelVersion ?? '',
     os: info?.osImage ?? '',
@@ -114,7 +127,7 @@ export function podRow(object: KubeObject, endpoint: KubeObject | undefined): Po
     namespace: metadata.namespace ?? '',
     name: metadata.name,
     node: spec?.nodeName ?? '',
-    address: status?.podIP ?? '',
+    ...addressFields(podAddresses(status)),
     // As kubectl shows it: why it is not running says more than that it is pending.
     phase: metadata.deletionTimestamp ? 'Terminating' : (waiting ?? status?.phase ?? 'Unknown'),
     ready: status?.conditions?.some((condition) => condition.type === 'Ready' && condition.status === 'True') ?? false,

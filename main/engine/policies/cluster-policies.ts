@@ -3,6 +3,7 @@ import type { PolicyKind, PolicyProblem, PolicySummary } from '../../../contract
 import { unaryTimeout } from '../agents/agent-connection.ts';
 import { type AgentLink, type Agents, type ClusterAgents, pause } from '../agents/agent-pool.ts';
 import type { PolicyInfo } from '../agents/gen/fairlead/v1/agent_pb.ts';
+import { podAddresses } from '../clusters/inventory-rows.ts';
 import { type ClusterConnection, type KubeObject, type LiveCollection, resources } from '../kube/cluster-connection.ts';
 import { nowhere } from './document.ts';
 import { idOf, policyKinds, policyTypes, withKind } from './kinds.ts';
@@ -51,10 +52,6 @@ function portsOf(pod: PodObject): PolicyPod['ports'] {
       ports[key] = [...(ports[key] ?? []), { protocol: protocolNumbers[protocol ?? 'TCP'] ?? 6, port: containerPort }];
     }
   return ports;
-}
-
-function addressesOf({ status }: PodObject): readonly string[] {
-  return status?.podIPs?.map(({ ip }) => ip) ?? (status?.podIP ? [status.podIP] : []);
 }
 
 /** Everything that is live about policies of one cluster, shared by list and validation. */
@@ -113,7 +110,7 @@ export class ClusterPolicies implements Disposable {
         node: pod.spec?.nodeName ?? '',
         hostNetwork: pod.spec?.hostNetwork ?? false,
         ports: portsOf(pod) ?? {},
-        addresses: addressesOf(pod),
+        addresses: podAddresses(pod.status),
       }));
     return this.#policyPods;
   }

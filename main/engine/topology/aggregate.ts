@@ -7,7 +7,8 @@ export interface TopologyPod {
   readonly namespace: string;
   readonly name: string;
   readonly host: string;
-  readonly address: string;
+  /** Of each of its families. */
+  readonly addresses: readonly string[];
   readonly identity: number;
   readonly labels: readonly string[];
   readonly workload: { readonly kind: string; readonly name: string };
@@ -126,7 +127,7 @@ function addPod(node: NodeDraft, pod: TopologyPod): void {
   node.isolatedEgress ||= pod.isolatedEgress;
   if (pod.host !== '') node.hosts.add(pod.host);
   if (pod.identity > 0) node.identities.add(pod.identity);
-  if (pod.address !== '' && node.addresses.size < mostListed) node.addresses.add(pod.address);
+  for (const address of pod.addresses) if (node.addresses.size < mostListed) node.addresses.add(address);
   if (node.labels === undefined) node.labels = new Set(pod.labels);
   else for (const label of node.labels) if (!pod.labels.includes(label)) node.labels.delete(label);
 }

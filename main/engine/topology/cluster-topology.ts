@@ -1,6 +1,6 @@
 import { ok, type Result } from '../../../contract/failure.ts';
 import type { AgentLink, Agents, ClusterAgents } from '../agents/agent-pool.ts';
-import { workloadOf } from '../clusters/inventory-rows.ts';
+import { podAddresses, workloadOf } from '../clusters/inventory-rows.ts';
 import { type ClusterConnection, type KubeObject, type LiveCollection, resources } from '../kube/cluster-connection.ts';
 import type { Log } from '../log.ts';
 import { withKind } from '../policies/kinds.ts';
@@ -18,6 +18,7 @@ interface PodObject extends KubeObject {
   readonly status?: {
     readonly phase?: string;
     readonly podIP?: string;
+    readonly podIPs?: readonly { readonly ip: string }[];
     readonly conditions?: readonly { readonly type: string; readonly status: string }[];
   };
 }
@@ -167,7 +168,7 @@ export class ClusterTopology implements Disposable {
         namespace: metadata.namespace ?? '',
         name: metadata.name,
         host: spec?.nodeName ?? '',
-        address: status?.podIP ?? '',
+        addresses: podAddresses(status),
         identity: endpoint?.status?.identity?.id ?? 0,
         labels: Object.entries(metadata.labels ?? {})
           .filter(([key]) => !noise.has(key))

@@ -13,7 +13,7 @@ function pod(namespace: string, name: string, more: Partial<TopologyPod> = {}): 
     namespace,
     name,
     host: 'node1',
-    address: '10.0.0.1',
+    addresses: ['10.0.0.1'],
     identity: 4711,
     labels: ['app=x', `pod=${name}`],
     workload: { kind: 'Deployment', name: name.split('-')[0] ?? name },
@@ -125,6 +125,12 @@ describe('aggregate', () => {
       forwarded: 10,
       dropped: 4,
     });
+  });
+
+  test('of two families a pod has the addresses of both', () => {
+    const both = pod('a', 'web-1', { addresses: ['10.0.0.1', 'fd00::1'] });
+    expect(aggregate(input([both], [])).nodes[0]?.addresses).toEqual(['10.0.0.1', 'fd00::1']);
+    expect(aggregate(input([pod('a', 'web-1', { addresses: [] })], [])).nodes[0]?.addresses).toEqual([]);
   });
 
   test('namespaces: only those asked for and their direct peers', () => {

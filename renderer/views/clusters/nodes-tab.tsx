@@ -2,6 +2,7 @@ import { Button } from '@mantine/core';
 import { IconArrowsLeftRight, IconTerminal2 } from '@tabler/icons-react';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import type { Cluster, ClusterNode, Inventory } from '../../../contract/clusters.ts';
+import { addressesOf } from '../../ui/addresses.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { formatBytes, formatCount, formatRate } from '../../ui/format.ts';
 import { Facts, FailureCard, Section, SidePane } from '../../ui/pieces.tsx';
@@ -9,6 +10,19 @@ import { AgentBadge, ReadyBadge } from '../../ui/status.tsx';
 import styles from './clusters.module.css';
 
 const mono = (text: string) => <span className="mono">{text}</span>;
+/** One below the other: of two families a line each; the title has them whole. */
+const stacked = (texts: readonly string[]) =>
+  texts.length < 2 ? (
+    mono(texts.join(''))
+  ) : (
+    <span className={styles.stack} title={texts.join(', ')}>
+      {texts.map((text, index) => (
+        <span key={text} className={index === 0 ? 'mono' : 'mono muted clip'}>
+          {text}
+        </span>
+      ))}
+    </span>
+  );
 /** Wraps where the column is too narrow; `words` keeps words whole. */
 const lines = (text: string, words = false) => (
   <span className={words ? styles.lines : `${styles.lines} ${styles.anywhere}`} title={text}>
@@ -59,9 +73,15 @@ const columns: readonly Column<ClusterNode>[] = [
     title: 'Address',
     width: '104px',
     sort: (node) => node.address,
-    render: (node) => mono(node.address),
+    render: (node) => stacked(addressesOf(node)),
   },
-  { id: 'cidr', title: 'Pod CIDR', width: '104px', sort: (node) => node.podCIDR, render: (node) => mono(node.podCIDR) },
+  {
+    id: 'cidr',
+    title: 'Pod CIDR',
+    width: '104px',
+    sort: (node) => node.podCIDR,
+    render: (node) => stacked(node.podCIDR.split(', ')),
+  },
   {
     id: 'kernel',
     title: 'Kernel',
@@ -265,7 +285,7 @@ function NodeDetails({ node, onClose }: { readonly node: ClusterNode; readonly o
       <Section title="Node">
         <Facts
           items={[
-            ['Address', mono(node.address)],
+            ['Address', mono(addressesOf(node).join(', '))],
             ['Pod CIDR', mono(node.podCIDR)],
             ['Pods', node.pods],
             ['Kernel', node.kernel],

@@ -3,6 +3,7 @@ import { IconFilter, IconX } from '@tabler/icons-react';
 import { type KeyboardEvent, type RefObject, useMemo, useState } from 'react';
 import type { Inventory } from '../../../contract/clusters.ts';
 import { verdictSchema } from '../../../contract/flows.ts';
+import { addressesOf } from '../../ui/addresses.ts';
 import { filterKeys, parseFilter, parseTokens } from './filter-grammar.ts';
 import styles from './flows.module.css';
 
@@ -56,7 +57,7 @@ function valuesFor(key: string, inventory: Inventory | undefined): readonly stri
     case 'ip':
     case 'from-ip':
     case 'to-ip':
-      return pods.map((pod) => pod.address);
+      return pods.flatMap(addressesOf);
     case 'label':
     case 'from-label':
     case 'to-label':

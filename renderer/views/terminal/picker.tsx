@@ -7,6 +7,7 @@ import type { TerminalTarget } from '../../../contract/terminals.ts';
 import { useClusters, writeBlocked } from '../../app/clusters.tsx';
 import { blockedNow, useBlocked } from '../../app/rights.ts';
 import { useShortcuts } from '../../app/shortcuts.ts';
+import { addressesOf } from '../../ui/addresses.ts';
 import { type Column, DataGrid } from '../../ui/data-grid.tsx';
 import { ReasonedButton, SkeletonRows, Toolbar } from '../../ui/pieces.tsx';
 import { ReadyBadge } from '../../ui/status.tsx';
@@ -147,10 +148,11 @@ export function Picker({ cluster, onPick, onCancel }: PickerProps) {
         width: '120px',
         sort: (choice) => choice.pod?.address ?? choice.node?.address ?? '',
         render: (choice) => {
-          const address = choice.pod?.address ?? choice.node?.address;
+          const [first = '', ...others] = addressesOf(choice.pod ?? choice.node);
           return (
-            <span className="mono" title={address}>
-              {address}
+            <span className="mono" title={[first, ...others].join(', ')}>
+              {first}
+              {others.length > 0 ? <span className="muted"> +{others.length}</span> : null}
             </span>
           );
         },
