@@ -71,14 +71,14 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'address',
     title: 'Address',
-    width: '104px',
+    width: 'minmax(104px, 0.4fr)',
     sort: (node) => node.address,
     render: (node) => stacked(addressesOf(node)),
   },
   {
     id: 'cidr',
     title: 'Pod CIDR',
-    width: '104px',
+    width: 'minmax(104px, 0.4fr)',
     sort: (node) => node.podCIDR,
     render: (node) => stacked(node.podCIDR.split(', ')),
   },
