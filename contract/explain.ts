@@ -10,6 +10,8 @@ export const packetQuestionSchema = z.object({
   /** Receiver: "namespace/pod", "service:namespace/name" or an address. */
   to: z.string().check(z.trim(), z.minLength(1)),
   protocol: z.enum(['tcp', 'udp', 'sctp', 'icmp']),
+  /** Of which both ends have to have an address; "either" takes that of the sender's address, or IPv4 where both ends have it. */
+  family: z._default(z.enum(['either', 'ipv4', 'ipv6']), 'either'),
   /** Of the receiver; 0 for icmp only. */
   port: z.int().check(z.minimum(0), z.maximum(65535)),
   /** 0: one that no connection of the sender has. */

@@ -70,8 +70,8 @@ interface Explained {
   readonly steps: readonly { readonly node: string; readonly kind: string; readonly text: string }[];
 }
 
-const explain = (to: string, at: number, from: string) =>
-  agentJSON<Explained>('node1', ['explain', '--from', from, '--to', to, '--port', String(at)]);
+const explain = (to: string, at: number, from: string, ...more: readonly string[]) =>
+  agentJSON<Explained>('node1', ['explain', '--from', from, '--to', to, '--port', String(at), ...more]);
 
 test.describe('nodes, pods and services of both families', () => {
   test.beforeAll(async () => {
@@ -164,6 +164,22 @@ test.describe('nodes, pods and services of both families', () => {
         const { steps } = await explain(to, to.startsWith('service') ? 80 : 8080, 'default/a');
         expect(steps.find((step) => step.kind === 'endpoint')?.text).toContain(`${a4} is endpoint`);
       }
+    // Unless the question says which, whatever node has the sender.
+    for (const [family, addresses] of [
+      ['ipv4', [a4, far[0]]],
+      ['ipv6', [a6, far[1]]],
+    ] as const)
+      for (const [from, to] of [
+        ['default/a', 'default/far'],
+        ['default/far', 'default/a'],
+      ] as const) {
+        const { verdict, steps } = await explain(to, 8080, from, '--family', family);
+        expect(steps.find((step) => step.kind === 'endpoint')?.text).toContain(
+          `${addresses[from === 'default/a' ? 0 : 1]} is endpoint`,
+        );
+        expect(verdict).toBe('delivered');
+      }
+    await expect(explain(world.ipv4, 80, 'default/a', '--family', 'ipv6')).rejects.toThrow(/is an address of IPv4/);
     await expect(explain(world.ipv4, 80, a6)).rejects.toThrow(/no address of the sender's family \(IPv6\)/);
   });
 

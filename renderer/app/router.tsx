@@ -109,7 +109,7 @@ const terminalRoute = createRoute({
 const explainRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: '/explain',
-  validateSearch: (raw: Raw) => pick(raw, ['from', 'to', 'protocol', 'port']),
+  validateSearch: (raw: Raw) => pick(raw, ['from', 'to', 'protocol', 'family', 'port']),
   component: lazyRouteComponent(() => import('../views/explain/explain-view.tsx'), 'ExplainView'),
 });
 

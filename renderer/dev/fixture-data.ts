@@ -300,6 +300,7 @@ export function makeInventory(preset: Preset): Inventory {
       const podCIDR = `${one.podCIDR}, fd00:10:42:${index}::/64`;
       nodes[index] = { ...one, podCIDR, moreAddresses: [`fd00:10:20::${10 + index}`] };
     }
+    for (const [index, one] of pods.entries()) pods[index] = { ...one, moreAddresses: [`fd00:10:42::${10 + index}`] };
     pods.push(
       pod(
         'customer-facing-storefront-experience-platform-production',

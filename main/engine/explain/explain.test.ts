@@ -1,10 +1,11 @@
 import { create } from '@bufbuild/protobuf';
+import { Code, ConnectError } from '@connectrpc/connect';
 import { describe, expect, test } from 'vitest';
 import { packetAnswerSchema, packetQuestionSchema } from '../../../contract/explain.ts';
 import { failed, ok } from '../../../contract/failure.ts';
 import { type ExplainRequest, ExplainResponseSchema } from '../agents/gen/fairlead/v1/agent_pb.ts';
 import type { Agents } from '../agents/index.ts';
-import { answerOf, createExplain } from './index.ts';
+import { answerOf, createExplain, questionFailure } from './index.ts';
 
 const context = { signal: new AbortController().signal, connection: 'test' };
 const question = packetQuestionSchema.parse({
@@ -47,13 +48,54 @@ describe('explain', () => {
       }),
     });
     const result = await explain.packet(question, context);
-    expect(asked).toMatchObject({ from: 'default/client', to: 'service:default/web', port: 80, protocol: 'tcp' });
+    expect(asked).toMatchObject({
+      from: 'default/client',
+      to: 'service:default/web',
+      port: 80,
+      protocol: 'tcp',
+      family: '',
+    });
     if (!result.ok) throw new Error(result.failure.what);
     expect(packetAnswerSchema.parse(result.value)).toMatchObject({
       verdict: 'dropped',
       dropReason: 'POLICY_DENIED',
       steps: [{ node: 'b', hook: 'from_pod', verdict: 'dropped' }],
     });
+  });
+
+  test('asks about the family that is wanted, and says which end has no address of it', async () => {
+    const text =
+      'sender default/client has no address of IPv6 (it has 10.0.0.1); ask about IPv4, or about a sender that has one';
+    const asked: string[] = [];
+    const explain = createExplain({
+      agents: agentsOf({
+        a: ({ family }) => {
+          asked.push(family);
+          throw new ConnectError(text, Code.InvalidArgument);
+        },
+      }),
+    });
+    const families = [undefined, 'either', 'ipv4', 'ipv6'] as const;
+    for (const family of families)
+      expect(await explain.packet(family ? { ...question, family } : question, context)).toMatchObject({
+        ok: false,
+        failure: {
+          code: 'explain.question',
+          why: 'Sender default/client has no address of IPv6 (it has 10.0.0.1).',
+          fix: 'Ask about IPv4, or about a sender that has one.',
+        },
+      });
+    expect(asked).toEqual(['', '', 'ipv4', 'ipv6']);
+    expect(packetQuestionSchema.safeParse({ ...question, family: 'ipx' }).success).toBe(false);
+  });
+
+  test('leaves failures that are not about the question to what says so of connections', () => {
+    expect(questionFailure(new ConnectError('no pod "a/b" is known', Code.NotFound))).toMatchObject({
+      why: 'No pod "a/b" is known.',
+      fix: 'Change the question.',
+    });
+    expect(questionFailure(new ConnectError('gone', Code.Unavailable))).toBeUndefined();
+    expect(questionFailure(new Error('gone'))).toBeUndefined();
   });
 
   test('says so when no agent can be asked', async () => {

@@ -1,5 +1,6 @@
+import { Code, ConnectError } from '@connectrpc/connect';
 import type { PacketAnswer, PacketQuestion } from '../../../contract/explain.ts';
-import { failed, ok, type Result } from '../../../contract/failure.ts';
+import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
 import type { CapabilityImplementation } from '../../../contract/implementation.ts';
 import type { ExplainResponse } from '../agents/gen/fairlead/v1/agent_pb.ts';
 import { type Agents, agentFailure, unaryTimeout } from '../agents/index.ts';
@@ -33,6 +34,24 @@ export function answerOf(response: ExplainResponse): PacketAnswer {
   };
 }
 
+const sentence = (text: string) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+/**
+ * What is wrong with the question itself, in the agent's words ("why; fix"): a name that nobody has, a family of which an
+ * end has no address. Undefined where the failure is another.
+ */
+export function questionFailure(error: unknown): Failure | undefined {
+  const { code, rawMessage } = ConnectError.from(error);
+  if (code !== Code.InvalidArgument && code !== Code.NotFound) return undefined;
+  const [why = '', ...fix] = rawMessage.split('; ');
+  return {
+    code: 'explain.question',
+    what: 'This question has no answer.',
+    why: sentence(why),
+    fix: fix.length > 0 ? sentence(fix.join('; ')) : 'Change the question.',
+  };
+}
+
 /** Asks the agents where a packet goes. Any of them knows which one has the sender, and passes the question on. */
 async function ask(agents: Agents, question: PacketQuestion): Promise<Result<PacketAnswer>> {
   const opened = await agents.open(question.cluster);
@@ -54,19 +73,22 @@ async function ask(agents: Agents, question: PacketQuestion): Promise<Result<Pac
       last = client;
       continue;
     }
-    const { from, to, protocol, port, sourcePort, l7, perPacket } = question;
+    const { from, to, protocol, family, port, sourcePort, l7, perPacket } = question;
     try {
       return ok(
         answerOf(
           await client.value.agent.explain(
-            { from, to, protocol, port, sourcePort: sourcePort ?? 0, l7: l7 ?? '', perPacket: perPacket ?? false },
+            {
+              ...{ from, to, protocol, port, sourcePort: sourcePort ?? 0, l7: l7 ?? '', perPacket: perPacket ?? false },
+              family: family === 'either' ? '' : (family ?? ''),
+            },
             { timeoutMs: 3 * unaryTimeout },
           ),
         ),
       );
     } catch (error) {
       // What the agent says of the question is the answer; another agent would say the same.
-      return failed(agentFailure(link.node, error));
+      return failed(questionFailure(error) ?? agentFailure(link.node, error));
     }
   }
   return last;

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	fairleadv1 "fairlead.dev/node-agent/api/fairlead/v1"
 	"fairlead.dev/node-agent/internal/certificates"
@@ -55,55 +55,10 @@ type explainer struct {
 	parts   *Parts
 	request *fairleadv1.ExplainRequest
 	out     *fairleadv1.ExplainResponse
+	// asked is the family that the question names; empty for either.
+	asked family
 	// families that the sender may send in, the preferred one first.
 	families []family
-}
-
-// family is one of IP's two.
-type family string
-
-const (
-	ipv4 family = "IPv4"
-	ipv6 family = "IPv6"
-)
-
-func familyOf(a netip.Addr) family {
-	if a.Unmap().Is4() {
-		return ipv4
-	}
-	return ipv6
-}
-
-// familiesOf a sender: that of the address by which it was named, or those of its addresses, IPv4 first.
-func familiesOf(name string, addresses []netip.Addr) []family {
-	if a, err := netip.ParseAddr(name); err == nil {
-		return []family{familyOf(a)}
-	}
-	var out []family
-	for _, f := range []family{ipv4, ipv6} {
-		if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return familyOf(a) == f }) {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// choose takes the address that the sender reaches, in the family that it prefers.
-func (x *explainer) choose(name string, addresses []netip.Addr) (netip.Addr, error) {
-	for _, f := range x.families {
-		if i := slices.IndexFunc(addresses, func(a netip.Addr) bool { return familyOf(a) == f }); i >= 0 {
-			return addresses[i], nil
-		}
-	}
-	return netip.Addr{}, status.Errorf(codes.InvalidArgument, "%s has no address of the sender's family (%s); a pod's name as the sender stands for each of its addresses", name, joinFamilies(x.families))
-}
-
-func joinFamilies(families []family) string {
-	var out []string
-	for _, f := range families {
-		out = append(out, string(f))
-	}
-	return orText(strings.Join(out, ", "), "it has no address")
 }
 
 // ask answers for a pod of this node, or passes the question on to the node that has it.
@@ -116,11 +71,17 @@ func (x *explainer) ask(ctx context.Context) error {
 	if protocol != 1 && (r.GetPort() == 0 || r.GetPort() > 65535) || r.GetSourcePort() > 65535 {
 		return status.Errorf(codes.InvalidArgument, "port %d: %s needs one from 1 to 65535", r.GetPort(), strings.ToUpper(r.GetProtocol()))
 	}
+	var err error
+	if x.asked, err = askedFamily(r.GetFamily()); err != nil {
+		return err
+	}
 	from, here := x.local(r.GetFrom())
 	if !here {
 		return x.passOn(ctx)
 	}
-	x.families = familiesOf(r.GetFrom(), addressesOf(x.parts, from.ID))
+	if x.families, err = familiesToAsk(x.asked, r.GetFrom(), addressesOf(x.parts, from.ID)); err != nil {
+		return err
+	}
 	destination, port, err := x.destination(ctx, r.GetTo(), uint16(r.GetPort()), protocol)
 	if err != nil {
 		return err
@@ -171,8 +132,8 @@ func (x *explainer) passOn(ctx context.Context) error {
 	if !ok {
 		return status.Errorf(codes.NotFound, "no pod %q is known; write namespace/pod, or the pod's address. Pods of the host's network have no programs of their own", name)
 	}
-	request := &fairleadv1.ExplainRequest{From: name, To: x.request.GetTo(), Port: x.request.GetPort(), Protocol: x.request.GetProtocol(),
-		SourcePort: x.request.GetSourcePort(), L7: x.request.GetL7(), PerPacket: x.request.GetPerPacket(), Arrival: &fairleadv1.ExplainArrival{Hops: 1}}
+	request := proto.CloneOf(x.request)
+	request.Arrival = &fairleadv1.ExplainArrival{Hops: 1}
 	answer, err := x.askNode(ctx, node, request)
 	if err != nil {
 		return err

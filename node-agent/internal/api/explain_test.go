@@ -51,6 +51,7 @@ func TestExplainRefusesWhatIsNoQuestion(t *testing.T) {
 		"a protocol that there is not": {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80, Protocol: "carrier-pigeon"}, codes.InvalidArgument},
 		"no port":                      {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d"}, codes.InvalidArgument},
 		"a port beyond the last":       {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 70000}, codes.InvalidArgument},
+		"a family that there is not":   {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80, Family: "appletalk"}, codes.InvalidArgument},
 		"a pod that nobody knows":      {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80}, codes.NotFound},
 		"a pod that is gone": {true, &fairleadv1.ExplainRequest{From: "a/b", To: "c/d", Port: 80,
 			Arrival: &fairleadv1.ExplainArrival{Hops: 1}}, codes.NotFound},
@@ -153,6 +154,50 @@ func TestExplainChoosesTheFamily(t *testing.T) {
 		}
 		if err != nil || got.String() != test.want {
 			t.Errorf("%+v: %s, %v", test, got, err)
+		}
+	}
+}
+
+// A family that is asked about is that of both ends, or the answer says which end has no address of it, what it has, and what to do.
+func TestExplainAsksAboutAFamily(t *testing.T) {
+	both := []netip.Addr{netip.MustParseAddr("fd00::2"), netip.MustParseAddr("::ffff:10.77.1.2")}
+	six, four := both[:1], both[1:]
+	for _, test := range []struct {
+		asked, from, to string
+		sender, there   []netip.Addr
+		want            string
+		says            []string
+	}{
+		{"ipv4", "a/b", "c/d", both, both, "::ffff:10.77.1.2", nil},
+		{"ipv6", "a/b", "c/d", both, both, "fd00::2", nil},
+		{"IPv6", "fd00::9", "c/d", both, both, "fd00::2", nil},
+		{"ipv6", "a/b", "fd00::7", both, []netip.Addr{netip.MustParseAddr("fd00::7")}, "fd00::7", nil},
+		{"", "a/b", "c/d", both, six, "fd00::2", nil},
+		{"ipv6", "a/b", "c/d", four, both, "", []string{"sender a/b has no address of IPv6 (it has 10.77.1.2)", "ask about IPv4"}},
+		{"ipv4", "a/b", "c/d", nil, both, "", []string{"sender a/b has no address of IPv4 (it has none)", "ask about IPv6"}},
+		{"ipv6", "10.77.1.9", "c/d", both, both, "", []string{"sender 10.77.1.9 is an address of IPv4", "the question is about IPv6", "its address of IPv6"}},
+		{"ipv4", "a/b", "c/d", both, six, "", []string{"receiver c/d has no address of IPv4 (it has fd00::2)", "ask about IPv6"}},
+		{"ipv4", "a/b", "fd00::7", both, []netip.Addr{netip.MustParseAddr("fd00::7")}, "", []string{"receiver fd00::7 is an address of IPv6"}},
+		{"ipx", "a/b", "c/d", both, both, "", []string{`"ipx" is no family`, "use ipv4 or ipv6"}},
+	} {
+		got, err := func() (netip.Addr, error) {
+			asked, err := askedFamily(test.asked)
+			if err != nil {
+				return netip.Addr{}, err
+			}
+			families, err := familiesToAsk(asked, test.from, test.sender)
+			if err != nil {
+				return netip.Addr{}, err
+			}
+			return (&explainer{asked: asked, families: families}).choose(test.to, test.there)
+		}()
+		if test.says == nil && (err != nil || got.String() != test.want) {
+			t.Errorf("%+v: %s, %v", test, got, err)
+		}
+		for _, part := range test.says {
+			if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), part) {
+				t.Errorf("%+v: %s, %v; want %q", test, got, err, part)
+			}
 		}
 	}
 }

@@ -34,10 +34,11 @@ func explainCommand() *cobra.Command {
 	}
 	s.bind(command)
 	flags := command.Flags()
-	flags.StringVar(&r.From, "from", "", "sender: namespace/pod, or a pod's address, whose family is taken then (otherwise IPv4 where both ends have it)")
+	flags.StringVar(&r.From, "from", "", "sender: namespace/pod, or a pod's address, whose family is taken then")
 	flags.StringVar(&r.To, "to", "", "receiver: namespace/pod, service:namespace/name, or an address")
 	flags.Uint32Var(&r.Port, "port", 0, "port of the receiver")
 	flags.StringVar(&r.Protocol, "protocol", "tcp", "tcp, udp, sctp or icmp (an echo request)")
+	flags.StringVar(&r.Family, "family", "", "ipv4 or ipv6; without it the family of the sender's address, or IPv4 where both ends have it")
 	flags.Uint32Var(&r.SourcePort, "source-port", 0, "port of the sender, to ask about a connection that exists")
 	flags.StringVar(&r.L7, "l7", "", `what is asked for, where rules of layer 7 decide: "GET http://host/path" or "DNS name"`)
 	flags.BoolVar(&r.PerPacket, "per-packet", false, "the sender's process is out of reach of the socket programs")

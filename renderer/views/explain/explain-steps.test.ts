@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { groupSteps } from './explain-steps.ts';
+import type { Inventory } from '../../../contract/clusters.ts';
+import { makeInventory } from '../../dev/fixture-data.ts';
+import { familyOf, groupSteps, hasBothFamilies } from './explain-steps.ts';
 
 function step(node: string, hook: string, text: string) {
   const rest = { kind: 'policy', map: '', key: '', value: '', rule: '', rewrite: '', verdict: '' };
@@ -25,4 +27,24 @@ describe('steps', () => {
   });
 
   test('none give no groups', () => expect(groupSteps([])).toEqual([]));
+});
+
+describe('families', () => {
+  test('are read from an address, whatever it says', () =>
+    expect([undefined, '', 'either', 'ipv4', 'ipv6', 'IPX'].map(familyOf)).toEqual([
+      ...['either', 'either', 'either', 'ipv4', 'ipv6', 'either'],
+    ]));
+
+  test('matter where a pod has both', () => {
+    const inventory = makeInventory('galaxy');
+    const withMore = (change: Partial<Inventory['pods'][number]>) => ({
+      ...inventory,
+      pods: inventory.pods.map((pod, index) => (index === 1 ? { ...pod, ...change } : pod)),
+    });
+    expect(hasBothFamilies(undefined)).toBe(false);
+    expect(hasBothFamilies(inventory)).toBe(false);
+    expect(hasBothFamilies(withMore({ moreAddresses: ['fd00::1'] }))).toBe(true);
+    expect(hasBothFamilies(withMore({ moreAddresses: ['fd00::1'], hostNetwork: true }))).toBe(false);
+    expect(hasBothFamilies(withMore({ moreAddresses: ['10.1.2.3'] }))).toBe(false);
+  });
 });

@@ -1,4 +1,6 @@
-import type { PacketAnswer, PacketStep } from '../../../contract/explain.ts';
+import type { Inventory } from '../../../contract/clusters.ts';
+import type { PacketAnswer, PacketQuestion, PacketStep } from '../../../contract/explain.ts';
+import { addressesOf } from '../../ui/addresses.ts';
 
 /** Steps that one program took in a row. */
 export interface StepGroup {
@@ -38,4 +40,16 @@ const texts: Readonly<Record<PacketAnswer['verdict'], string>> = {
 /** A verdict in words. */
 export function verdictText(verdict: PacketAnswer['verdict']): string {
   return texts[verdict];
+}
+
+/** The family that a text names; either where it names none. */
+export function familyOf(text: string | undefined): NonNullable<PacketQuestion['family']> {
+  return text === 'ipv4' || text === 'ipv6' ? text : 'either';
+}
+
+/** True where some pod has addresses of both families, so that it matters which one is asked about. */
+export function hasBothFamilies(inventory: Inventory | undefined): boolean {
+  return (inventory?.pods ?? []).some(
+    (pod) => !pod.hostNetwork && new Set(addressesOf(pod).map((address) => address.includes(':'))).size === 2,
+  );
 }

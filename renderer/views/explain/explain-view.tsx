@@ -1,4 +1,4 @@
-import { Autocomplete, Checkbox, NumberInput, Select } from '@mantine/core';
+import { Autocomplete, Checkbox, NumberInput, SegmentedControl, Select } from '@mantine/core';
 import { IconCircleCheck, IconCircleX, IconHelpCircle, IconLogout, IconRoute } from '@tabler/icons-react';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useMemo, useState } from 'react';
@@ -11,13 +11,19 @@ import { useAction } from '../../app/streams.ts';
 import { Banner, Empty, FailureCard, ReasonedButton, Toolbar } from '../../ui/pieces.tsx';
 import { Status } from '../../ui/status.tsx';
 import styles from './explain.module.css';
-import { groupSteps, verdictText } from './explain-steps.ts';
+import { familyOf, groupSteps, hasBothFamilies, verdictText } from './explain-steps.ts';
 
 const protocols = ['tcp', 'udp', 'sctp', 'icmp'] as const;
 
 function isProtocol(value: string | null | undefined): value is PacketQuestion['protocol'] {
   return protocols.some((known) => known === value);
 }
+
+const families = [
+  { value: 'either', label: 'Either' },
+  { value: 'ipv4', label: 'IPv4' },
+  { value: 'ipv6', label: 'IPv6' },
+] as const;
 
 /** Would this packet arrive, and by which way? The nodes' own programs answer. */
 export function ExplainView() {
@@ -34,9 +40,11 @@ function Explain({ cluster }: { readonly cluster: Cluster }) {
   const [protocol, setProtocol] = useState<PacketQuestion['protocol']>(
     isProtocol(search.protocol) ? search.protocol : 'tcp',
   );
+  const [family, setFamily] = useState(familyOf(search.family));
   const [perPacket, setPerPacket] = useState(false);
   const [answer, setAnswer] = useState<PacketAnswer | undefined>(undefined);
   const ask = useAction((client, question: PacketQuestion) => client.explain.packet(question));
+  const offersFamilies = family !== 'either' || hasBothFamilies(inventory.value);
   const { senders, receivers } = useMemo(() => {
     const pods = (inventory.value?.pods ?? [])
       .filter((pod) => !pod.hostNetwork)
@@ -55,8 +63,12 @@ function Explain({ cluster }: { readonly cluster: Cluster }) {
         : undefined);
   const run = async () => {
     if (blocked) return;
-    void navigate({ to: '/explain', search: { from, to, protocol, port: String(number) }, replace: true });
-    setAnswer(await ask.run({ cluster: cluster.id, from, to, protocol, port: number, perPacket }));
+    void navigate({
+      to: '/explain',
+      search: { from, to, protocol, family: family === 'either' ? undefined : family, port: String(number) },
+      replace: true,
+    });
+    setAnswer(await ask.run({ cluster: cluster.id, from, to, protocol, family, port: number, perPacket }));
   };
   return (
     <div className={styles.view}>
@@ -105,6 +117,15 @@ function Explain({ cluster }: { readonly cluster: Cluster }) {
             disabled={protocol === 'icmp'}
             w={96}
           />
+          {offersFamilies ? (
+            <SegmentedControl
+              aria-label="Addresses"
+              title="Either: that of the sender’s address, or IPv4 where both ends have it"
+              value={family}
+              onChange={(value) => setFamily(familyOf(value))}
+              data={[...families]}
+            />
+          ) : null}
           <Checkbox
             label="past the socket programs"
             checked={perPacket}

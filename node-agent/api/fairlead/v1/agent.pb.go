@@ -3723,7 +3723,10 @@ type ExplainRequest struct {
 	// The sender's process is out of reach of the socket programs, so that services are translated per packet.
 	PerPacket bool `protobuf:"varint,7,opt,name=per_packet,json=perPacket,proto3" json:"per_packet,omitempty"`
 	// Only between agents: the packet as it arrives from another node. The fields above name the original question.
-	Arrival       *ExplainArrival `protobuf:"bytes,8,opt,name=arrival,proto3" json:"arrival,omitempty"`
+	Arrival *ExplainArrival `protobuf:"bytes,8,opt,name=arrival,proto3" json:"arrival,omitempty"`
+	// ipv4 or ipv6, of which both ends have to have an address. Empty: that of the address by which the sender is named, or
+	// IPv4 where both ends have it, or IPv6.
+	Family        string `protobuf:"bytes,9,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3812,6 +3815,13 @@ func (x *ExplainRequest) GetArrival() *ExplainArrival {
 		return x.Arrival
 	}
 	return nil
+}
+
+func (x *ExplainRequest) GetFamily() string {
+	if x != nil {
+		return x.Family
+	}
+	return ""
 }
 
 type ExplainArrival struct {
@@ -4537,7 +4547,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x04undo\x18\a \x01(\tR\x04undo\"\x14\n" +
 	"\x12ListJournalRequest\"J\n" +
 	"\x13ListJournalResponse\x123\n" +
-	"\aentries\x18\x01 \x03(\v2\x19.fairlead.v1.JournalEntryR\aentries\"\xeb\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x19.fairlead.v1.JournalEntryR\aentries\"\x83\x02\n" +
 	"\x0eExplainRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -4548,7 +4558,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\x02l7\x18\x06 \x01(\tR\x02l7\x12\x1d\n" +
 	"\n" +
 	"per_packet\x18\a \x01(\bR\tperPacket\x125\n" +
-	"\aarrival\x18\b \x01(\v2\x1b.fairlead.v1.ExplainArrivalR\aarrival\":\n" +
+	"\aarrival\x18\b \x01(\v2\x1b.fairlead.v1.ExplainArrivalR\aarrival\x12\x16\n" +
+	"\x06family\x18\t \x01(\tR\x06family\":\n" +
 	"\x0eExplainArrival\x12\x14\n" +
 	"\x05frame\x18\x01 \x01(\fR\x05frame\x12\x12\n" +
 	"\x04hops\x18\x02 \x01(\rR\x04hops\"\xc2\x02\n" +
