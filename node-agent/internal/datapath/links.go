@@ -193,15 +193,8 @@ func (k *kernel) concerns(l netlink.Link) bool {
 func (k *kernel) followLinks(ctx context.Context) {
 	said := ""
 	for ctx.Err() == nil {
-		changes := make(chan netlink.LinkUpdate, 64)
-		lost := make(chan error, 1)
-		err := k.namespace.do(func() error {
-			return netlink.LinkSubscribeWithOptions(changes, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: func(err error) {
-				select {
-				case lost <- err:
-				default:
-				}
-			}})
+		changes, err := subscribe(k.namespace, func(changes chan<- netlink.LinkUpdate, lost func(error)) error {
+			return netlink.LinkSubscribeWithOptions(changes, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: lost})
 		})
 		for err == nil && ctx.Err() == nil {
 			failed := k.change(ctx, "following the node's devices", k.linksChanged)
@@ -215,7 +208,7 @@ func (k *kernel) followLinks(ctx context.Context) {
 					k.options.log.Warn("the node's devices cannot be followed yet; trying again", "error", failed)
 				}
 			}
-			err = k.untilLinkChanges(ctx, changes, lost, again)
+			err = changes.until(ctx, again, func(c netlink.LinkUpdate) bool { return c.Link != nil && k.concerns(c.Link) })
 		}
 		if ctx.Err() != nil {
 			return
@@ -224,27 +217,6 @@ func (k *kernel) followLinks(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(linkRetry):
-		}
-	}
-}
-
-// untilLinkChanges waits for a change of one of the devices, for `again`, or for ctx's end.
-func (k *kernel) untilLinkChanges(ctx context.Context, changes <-chan netlink.LinkUpdate, lost <-chan error, again <-chan time.Time) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-again:
-			return nil
-		case err := <-lost:
-			return err
-		case c, ok := <-changes:
-			if !ok {
-				return errors.New("the kernel ended the subscription")
-			}
-			if c.Link != nil && k.concerns(c.Link) {
-				return nil
-			}
 		}
 	}
 }

@@ -321,21 +321,17 @@ func (k *kernel) keepMasquerading(ctx context.Context) {
 // followAddresses writes the devices' addresses whenever one of them changes.
 func (k *kernel) followAddresses(ctx context.Context) {
 	for ctx.Err() == nil {
-		changes := make(chan netlink.AddrUpdate, 64)
-		lost := make(chan error, 1)
-		err := k.namespace.do(func() error {
-			return netlink.AddrSubscribeWithOptions(changes, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: func(err error) {
-				select {
-				case lost <- err:
-				default:
-				}
-			}})
+		changes, err := subscribe(k.namespace, func(changes chan<- netlink.AddrUpdate, lost func(error)) error {
+			return netlink.AddrSubscribeWithOptions(changes, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: lost})
 		})
 		if err != nil {
 			k.options.log.Warn("changes of the devices' addresses cannot be watched; trying again", "error", err)
 		} else {
 			k.addressesChanged(0)
-			err = k.untilLost(ctx, changes, lost)
+			err = changes.until(ctx, nil, func(c netlink.AddrUpdate) bool {
+				k.addressesChanged(c.LinkIndex)
+				return false
+			})
 		}
 		if ctx.Err() != nil {
 			return
@@ -344,22 +340,6 @@ func (k *kernel) followAddresses(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
-		}
-	}
-}
-
-func (k *kernel) untilLost(ctx context.Context, changes <-chan netlink.AddrUpdate, lost <-chan error) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-lost:
-			return err
-		case c, ok := <-changes:
-			if !ok {
-				return errors.New("the kernel ended the subscription")
-			}
-			k.addressesChanged(c.LinkIndex)
 		}
 	}
 }
