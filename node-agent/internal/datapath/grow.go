@@ -42,22 +42,20 @@ func wantedSize(configured uint32, p MapPressure) uint32 {
 // growWherePressed makes maps larger that are nearly full, or smaller than configured since they were made by a run with
 // another configuration.
 func (k *kernel) growWherePressed(ctx context.Context) {
-	s, err := k.makeSpec()
-	if err != nil {
-		return
-	}
-	specs := s.mapSpecs()
-	sizes := map[string]uint32{}
-	for _, p := range k.Pressure() {
-		m := specs[p.Name]
-		if m == nil || p.MaxEntries == 0 || !grows(p.Name, m.Type, m.Flags) {
-			continue
+	pressures, sizes := k.Pressure(), map[string]uint32{}
+	err := k.read("looking for maps without room", func() error {
+		for _, p := range pressures {
+			m := k.objects.maps[p.Name]
+			if m == nil || p.MaxEntries == 0 || !grows(p.Name, m.Type(), m.Flags()) {
+				continue
+			}
+			if size := wantedSize(k.objects.configured[p.Name], p); size > p.MaxEntries {
+				sizes[p.Name] = size
+			}
 		}
-		if size := wantedSize(m.MaxEntries, p); size > p.MaxEntries {
-			sizes[p.Name] = size
-		}
-	}
-	if len(sizes) == 0 {
+		return nil
+	})
+	if err != nil || len(sizes) == 0 {
 		return
 	}
 	if err := k.change(ctx, "making maps larger", func() error { return k.grow(sizes) }); err != nil {
@@ -73,14 +71,9 @@ func (k *kernel) growWherePressed(ctx context.Context) {
 // growFull makes those maps larger that have no room left, for a change that was just refused. It gives false where no map
 // was full. The caller holds the lock and is in the datapath's namespace.
 func (k *kernel) growFull() (bool, error) {
-	s, err := k.makeSpec()
-	if err != nil {
-		return false, err
-	}
 	sizes := map[string]uint32{}
-	for name, spec := range s.mapSpecs() {
-		m := k.objects.maps[name]
-		if m == nil || spec.Type == ebpf.LRUHash || !grows(name, spec.Type, spec.Flags) {
+	for name, m := range k.objects.maps {
+		if m.Type() == ebpf.LRUHash || !grows(name, m.Type(), m.Flags()) {
 			continue
 		}
 		n, err := countEntries(m)
@@ -88,7 +81,7 @@ func (k *kernel) growFull() (bool, error) {
 			return false, err
 		}
 		p := MapPressure{Entries: uint32(n), MaxEntries: m.MaxEntries()}
-		if size := wantedSize(spec.MaxEntries, p); size > p.MaxEntries {
+		if size := wantedSize(k.objects.configured[name], p); size > p.MaxEntries {
 			sizes[name] = size
 		}
 	}
@@ -133,7 +126,7 @@ func (k *kernel) grow(sizes map[string]uint32) (err error) {
 		return err
 	}
 	before := k.objects
-	k.objects = &objects{maps: all, programs: programs}
+	k.objects = &objects{maps: all, programs: programs, configured: before.configured}
 	if err := k.reattach(); err != nil {
 		// Some programs may be in place already; those of before go back everywhere.
 		k.objects = before

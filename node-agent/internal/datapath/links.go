@@ -167,7 +167,7 @@ func (k *kernel) addMaps() error {
 		if err != nil {
 			return fmt.Errorf("opening map %s: %w", name, err)
 		}
-		k.objects.maps[name] = opened
+		k.objects.maps[name], k.objects.configured[name] = opened, m.MaxEntries
 	}
 	return nil
 }

@@ -142,6 +142,8 @@ func (s *spec) mapSpecs() map[string]*ebpf.MapSpec {
 type objects struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
+	// configured are the maps' sizes by configuration, of which they may be multiples (grow.go).
+	configured map[string]uint32
 }
 
 func (o *objects) close() {
@@ -159,7 +161,7 @@ func mapPin(directory, name string) string {
 
 // load opens or creates the pinned maps and loads the programs on top of them.
 func (s *spec) load(directory string) (*objects, error) {
-	o := &objects{maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
+	o := &objects{maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, configured: s.sizes()}
 	specs := s.mapSpecs()
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		m, err := openMap(specs[name], mapPin(directory, name))
