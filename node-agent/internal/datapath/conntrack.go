@@ -53,26 +53,16 @@ func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connection
 
 // Conntrack implements Datapath.
 func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
-	var out []ConntrackEntry
-	err := k.read("listing connections", func() error {
-		now := monotonic()
-		for _, name := range connectionTables {
-			if err := visitTable(k.objects.maps[name], func(key *connectionKeyLayout, v *connectionLayout) bool {
-				if v.Expires >= now {
-					e := k.conntrackEntry(key, v, now)
-					if name == "openings" {
-						e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
-					}
-					out = append(out, e)
-				}
-				return limit <= 0 || len(out) < limit
-			}); err != nil {
-				return err
-			}
+	return listTables(k, "listing connections", connectionTables, limit, func(table string, key *connectionKeyLayout, v *connectionLayout, now uint64) (e ConntrackEntry, listed bool) {
+		if v.Expires < now {
+			return e, false
 		}
-		return nil
+		e = k.conntrackEntry(key, v, now)
+		if table == "openings" {
+			e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
+		}
+		return e, true
 	})
-	return out, err
 }
 
 func (k *kernel) conntrackEntry(key *connectionKeyLayout, v *connectionLayout, now uint64) ConntrackEntry {

@@ -25,26 +25,16 @@ type NATEntry struct {
 
 // NAT implements Datapath: one line per flow, from the entry that owns the port.
 func (k *kernel) NAT(limit int) ([]NATEntry, error) {
-	var out []NATEntry
-	err := k.read("listing translations", func() error {
-		now := monotonic()
-		for _, name := range natTables {
-			if err := visitTable(k.objects.maps[name], func(key *natKeyLayout, v *natValueLayout) bool {
-				if key.Direction == natIn && v.Expires >= now {
-					e := natEntry(key, v, now)
-					if name == "nat_openings" {
-						e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
-					}
-					out = append(out, e)
-				}
-				return limit <= 0 || len(out) < limit
-			}); err != nil {
-				return err
-			}
+	return listTables(k, "listing translations", natTables, limit, func(table string, key *natKeyLayout, v *natValueLayout, now uint64) (e NATEntry, listed bool) {
+		if key.Direction != natIn || v.Expires < now {
+			return e, false
 		}
-		return nil
+		e = natEntry(key, v, now)
+		if table == "nat_openings" {
+			e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
+		}
+		return e, true
 	})
-	return out, err
 }
 
 func natEntry(key *natKeyLayout, v *natValueLayout, now uint64) NATEntry {

@@ -107,6 +107,25 @@ func TestTranslationsOpenWithTheirSenders(t *testing.T) {
 	})
 }
 
+// A limit holds for open flows and those that open together.
+func TestTranslationsAreListedToALimit(t *testing.T) {
+	r := newNATRig(t, RoutingTunnel)
+	f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, port: 443, flags: syn}
+	for i := range uint16(3) {
+		f.sourcePort = 40000 + i
+		if i < 1 {
+			r.opened("one that is open", f)
+		} else {
+			r.out("one that opens", f)
+		}
+	}
+	for limit, want := range map[int]int{0: 3, 1: 1, 2: 2, 3: 3, 9: 3} {
+		if entries, err := r.NAT(limit); err != nil || len(entries) != want {
+			t.Errorf("of 3 entries with a limit of %d %d are listed, want %d (%v)", limit, len(entries), want, err)
+		}
+	}
+}
+
 func TestTranslationLifetimes(t *testing.T) {
 	r := newNATRig(t, RoutingTunnel)
 	f := flow{source: podA, destination: someServer, protocol: unix.IPPROTO_TCP, sourcePort: 40000, port: 443, flags: syn}

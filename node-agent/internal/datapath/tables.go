@@ -65,6 +65,30 @@ func visitTable[K, V any](m *ebpf.Map, visit func(*K, *V) bool) error {
 	}
 }
 
+// listTables gives what `entry` makes of the entries of some tables, leaving out those that are not listed; at most `limit`, or all
+// where that is 0.
+func listTables[K, V, E any](k *kernel, doing string, tables []string, limit int, entry func(table string, key *K, value *V, now uint64) (e E, listed bool)) ([]E, error) {
+	var out []E
+	err := k.read(doing, func() error {
+		now := monotonic()
+		for _, table := range tables {
+			if limit > 0 && len(out) >= limit {
+				break
+			}
+			if err := visitTable(k.objects.maps[table], func(key *K, value *V) bool {
+				if e, listed := entry(table, key, value, now); listed {
+					out = append(out, e)
+				}
+				return limit <= 0 || len(out) < limit
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // sweepTable reads a table in batches and deletes what doomed says. It counts what is left.
 func sweepTable[K, V any](m *ebpf.Map, doomed func(*K, *V) bool) (left, deleted int, err error) {
 	keys, values := make([]K, sweepBatch), make([]V, sweepBatch)
