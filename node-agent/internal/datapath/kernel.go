@@ -207,6 +207,10 @@ func (k *kernel) open() error {
 			return err
 		}
 	}
+	// The programs that needed more exemptions are gone.
+	if err := k.writeUnmasqueraded(); err != nil {
+		return err
+	}
 	if k.modes.untunnel {
 		// Connections of before remember the tunnel; asked again, they forget it.
 		if err := k.identitiesChanged(true); err != nil {

@@ -150,7 +150,10 @@ func (k *kernel) startMasquerading(devices []netlink.Link) error {
 		return fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
 	}
 	sortPrefixes(m.rules)
-	return errors.Join(k.writeUnmasqueraded(), k.writeDevices())
+	// Nothing is taken away yet: the programs of before are still there, and in another routing mode they need other exemptions.
+	// One that is missed masquerades an open connection for good, and the other pod resets what it does not know.
+	_, err := k.exemptWanted()
+	return errors.Join(err, k.writeDevices())
 }
 
 func sortPrefixes(p []netip.Prefix) {
@@ -164,6 +167,21 @@ func sortPrefixes(p []netip.Prefix) {
 
 // writeUnmasqueraded makes the map equal to what is known.
 func (k *kernel) writeUnmasqueraded() error {
+	gone, err := k.exemptWanted()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, key := range gone {
+		if err := ignoreMissing(k.objects.maps["unmasqueraded"].Delete(key)); err != nil {
+			failed = append(failed, fmt.Errorf("masquerading towards %s again: %w", keyToPrefix(key), err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// exemptWanted adds what is missing in the map, and gives what is in it without being wanted.
+func (k *kernel) exemptWanted() (gone []ipcacheKeyLayout, err error) {
 	want := map[ipcacheKeyLayout]uint32{}
 	for a := range k.masquerade.nodes {
 		want[prefixToKey(netip.PrefixFrom(a, a.BitLen()))] |= unmasqueradedNode
@@ -177,7 +195,6 @@ func (k *kernel) writeUnmasqueraded() error {
 	m := k.objects.maps["unmasqueraded"]
 	var key ipcacheKeyLayout
 	var flags uint32
-	var gone []ipcacheKeyLayout
 	all := m.Iterate()
 	for all.Next(&key, &flags) {
 		switch value, ok := want[key]; {
@@ -188,7 +205,7 @@ func (k *kernel) writeUnmasqueraded() error {
 		}
 	}
 	if err := all.Err(); err != nil {
-		return fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
+		return nil, fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
 	}
 	var failed []error
 	for key, flags := range want {
@@ -196,12 +213,7 @@ func (k *kernel) writeUnmasqueraded() error {
 			failed = append(failed, fmt.Errorf("exempting %s from masquerading: %w", keyToPrefix(key), err))
 		}
 	}
-	for _, key := range gone {
-		if err := ignoreMissing(m.Delete(key)); err != nil {
-			failed = append(failed, fmt.Errorf("masquerading towards %s again: %w", keyToPrefix(key), err))
-		}
-	}
-	return errors.Join(failed...)
+	return gone, errors.Join(failed...)
 }
 
 // nodeReached notes that pods reach a node with their own addresses, or that it is gone.

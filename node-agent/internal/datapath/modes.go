@@ -111,7 +111,7 @@ func (k *kernel) followMode(n Node) (changed bool, err error) {
 	for _, p := range n.PodCIDRs {
 		if flags&plainSend != 0 {
 			k.modes.ranges[p.Masked()] = struct{}{}
-		} else {
+		} else if flags == 0 {
 			delete(k.modes.ranges, p.Masked())
 		}
 	}
@@ -120,11 +120,12 @@ func (k *kernel) followMode(n Node) (changed bool, err error) {
 		return false, k.setPlain(key, flags)
 	}
 	k.options.log.Info("packets to a node's pods take another way", "node", n.Name, "its routing", n.Routing, "by the tunnel", flags&plainSend == 0)
-	// While any connection sends packets as they are, these are not masqueraded.
+	// What is sent as it is must not be masqueraded: the exemption comes first, and goes with the time of grace (settleModes), since
+	// packets may be on their way to the device, or wait for its neighbour, that from_pod saw before.
 	if flags&plainSend != 0 {
 		return true, errors.Join(k.exemptRanges(), k.setPlain(key, flags))
 	}
-	return true, errors.Join(k.setPlain(key, flags), k.identitiesChanged(true), k.exemptRanges())
+	return true, errors.Join(k.setPlain(key, flags), k.identitiesChanged(true))
 }
 
 // forgetMode is for a node that went.
@@ -141,7 +142,7 @@ func (k *kernel) forgetMode(n Node) error {
 		delete(k.modes.ranges, p.Masked())
 	}
 	failed := []error{err, k.setPlain(key, 0)}
-	if before&plainSend != 0 {
+	if before != 0 {
 		failed = append(failed, k.exemptRanges())
 	}
 	return errors.Join(failed...)
@@ -216,10 +217,15 @@ func (k *kernel) restoreModes() error {
 // settleModes ends what was kept for a change of modes once it is over.
 func (k *kernel) settleModes(now time.Time) error {
 	var failed []error
+	settled := false
 	for key, until := range k.modes.until {
 		if now.After(until) {
-			failed = append(failed, k.setPlain(key, 0))
+			settled = true
+			failed = append(failed, k.setPlain(key, 0), k.forgetRanges(key))
 		}
+	}
+	if settled {
+		failed = append(failed, k.exemptRanges())
 	}
 	over := k.modes.untunnel && now.Sub(k.modes.changed) > modeGrace
 	for _, n := range k.nodes {
@@ -227,6 +233,22 @@ func (k *kernel) settleModes(now time.Time) error {
 	}
 	if over {
 		failed = append(failed, k.leaveTunnel())
+	}
+	return errors.Join(failed...)
+}
+
+// forgetRanges is for a node whose pods are reached by the tunnel, and by nothing else any more.
+func (k *kernel) forgetRanges(key [4]byte) error {
+	var failed []error
+	for _, n := range k.nodes {
+		value, err := k.tunnelValue(k.underlay(n))
+		if err != nil || value != key {
+			failed = append(failed, err)
+			continue
+		}
+		for _, p := range n.PodCIDRs {
+			delete(k.modes.ranges, p.Masked())
+		}
 	}
 	return errors.Join(failed...)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -360,4 +362,79 @@ func TestModeSwitchEnds(t *testing.T) {
 	if err := claim(); err == nil || drops(t, n)[132] == before {
 		t.Errorf("a packet of a pod that came as it is was taken: %v, drops %v", err, drops(t, n))
 	}
+}
+
+// The second node's start for native routing fails after it has written its maps, before its programs are attached: those of before
+// go on, and with them the connections to pods of the first node, which has left the tunnel. The next start gets through.
+func TestModeSwitchThatStopsHalfway(t *testing.T) {
+	c := newClusterWith(t, datapath.RoutingTunnel, func(config *datapath.Config) {
+		config.NativeRoutingCIDR, config.NativeRoutingCIDR6, config.AutoDirectNodeRoutes = netip.Prefix{}, netip.Prefix{}, false
+		config.Masquerade6 = true
+	})
+	for i := range c.nodes {
+		c.tellOf(t, i, datapath.RoutingTunnel)
+	}
+	client, server := c.nodes[1].pods[0], c.nodes[0].pods[0]
+	server.space.echoTCP(t, ":7000")
+	held := map[string]net.Conn{}
+	for _, a := range []netip.Addr{server.address, server.address6} {
+		conn, err := client.space.dial("tcp", netip.AddrPortFrom(a, 7000).String())
+		must(t, err)
+		defer conn.Close()
+		held[a.String()] = conn
+	}
+	goOn := func(when string) {
+		t.Helper()
+		for to, conn := range held {
+			if _, err := ask(conn, when); err != nil {
+				t.Errorf("%s: the connection to %s did not go on: %v", when, to, err)
+			}
+		}
+	}
+	native := func(n *node) {
+		n.config.Routing, n.config.AutoDirectNodeRoutes = datapath.RoutingNative, true
+		n.config.NativeRoutingCIDR, n.config.NativeRoutingCIDR6 = prefix("10.77.0.0/16"), prefix("fd00:10:77::/48")
+	}
+	goOn("before")
+	c.tellOf(t, 0, datapath.RoutingToNative)
+	must(t, c.nodes[0].datapath.Close())
+	native(c.nodes[0])
+	c.nodes[0].open()
+	c.tellOf(t, 1, datapath.RoutingTunnel)
+	c.tellOf(t, 0, datapath.RoutingNative)
+	goOn("the first node is native")
+
+	n := c.nodes[1]
+	c.tellOf(t, 1, datapath.RoutingToNative)
+	must(t, n.datapath.Close())
+	native(n)
+	// A directory that is not empty where the first program's link is pinned; the link itself has another name meanwhile.
+	pins, err := filepath.Glob(filepath.Join(n.config.BPFFS, "fairlead/links/eth0_*_ingress"))
+	must(t, err)
+	if len(pins) != 1 {
+		t.Skipf("this kernel has no links for programs on devices (%d pins), by which the start is stopped", len(pins))
+	}
+	aside := filepath.Join(n.config.BPFFS, "aside")
+	must(t, os.Rename(pins[0], aside))
+	must(t, os.MkdirAll(filepath.Join(pins[0], "full"), 0o700))
+	err = n.space.in(func() error {
+		d, err := datapath.Open(ctx, n.config, n.options...)
+		if err == nil {
+			n.datapath = d
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), filepath.Base(pins[0])) {
+		t.Fatalf("the start was to fail at %s: %v", pins[0], err)
+	}
+	goOn("the second node's programs are those of before, its maps of the new start")
+
+	must(t, os.Remove(filepath.Join(pins[0], "full")))
+	must(t, os.Remove(pins[0]))
+	must(t, os.Rename(aside, pins[0]))
+	n.open()
+	goOn("the second node is native")
+	c.tellOf(t, 0, datapath.RoutingNative)
+	c.tellOf(t, 1, datapath.RoutingNative)
+	goOn("both know of each other")
 }
