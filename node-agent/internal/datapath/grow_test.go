@@ -33,6 +33,7 @@ func underTraffic(t *testing.T, c *cluster, fn func()) {
 				return
 			default:
 			}
+			// Only then, so that a buffer cannot be to blame.
 			if _, err := ask(conn, fmt.Sprint(sent)); err != nil {
 				t.Errorf("datagram %d was lost: %v", sent, err)
 				return

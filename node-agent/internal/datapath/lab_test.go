@@ -289,11 +289,11 @@ func (n *node) addPod(identity uint32) *pod {
 	return p
 }
 
-// echoTCP answers each line with the client's address and the line.
-func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
+// serve gives each connection to a goroutine of its own, and closes it when that has ended.
+func (s *space) serve(t testing.TB, network, at string, answer func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	var l net.Listener
-	must(t, s.in(func() (err error) { l, err = net.Listen("tcp", at); return err }))
+	must(t, s.in(func() (err error) { l, err = net.Listen(network, at); return err }))
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -301,22 +301,29 @@ func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				in := bufio.NewReader(c)
-				for {
-					line, err := in.ReadString('\n')
-					if err != nil {
-						return
-					}
-					if _, err := fmt.Fprintf(c, "%s %s", c.RemoteAddr(), line); err != nil {
-						return
-					}
-				}
-			}()
+			go func() { defer c.Close(); answer(c) }()
 		}
 	}()
 	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// echoTCP answers each line with the client's address and the line.
+func (s *space) echoTCP(t testing.TB, at string) netip.AddrPort {
+	t.Helper()
+	return s.serve(t, "tcp", at, answerLines)
+}
+
+func answerLines(c net.Conn) {
+	in := bufio.NewReader(c)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if _, err := fmt.Fprintf(c, "%s %s", c.RemoteAddr(), line); err != nil {
+			return
+		}
+	}
 }
 
 // echoUDP answers each datagram with itself.

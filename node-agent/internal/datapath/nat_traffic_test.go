@@ -23,18 +23,7 @@ import (
 // mirror answers what it gets, byte by byte.
 func (s *space) mirror(t testing.TB, at string) {
 	t.Helper()
-	var l net.Listener
-	must(t, s.in(func() (err error) { l, err = net.Listen("tcp4", at); return err }))
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
-		}
-	}()
+	s.serve(t, "tcp4", at, func(c net.Conn) { _, _ = io.Copy(c, c) })
 }
 
 // bound dials with a local port.

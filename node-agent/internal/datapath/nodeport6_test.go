@@ -1,7 +1,6 @@
 package datapath_test
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -56,16 +55,11 @@ func withOutside6(t *testing.T, c *cluster, adjust func(*datapath.Config)) *spac
 // echo6 answers each line with the client's address and the line, each datagram with itself.
 func (s *space) echo6(t testing.TB, port int) {
 	t.Helper()
-	var l net.Listener
+	at := fmt.Sprintf("[::]:%d", port)
+	s.serve(t, "tcp6", at, answerLines)
 	var u net.PacketConn
-	must(t, s.in(func() (err error) {
-		if l, err = net.Listen("tcp6", fmt.Sprintf("[::]:%d", port)); err != nil {
-			return err
-		}
-		u, err = net.ListenPacket("udp6", fmt.Sprintf("[::]:%d", port))
-		return err
-	}))
-	t.Cleanup(func() { l.Close(); u.Close() })
+	must(t, s.in(func() (err error) { u, err = net.ListenPacket("udp6", at); return err }))
+	t.Cleanup(func() { u.Close() })
 	go func() {
 		b := make([]byte, 2048)
 		for {
@@ -74,21 +68,6 @@ func (s *space) echo6(t testing.TB, port int) {
 				return
 			}
 			_, _ = u.WriteTo(b[:n], from)
-		}
-	}()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				line, err := bufio.NewReader(c).ReadString('\n')
-				if err == nil {
-					_, _ = fmt.Fprintf(c, "%s %s", c.RemoteAddr(), line)
-				}
-			}()
 		}
 	}()
 }
@@ -118,7 +97,7 @@ func TestServicesOfVersion6(t *testing.T) {
 		}
 		for name, server := range map[string]*pod{"here": here, "elsewhere": there} {
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-				c.publish(t, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true}))
+				c.publish(t, echoService6(protocol, backend6(server, 7000)))
 			}
 			for who, ask := range map[string]struct {
 				space *space
@@ -140,7 +119,7 @@ func TestServicesOfVersion6(t *testing.T) {
 			}
 		}
 		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			c.publish(t, echoService6(protocol, datapath.Backend{Address: here.address6, Port: 7000, Internal: true, External: true}))
+			c.publish(t, echoService6(protocol, backend6(here, 7000)))
 		}
 		if got, err := here.space.try("tcp6", "["+cluster6+"]:80"); err != nil || !strings.HasPrefix(got, "[100::2a01]:") {
 			t.Errorf("a pod to itself: %q, %v; drops %v", got, err, drops(t, c.nodes[0]))
@@ -164,7 +143,7 @@ func TestSocketsOfVersion6(t *testing.T) {
 	requireCgroup(t, n)
 	server := c.nodes[1].pods[0]
 	server.space.echo6(t, 7000)
-	must(t, n.datapath.UpsertService(ctx, echoService6(unix.IPPROTO_TCP, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true})))
+	must(t, n.datapath.UpsertService(ctx, echoService6(unix.IPPROTO_TCP, backend6(server, 7000))))
 	for name, s := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
 		if _, line := n.talk(t, s, "tcp6", "["+cluster6+"]:80"); !strings.HasPrefix(line, "peer ["+cluster6+"]:80 answered ") {
 			t.Errorf("%s: %s", name, line)

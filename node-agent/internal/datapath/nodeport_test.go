@@ -95,6 +95,11 @@ func backend(p *pod, port uint16) datapath.Backend {
 	return datapath.Backend{Address: p.address, Port: port, Internal: true, External: true}
 }
 
+// backend6 is the same pod by its address of IPv6.
+func backend6(p *pod, port uint16) datapath.Backend {
+	return datapath.Backend{Address: p.address6, Port: port, Internal: true, External: true}
+}
+
 func (c *cluster) publish(t testing.TB, s datapath.Service) {
 	t.Helper()
 	for _, n := range c.nodes {

@@ -28,23 +28,23 @@ const (
 	verdictRedirect = 7
 )
 
-func rigConfig(routing RoutingMode) Config {
-	return Config{
+func rigConfig(routing RoutingMode, adjust ...func(*Config)) Config {
+	c := Config{
 		NodeAddress: netip.MustParseAddr("192.0.2.1"), RouterAddress: netip.MustParseAddr("10.77.1.1"),
 		NodeAddress6: netip.MustParseAddr("2001:db8::1"), RouterAddress6: netip.MustParseAddr("fd00:10:77:1::1"),
 		PodCIDRs:           []netip.Prefix{netip.MustParsePrefix("10.77.1.0/24"), netip.MustParsePrefix("fd00:10:77:1::/64")},
 		NativeRoutingCIDR6: netip.MustParsePrefix("fd00:10:77::/48"), NativeRoutingCIDR: netip.MustParsePrefix("10.77.0.0/16"),
 		Routing: routing, KubeProxyReplacement: true, MonitorAggregation: true, MonitorAggregationInterval: 5e9, ConntrackMax: 1024,
 	}
+	for _, change := range adjust {
+		change(&c)
+	}
+	return c
 }
 
 func newRig(t testing.TB, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
-	c := rigConfig(routing)
-	for _, change := range adjust {
-		change(&c)
-	}
-	return newRigOf(t, c)
+	return newRigOf(t, rigConfig(routing, adjust...))
 }
 
 func newRigOf(t testing.TB, c Config) *rig {
@@ -56,11 +56,7 @@ func newRigOf(t testing.TB, c Config) *rig {
 // newOwnRig is for tests that fill tables, or do other things to them that an emptied map would remember.
 func newOwnRig(t testing.TB, routing RoutingMode, adjust ...func(*Config)) *rig {
 	t.Helper()
-	c := rigConfig(routing)
-	for _, change := range adjust {
-		change(&c)
-	}
-	return newOwnRigOf(t, c)
+	return newOwnRigOf(t, rigConfig(routing, adjust...))
 }
 
 func newOwnRigOf(t testing.TB, c Config) *rig {

@@ -234,7 +234,7 @@ func tryClientsOfModeSwitch(t *testing.T, first datapath.RoutingMode, order []in
 	server.space.lines(t, 7000)
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		c.publish(t, echoService(protocol, backend(server, 7000)))
-		c.publish(t, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true}))
+		c.publish(t, echoService6(protocol, backend6(server, 7000)))
 	}
 	services := []string{vip + ":80", "[" + vip6 + "]:80"}
 	// held are connections, by what the pod saw of them.

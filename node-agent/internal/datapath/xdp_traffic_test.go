@@ -133,7 +133,7 @@ func TestXDPServesClients(t *testing.T) {
 			server.space.lines(t, 7000)
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 				c.publish(t, echoService(protocol, backend(server, 7000)))
-				c.publish(t, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true}))
+				c.publish(t, echoService6(protocol, backend6(server, 7000)))
 			}
 			for _, to := range []string{vip + ":80", nodeOutside + ":30080", "[" + vip6 + "]:80", "[" + nodeOutside6 + "]:30080"} {
 				// The way back of these answers leads by the node whose address they have, which refuses them as forged.
@@ -181,7 +181,7 @@ func TestXDPAndTCShareConnections(t *testing.T) {
 			server.space.lines(t, 7000)
 			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 				c.publish(t, echoService(protocol, backend(server, 7000)))
-				c.publish(t, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true}))
+				c.publish(t, echoService6(protocol, backend6(server, 7000)))
 			}
 			turn := func(acceleration string) {
 				must(t, n.datapath.Close())
@@ -233,7 +233,7 @@ func TestXDPServesByOneDevice(t *testing.T) {
 	server.space.lines(t, 7000)
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		must(t, n.datapath.UpsertService(ctx, echoService(protocol, backend(server, 7000))))
-		must(t, n.datapath.UpsertService(ctx, echoService6(protocol, datapath.Backend{Address: server.address6, Port: 7000, Internal: true, External: true})))
+		must(t, n.datapath.UpsertService(ctx, echoService6(protocol, backend6(server, 7000))))
 	}
 	must(t, other.space.in(func() error {
 		return errors.Join(

@@ -92,8 +92,9 @@ type node struct {
 	removed  []string
 }
 
-// start makes a node; with dp and directory of an earlier one it is that one's restart.
-func start(t *testing.T, dp *datapathtest.Fake, directory string) *node {
+// start makes a node; with dp and directory of an earlier one it is that one's restart. The news of `known` policies come before
+// Start, as informers' first lists do.
+func start(t *testing.T, dp *datapathtest.Fake, directory string, known ...policy.Policy) *node {
 	t.Helper()
 	pool, err := ipam.New(netip.MustParsePrefix("10.77.1.0/24"))
 	if err != nil {
@@ -108,6 +109,11 @@ func start(t *testing.T, dp *datapathtest.Fake, directory string) *node {
 	ctx := context.Background()
 	if err := n.Restore(ctx); err != nil {
 		t.Fatal(err)
+	}
+	for _, p := range known {
+		if err := n.policies.Upsert(ctx, p); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := errors.Join(n.policies.Start(ctx), n.cache.Start(ctx, dp)); err != nil {
 		t.Fatal(err)
@@ -205,7 +211,7 @@ func TestRestartFindsTheSameEndpoints(t *testing.T) {
 	_ = dp.UpsertEndpoint(ctx, stray)
 	calls := len(dp.Calls())
 
-	n2 := startWithPolicy(t, dp, directory)
+	n2 := start(t, dp, directory, rule(t, webFromShips))
 	if got := n2.List(); len(got) != 2 || got[0].ID != want[0].ID || got[0].Identity != want[0].Identity || got[1].Address != want[1].Address {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
@@ -226,26 +232,6 @@ func TestRestartFindsTheSameEndpoints(t *testing.T) {
 	if e := n2.add(t, n2.pod("new", nil)); e.Address == want[0].Address || e.Address == want[1].Address || e.ID == want[0].ID || e.ID == want[1].ID {
 		t.Fatalf("a new endpoint got what another has: %+v", e)
 	}
-}
-
-// startWithPolicy is a restart in which the policy's news comes before Start, as informers' first lists do.
-func startWithPolicy(t *testing.T, dp *datapathtest.Fake, directory string) *node {
-	t.Helper()
-	pool, _ := ipam.New(netip.MustParsePrefix("10.77.1.0/24"))
-	n := &node{dp: dp, cluster: &fakeCluster{pods: map[string]*corev1.Pod{}, namespaces: map[string]map[string]string{}, published: map[string]Endpoint{}}}
-	n.cache = ipcache.New(slog.Default())
-	n.policies = policies.New(dp, n.cache, policies.ModeDefault, slog.Default())
-	n.Manager = New(Options{Datapath: dp, Pool: pool, Registry: identities.NewRegistry(noAPI{}, slog.Default()), Policies: n.policies, Cache: n.cache,
-		Cluster: n.cluster, StateDirectory: directory, NodeName: "node1", Mode: policies.ModeDefault, Log: slog.Default(),
-		RemoveLink: func(name string) error { n.removed = append(n.removed, name); return nil }})
-	ctx := context.Background()
-	if err := n.Restore(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(n.policies.Upsert(ctx, rule(t, webFromShips)), n.policies.Start(ctx), n.cache.Start(ctx, dp)); err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func TestChangedLabelsMakeAnotherIdentity(t *testing.T) {
