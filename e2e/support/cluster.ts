@@ -18,6 +18,24 @@ export interface Traffic {
   readonly changes?: readonly { readonly passes: boolean; readonly atMilliseconds: number }[];
 }
 
+/** A pod of one container on a node. */
+function podOf(
+  metadata: Readonly<Record<string, unknown>>,
+  node: string,
+  container: Readonly<Record<string, unknown>>,
+): unknown {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata,
+    spec: {
+      nodeName: node,
+      terminationGracePeriodSeconds: 0,
+      containers: [{ imagePullPolicy: 'Never', ...container }],
+    },
+  };
+}
+
 /** A pod that runs the traffic server (port 9000) and can be a client through exec. */
 export function trafficPod(
   name: string,
@@ -25,18 +43,8 @@ export function trafficPod(
   labels: Readonly<Record<string, string>>,
   namespace = 'default',
 ): unknown {
-  return {
-    apiVersion: 'v1',
-    kind: 'Pod',
-    metadata: { name, namespace, labels },
-    spec: {
-      nodeName: node,
-      terminationGracePeriodSeconds: 0,
-      containers: [
-        { name: 'traffic', image: trafficImage, imagePullPolicy: 'Never', args: ['serve', '--port', '9000'] },
-      ],
-    },
-  };
+  const args = ['serve', '--port', '9000'];
+  return podOf({ name, namespace, labels }, node, { name: 'traffic', image: trafficImage, args });
 }
 
 /** A pod with ping, curl, nslookup, nc, tcpdump and ip. */
@@ -46,18 +54,8 @@ export function toolPod(
   labels: Readonly<Record<string, string>>,
   namespace = 'default',
 ): unknown {
-  return {
-    apiVersion: 'v1',
-    kind: 'Pod',
-    metadata: { name, namespace, labels },
-    spec: {
-      nodeName: node,
-      terminationGracePeriodSeconds: 0,
-      containers: [
-        { name: 'tools', image: 'fairlead.lab/netshoot:1', imagePullPolicy: 'Never', command: ['sleep', '100000'] },
-      ],
-    },
-  };
+  const command = ['sleep', '100000'];
+  return podOf({ name, namespace, labels }, node, { name: 'tools', image: 'fairlead.lab/netshoot:1', command });
 }
 
 /** Waits until pods are Ready. */
@@ -97,20 +95,15 @@ export async function agent(node: string, args: readonly string[]): Promise<stri
   return kubectl(['-n', 'kube-system', 'exec', await agentPod(node), '--', '/fairlead-agent', ...args]);
 }
 
+/** What a JSONPath says of the agents' pods, of all or of those that further arguments select. */
+export function agentPods(path: string, ...selection: readonly string[]): Promise<string> {
+  const agents = ['-n', 'kube-system', 'get', 'pods', '-l', 'app.kubernetes.io/name=fairlead-agent'];
+  return kubectl([...agents, ...selection, '-o', `jsonpath=${path}`]);
+}
+
 /** Name of the agent's pod on a node. */
 export async function agentPod(node: string): Promise<string> {
-  const name = await kubectl([
-    '-n',
-    'kube-system',
-    'get',
-    'pods',
-    '-l',
-    'app.kubernetes.io/name=fairlead-agent',
-    '--field-selector',
-    `spec.nodeName=${node}`,
-    '-o',
-    'jsonpath={.items[0].metadata.name}',
-  ]);
+  const name = await agentPods('{.items[0].metadata.name}', '--field-selector', `spec.nodeName=${node}`);
   if (name.trim() === '') throw new Error(`no agent pod on ${node}`);
   return name.trim();
 }

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect, type Page } from '@playwright/test';
 import { kubectl, lab, on } from '../../lab/client.ts';
-import { nodes } from './cluster.ts';
+import { agentPods, nodes } from './cluster.ts';
 
 /** What an agent leaves on a node, asked of the node itself. */
 export async function residue(node: string): Promise<string> {
@@ -40,16 +40,7 @@ export async function findValue(page: Page, path: string): Promise<void> {
 
 /** Unique ids of the agents' pods by node: they change when an agent is replaced. */
 export async function agentUids(): Promise<Readonly<Record<string, string>>> {
-  const text = await kubectl([
-    '-n',
-    'kube-system',
-    'get',
-    'pods',
-    '-l',
-    'app.kubernetes.io/name=fairlead-agent',
-    '-o',
-    'jsonpath={range .items[*]}{.spec.nodeName} {.metadata.uid}{"\\n"}{end}',
-  ]);
+  const text = await agentPods('{range .items[*]}{.spec.nodeName} {.metadata.uid}{"\\n"}{end}');
   return Object.fromEntries(
     text
       .trim()

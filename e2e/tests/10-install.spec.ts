@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { expect, test } from '@playwright/test';
 import { eventually, kubectl, must, root } from '../../lab/client.ts';
-import { nodes } from '../support/cluster.ts';
+import { agentPods, nodes } from '../support/cluster.ts';
 import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
 
 /** A cluster without a network gets ours, from the console, as an operator does it. */
@@ -55,18 +55,8 @@ test.describe('install from the console', () => {
         .trim()
         .split(' ');
       expect(status, node).toBe('True');
-      const made = await kubectl([
-        '-n',
-        'kube-system',
-        'get',
-        'pods',
-        '-l',
-        'app.kubernetes.io/name=fairlead-agent',
-        '--field-selector',
-        `spec.nodeName=${node}`,
-        '-o',
-        'jsonpath={.items[0].metadata.creationTimestamp}',
-      ]);
+      const selection = ['--field-selector', `spec.nodeName=${node}`];
+      const made = await agentPods('{.items[0].metadata.creationTimestamp}', ...selection);
       const seconds = (Date.parse(at ?? '') - Date.parse(made.trim())) / 1000;
       expect(seconds, `${node}: seconds from the pod of its agent to Ready`).toBeLessThanOrEqual(10);
     }
