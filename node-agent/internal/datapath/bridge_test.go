@@ -22,7 +22,7 @@ func newBridge(b testing.TB) (client, server *space, address string) {
 			return err
 		}
 		for i, s := range spaces {
-			veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: []string{"v0", "v1"}[i]}, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.file.Fd())}
+			veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: []string{"v0", "v1"}[i]}, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.File.Fd())}
 			if err := netlink.LinkAdd(veth); err != nil {
 				return err
 			}

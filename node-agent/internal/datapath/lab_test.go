@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -21,62 +20,20 @@ import (
 
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/datapath/podlink"
+	"fairlead.dev/node-agent/internal/datapath/spacetest"
 )
 
 // space is a network namespace of the test.
-type space struct{ file *os.File }
+type space struct{ *spacetest.Space }
 
 func newSpace(t testing.TB) *space {
 	t.Helper()
-	result := make(chan any, 1)
-	go func() {
-		// The thread keeps the namespace, so it must end with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		f, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-		if err != nil {
-			result <- err
-			return
-		}
-		loopback, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(loopback)
-		}
-		if err != nil {
-			f.Close()
-			result <- err
-			return
-		}
-		result <- f
-	}()
-	switch r := (<-result).(type) {
-	case *os.File:
-		t.Cleanup(func() { r.Close() })
-		return &space{r}
-	case error:
-		t.Skipf("cannot make a network namespace, which these tests are about: %v", r)
-	}
-	return nil
+	return &space{spacetest.New(t)}
 }
 
-func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()) }
+func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.File.Fd()) }
 
-// in runs fn on a thread of its own in the namespace.
-func (s *space) in(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(s.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		result <- fn()
-	}()
-	return <-result
-}
+func (s *space) in(fn func() error) error { return s.In(fn) }
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -172,7 +129,7 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 		c.nodes[i] = n
 	}
 	must(t, c.nodes[0].space.in(func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(c.nodes[1].space.file.Fd())})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(c.nodes[1].space.File.Fd())})
 	}))
 	for i, n := range c.nodes {
 		must(t, n.space.in(func() error {

@@ -27,7 +27,7 @@ const (
 func plugOutside(t testing.TB, n *node, outside *space) {
 	t.Helper()
 	must(t, n.space.in(func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(outside.file.Fd())})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(outside.File.Fd())})
 	}))
 	address := func(s *space, device, text string) {
 		must(t, s.in(func() error {

@@ -115,7 +115,7 @@ func TestSocketsOfGoneBackendsEnd(t *testing.T) {
 	requireCgroup(t, n)
 	directory := t.TempDir()
 	for i, p := range n.pods {
-		must(t, os.Symlink(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.space.file.Fd()), filepath.Join(directory, fmt.Sprint(i))))
+		must(t, os.Symlink(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.space.File.Fd()), filepath.Join(directory, fmt.Sprint(i))))
 	}
 	must(t, n.datapath.Close())
 	n.config.NetnsDirectory = directory

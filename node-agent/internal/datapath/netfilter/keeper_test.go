@@ -3,65 +3,38 @@ package netfilter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath/spacetest"
 )
 
 // world is a network namespace with nothing in it.
 type world struct {
-	t    *testing.T
-	file *os.File
+	*spacetest.Space
+	t *testing.T
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes a network namespace")
+	w := &world{spacetest.New(t), t}
+	if c, err := w.connect(); err != nil {
+		t.Skipf("no nftables on this machine: %v", err)
+	} else if _, err := c.ListTables(); err != nil {
+		t.Skipf("no nftables on this machine: %v", err)
 	}
-	result := make(chan any, 1)
-	go func() {
-		// The thread keeps the namespace, so it ends with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		f, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-		if err != nil {
-			result <- err
-			return
-		}
-		result <- f
-	}()
-	switch r := (<-result).(type) {
-	case *os.File:
-		t.Cleanup(func() { r.Close() })
-		w := &world{t, r}
-		if c, err := w.connect(); err != nil {
-			t.Skipf("no nftables on this machine: %v", err)
-		} else if _, err := c.ListTables(); err != nil {
-			t.Skipf("no nftables on this machine: %v", err)
-		}
-		return w
-	case error:
-		t.Skipf("cannot make a network namespace: %v", r)
-	}
-	return nil
+	return w
 }
 
 func (w *world) connect() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithNetNSFd(int(w.file.Fd())))
+	return nftables.New(nftables.WithNetNSFd(int(w.File.Fd())))
 }
 
 // run runs a program in the namespace.
@@ -70,25 +43,11 @@ func (w *world) run(name string, arguments ...string) string {
 	if _, err := exec.LookPath(name); err != nil {
 		w.t.Skipf("no %s on this machine, with which this test looks at the tables", name)
 	}
-	type answer struct {
-		out []byte
-		err error
+	var out []byte
+	if err := w.In(func() (err error) { out, err = exec.Command(name, arguments...).CombinedOutput(); return err }); err != nil {
+		w.t.Fatalf("%s %v: %v: %s", name, arguments, err, out)
 	}
-	result := make(chan answer, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(w.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- answer{nil, err}
-			return
-		}
-		out, err := exec.Command(name, arguments...).CombinedOutput()
-		result <- answer{out, err}
-	}()
-	a := <-result
-	if a.err != nil {
-		w.t.Fatalf("%s %v: %v: %s", name, arguments, a.err, a.out)
-	}
-	return string(a.out)
+	return string(out)
 }
 
 type entry struct{ kind, subject, undo string }

@@ -2,27 +2,15 @@ package netfilter
 
 import (
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // in runs fn on a thread of its own in the namespace.
 func (w *world) in(fn func()) {
 	w.t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Setns(int(w.file.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			fn()
-		}
-		done <- err
-	}()
-	must(w.t, <-done)
+	must(w.t, w.In(func() error { fn(); return nil }))
 }
 
 func TestForwardPolicyOfLegacyTables(t *testing.T) {
