@@ -1,25 +1,34 @@
 /** Rows of pods' traffic: one node and across nodes, tunnel and native, against the bridge CNI and the hosts themselves. */
 import { type Clusters, sideBySide } from './lab.ts';
 import { bits, type Effort, good, trips } from './measure.ts';
-import { addressOf, governServer, type Measurement, measureBetweenHosts, measureInPod, startPods } from './pods.ts';
+import {
+  addressOf,
+  governServer,
+  hostPort,
+  type Measurement,
+  measureInPod,
+  processor,
+  startHostPods,
+  startPods,
+} from './pods.ts';
 import { paired, type Row } from './report.ts';
 
 /** The bridge alone, and with what a cluster that has one needs beside it for services. */
 const networks = ['bridge', 'kube-proxy-iptables', 'fairlead-tunnel', 'fairlead-native'] as const;
 type Measured = (typeof networks)[number];
 
-/** What is measured of each network; rates per second, throughput in bits per second. */
+/** What is measured of each network, and the client's processor; rates per second, throughput in bits per second. */
 const figures = {
-  nearRoundTrips: { pod: 'near', mode: 'rr', value: trips },
-  nearThroughput: { pod: 'near', mode: 'stream', value: bits },
-  farRoundTrips: { pod: 'far', mode: 'rr', value: trips },
-  farThroughput: { pod: 'far', mode: 'stream', value: bits },
-  farNewConnections: { pod: 'far', mode: 'crr', value: trips },
+  nearRoundTrips: { pod: 'near', mode: 'rr', value: trips, on: processor.server },
+  nearThroughput: { pod: 'near', mode: 'stream', value: bits, on: processor.client },
+  farRoundTrips: { pod: 'far', mode: 'rr', value: trips, on: processor.client },
+  farThroughput: { pod: 'far', mode: 'stream', value: bits, on: processor.client },
+  farNewConnections: { pod: 'far', mode: 'crr', value: trips, on: processor.client },
 } as const;
 type Figure = keyof typeof figures;
 
 /** The same between the nodes themselves, beside those of the pods. */
-const betweenHosts = { farRoundTrips: 19100, farNewConnections: 19101 } as const;
+const betweenHosts: readonly Figure[] = ['farRoundTrips', 'farNewConnections'];
 
 /** The rounds' values, by network (or the hosts of one) and figure. */
 type Series = Map<string, number[]>;
@@ -35,16 +44,18 @@ async function measure(clusters: Clusters<Measured>, { seconds, repeats }: Effor
   const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(each)];
   for (let round = 0; round < repeats * 3; round += 1)
     for (const figure of Object.keys(figures) as Figure[]) {
-      const { pod, mode } = figures[figure];
+      const { pod, mode, on } = figures[figure];
       // Every other round goes the other way about, so that none is always the one after a certain other.
       for (const network of round % 2 === 0 ? networks : networks.toReversed())
         await clusters.within(network, async () => {
           const to = `${await addressOf('server')}:9000`;
-          note(network, figure, await measureInPod(pod, client(mode, to)));
-          if (network === 'fairlead-native' && figure in betweenHosts) {
-            const port = betweenHosts[figure as keyof typeof betweenHosts];
-            note('hosts', figure, await measureBetweenHosts(client(mode, `172.31.77.11:${port}`), port, each));
-          }
+          note(network, figure, await measureInPod(pod, client(mode, to), on));
+          if (network === 'fairlead-native' && betweenHosts.includes(figure))
+            note(
+              'hosts',
+              figure,
+              await measureInPod('host-far', client(mode, `${await addressOf('host-server')}:${hostPort}`)),
+            );
         });
     }
   process.stderr.write(`${JSON.stringify(Object.fromEntries(series))}\n`);
@@ -57,6 +68,7 @@ export async function paths(effort: Effort): Promise<Row[]> {
     Object.fromEntries(networks.map((network) => [network, network])) as Record<Measured, Measured>,
     async (network) => {
       await startPods();
+      if (network === 'fairlead-native') await startHostPods();
       if (network.startsWith('fairlead')) await governServer();
     },
     (clusters) => measure(clusters, effort),

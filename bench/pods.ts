@@ -1,5 +1,4 @@
-import { join } from 'node:path';
-import { kubectl, lab, on, root, run } from '../lab/client.ts';
+import { kubectl } from '../lab/client.ts';
 import { create } from './lab.ts';
 
 const image = 'fairlead.lab/traffic:1';
@@ -21,12 +20,29 @@ export interface Measurement {
   readonly changes?: readonly { readonly passes: boolean; readonly atMilliseconds: number }[];
 }
 
-/** A pod of the traffic program on a node. */
+/**
+ * Where the two ends run. Across nodes each has a processor of its own, as it has on a machine of its own; on one node the client
+ * shares the server's, where the kernel puts a program that another one wakes and waits for. Left to the scheduler both happen
+ * by turns, and which one it is decides more of a figure than any network does.
+ */
+export const processor = { server: 0, client: 1 } as const;
+
+/** What the traffic program serves with. */
+const serve = (port = 9000): readonly string[] => [
+  'serve',
+  '--port',
+  String(port),
+  '--processor',
+  String(processor.server),
+];
+
+/** A pod of the traffic program on a node; `hostNetwork` leaves it in the node's own network. */
 export function pod(
   name: string,
   node: string,
   args: readonly string[],
   labels: Readonly<Record<string, string>>,
+  hostNetwork = false,
 ): unknown {
   return {
     apiVersion: 'v1',
@@ -34,6 +50,7 @@ export function pod(
     metadata: { name, labels },
     spec: {
       nodeName: node,
+      hostNetwork,
       terminationGracePeriodSeconds: 0,
       containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args }],
     },
@@ -43,10 +60,10 @@ export function pod(
 /** A server and a client on node1, a client on node2, a service over the server, and others on node2 that are no clients. */
 export async function startPods(others: readonly string[] = []): Promise<void> {
   await create([
-    ...others.map((name) => pod(name, 'node2', ['serve', '--port', '9000'], { app: name })),
-    pod('server', 'node1', ['serve', '--port', '9000'], { app: 'server' }),
-    pod('near', 'node1', ['serve', '--port', '9000'], { app: 'client' }),
-    pod('far', 'node2', ['serve', '--port', '9000'], { app: 'client' }),
+    ...others.map((name) => pod(name, 'node2', serve(), { app: name })),
+    pod('server', 'node1', serve(), { app: 'server' }),
+    pod('near', 'node1', serve(), { app: 'client' }),
+    pod('far', 'node2', serve(), { app: 'client' }),
     {
       apiVersion: 'v1',
       kind: 'Service',
@@ -56,6 +73,22 @@ export async function startPods(others: readonly string[] = []): Promise<void> {
   ]);
   const names = ['server', 'near', 'far', ...others].map((name) => `pod/${name}`);
   await kubectl(['wait', '--for=condition=Ready', ...names, '--timeout=120s']);
+}
+
+/** The port of the server in its node's own network. */
+export const hostPort = 19_100;
+
+/**
+ * A server in node1's own network and a client in node2's: what the machine gives without pods' networks. They are pods as
+ * the others are, because what the kubelet gives a pod of the processors is part of what is measured.
+ */
+export async function startHostPods(): Promise<void> {
+  const labels = { app: 'host' };
+  await create([
+    pod('host-server', 'node1', serve(hostPort), labels, true),
+    pod('host-far', 'node2', serve(hostPort), labels, true),
+  ]);
+  await kubectl(['wait', '--for=condition=Ready', 'pod/host-server', 'pod/host-far', '--timeout=120s']);
 }
 
 /** Puts default deny on the server and admits the clients on its port. */
@@ -88,34 +121,13 @@ export async function serviceAddress(): Promise<string> {
   return (await kubectl(['get', 'service', 'measured', '-o', 'jsonpath={.spec.clusterIP}'])).trim();
 }
 
-/** Runs a client in a pod. */
-export async function measureInPod(name: string, args: readonly string[]): Promise<Measurement> {
-  const output = await kubectl(['exec', name, '--', '/traffic', ...args]);
-  return JSON.parse(output) as Measurement;
-}
-
-/** Runs server and client in the nodes' own network: what the machine gives without any pod. */
-export async function measureBetweenHosts(
+/** Runs a client in a pod, on a processor. */
+export async function measureInPod(
+  name: string,
   args: readonly string[],
-  port: number,
-  seconds: number,
+  on: number = processor.client,
 ): Promise<Measurement> {
-  const binary = (await lab(['traffic'])).trim();
-  const life = String(seconds + 5);
-  const server = run(join(root, 'lab/lab'), [
-    'exec',
-    'node1',
-    '--',
-    'timeout',
-    life,
-    binary,
-    'serve',
-    '--port',
-    String(port),
-  ]);
-  await on('node1', ['timeout', '10', 'sh', '-c', `until ss -ltn | grep -q ':${port} '; do :; done`]);
-  const output = await on('node2', [binary, ...args]);
-  await server;
+  const output = await kubectl(['exec', name, '--', '/traffic', ...args, '--processor', String(on)]);
   return JSON.parse(output) as Measurement;
 }
 

@@ -11,6 +11,8 @@
 //	traffic once   --to HOST:9000                        one connection; exit code 1 if it fails
 //	traffic udp    --to HOST:9000                        ten datagrams, each to come back within a second
 //	traffic crowd  --to HOST:9000 --seconds 20 --connections 200 --rate 50
+//
+// Each mode takes --processor N, which keeps it on that processor.
 package main
 
 import (
@@ -67,7 +69,14 @@ func main() {
 	seconds := flags.Float64("seconds", 5, "how long; at most 120")
 	connections := flags.Int("connections", 200, "crowd: connections held open; at most 1000")
 	rate := flags.Int("rate", 50, "crowd: connections opened per second beside them; at most 1000")
+	processor := flags.Int("processor", -1, "the processor to stay on; -1 is any")
 	_ = flags.Parse(os.Args[2:])
+	if *processor >= 0 {
+		if err := stayOn(*processor); err != nil {
+			fmt.Fprintln(os.Stderr, "traffic:", err)
+			os.Exit(2)
+		}
+	}
 	if mode == "serve" {
 		if err := serve(*port); err != nil {
 			fmt.Fprintln(os.Stderr, "traffic:", err)
