@@ -168,10 +168,8 @@ func sortPrefixes(p []netip.Prefix) {
 // writeUnmasqueraded makes the map equal to what is known.
 func (k *kernel) writeUnmasqueraded() error {
 	gone, err := k.exemptWanted()
-	if err != nil {
-		return err
-	}
-	var failed []error
+	// Also where something could not be added: what goes makes room for it.
+	failed := []error{err}
 	for _, key := range gone {
 		if err := ignoreMissing(k.objects.maps["unmasqueraded"].Delete(key)); err != nil {
 			failed = append(failed, fmt.Errorf("masquerading towards %s again: %w", keyToPrefix(key), err))
