@@ -129,10 +129,12 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 		}
 		changed := false
 		var failed []error
-		if before, ok := k.nodes[n.Name]; ok && (!slices.Equal(before.Addresses(), n.Addresses()) ||
-			slices.ContainsFunc(before.PodCIDRs, func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) })) {
+		before, ok := k.nodes[n.Name]
+		moved := ok && (!slices.Equal(before.Addresses(), n.Addresses()) ||
+			slices.ContainsFunc(before.PodCIDRs, func(p netip.Prefix) bool { return !slices.Contains(n.PodCIDRs, p) }))
+		if moved {
 			changed = true
-			failed = append(failed, k.removeNode(before), k.forgetMode(before))
+			failed = append(failed, k.removeNode(before))
 		}
 		did, err := k.followMode(n)
 		changed, failed = changed || did, append(failed, err)
@@ -145,6 +147,9 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 			failed = append(failed, k.routeToNode(n, p))
 		}
 		k.nodes[n.Name] = n
+		if moved {
+			failed = append(failed, k.forgetMode(before))
+		}
 		failed = append(failed, k.nodeReached(n, true), k.identitiesChanged(changed))
 		return errors.Join(failed...)
 	})

@@ -46,8 +46,11 @@ type modes struct {
 	// fresh: this node sends by a tunnel now, and did not until now.
 	fresh         bool
 	tunnelIfindex int
-	// ranges of pods that are reached as they are, from a node of tunnel routing.
-	ranges map[netip.Prefix]struct{}
+	// ranges of pods that are reached as they are, from a node of tunnel routing: zero, or when one that is no longer reached so
+	// stops being exempted from masquerading. The time is the range's, not a node's: where a node that went leaves its range to
+	// another within the grace, followMode has it exempted for as long as that one has no tunnel. Where that one has a tunnel, the
+	// grace runs out as it would have: what is sent to it by the tunnel leaves with nodes' addresses, which no exemption is about.
+	ranges map[netip.Prefix]time.Time
 	// until is when nodes, by their value in the ipcache, are no longer believed to send packets as they are.
 	until map[[4]byte]time.Time
 	// changed is when a node's mode, or this one's, changed for the last time.
@@ -108,16 +111,22 @@ func (k *kernel) followMode(n Node) (changed bool, err error) {
 		flags = plainAccept
 		k.modes.until[key] = time.Now().Add(modeGrace)
 	}
+	added := false
 	for _, p := range n.PodCIDRs {
-		if flags&plainSend != 0 {
-			k.modes.ranges[p.Masked()] = struct{}{}
-		} else if flags == 0 {
-			delete(k.modes.ranges, p.Masked())
+		if flags&plainSend == 0 {
+			k.endRange(p)
+			continue
 		}
+		_, known := k.modes.ranges[p.Masked()]
+		added = added || !known
+		k.modes.ranges[p.Masked()] = time.Time{}
 	}
 	changed = before&plainSend != flags&plainSend
-	if !changed {
+	if !changed && !added {
 		return false, k.setPlain(key, flags)
+	}
+	if !changed {
+		return false, errors.Join(k.exemptRanges(), k.setPlain(key, flags))
 	}
 	k.options.log.Info("packets to a node's pods take another way", "node", n.Name, "its routing", n.Routing, "by the tunnel", flags&plainSend == 0)
 	// What is sent as it is must not be masqueraded: the exemption comes first, and goes with the time of grace (settleModes), since
@@ -128,24 +137,42 @@ func (k *kernel) followMode(n Node) (changed bool, err error) {
 	return true, errors.Join(k.setPlain(key, flags), k.identitiesChanged(true))
 }
 
-// forgetMode is for a node that went.
+// endRange has a range exempted for the time of grace and no longer; one whose time runs already keeps it.
+func (k *kernel) endRange(p netip.Prefix) {
+	if until, known := k.modes.ranges[p.Masked()]; known && until.IsZero() {
+		k.modes.ranges[p.Masked()] = time.Now().Add(modeGrace)
+	}
+}
+
+// forgetMode is for a node that went, or for what it was before its address or ranges changed: nodes says what is there now, and
+// what one of them has is left alone. Open connections are asked again only after this (identitiesChanged), and what from_pod
+// left to the wire before is not at the device yet. So its ranges stay exempted for the time of grace (settleModes).
 func (k *kernel) forgetMode(n Node) error {
 	if k.config.Routing != RoutingTunnel {
+		return nil
+	}
+	taken, kept := false, map[netip.Prefix]struct{}{}
+	for _, other := range k.nodes {
+		taken = taken || k.underlay(other) == k.underlay(n)
+		for _, p := range other.PodCIDRs {
+			if k.sendsPlain(other) {
+				kept[p.Masked()] = struct{}{}
+			}
+		}
+	}
+	for _, p := range n.PodCIDRs {
+		if _, ok := kept[p.Masked()]; !ok {
+			k.endRange(p)
+		}
+	}
+	if taken {
 		return nil
 	}
 	key, err := k.tunnelValue(k.underlay(n))
 	if err != nil {
 		return err
 	}
-	before, err := k.plainFlags(key)
-	for _, p := range n.PodCIDRs {
-		delete(k.modes.ranges, p.Masked())
-	}
-	failed := []error{err, k.setPlain(key, 0)}
-	if before != 0 {
-		failed = append(failed, k.exemptRanges())
-	}
-	return errors.Join(failed...)
+	return k.setPlain(key, 0)
 }
 
 // exemptRanges has pods reach the pods of nodes without tunnel with their own addresses.
@@ -153,7 +180,7 @@ func (k *kernel) exemptRanges() error {
 	return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetUnmasqueraded(k.exempted()))
 }
 
-// exempted are ranges that are not masqueraded, sorted: the operator's, and those of nodes without tunnel.
+// exempted are ranges that are not masqueraded, sorted: the operator's, and those of nodes that have no tunnel, or had none.
 func (k *kernel) exempted() []netip.Prefix {
 	out := append(slices.Clone(k.masquerade.rules), slices.Collect(maps.Keys(k.modes.ranges))...)
 	sortPrefixes(out)
@@ -164,7 +191,7 @@ func (k *kernel) exempted() []netip.Prefix {
 // reached as before until they say otherwise.
 func (k *kernel) restoreModes() error {
 	m := &k.modes
-	m.ranges, m.until, m.changed = map[netip.Prefix]struct{}{}, map[[4]byte]time.Time{}, time.Now()
+	m.ranges, m.until, m.changed = map[netip.Prefix]time.Time{}, map[[4]byte]time.Time{}, time.Now()
 	if k.config.Routing != RoutingTunnel {
 		return k.setPlain(thisNode, plainSend)
 	}
@@ -205,26 +232,47 @@ func (k *kernel) restoreModes() error {
 			}
 		}
 		if p := keyToPrefix(key); plain[value.Tunnel]&plainSend != 0 && !p.IsSingleIP() {
-			m.ranges[p.Masked()] = struct{}{}
+			m.ranges[p.Masked()] = time.Time{}
 		}
 	}
 	if err := all.Err(); err != nil {
 		return fmt.Errorf("reading the addresses of before: %w", err)
 	}
+	if err := k.restoreGrace(now); err != nil {
+		return err
+	}
 	return k.setPlain(thisNode, 0)
+}
+
+// restoreGrace is for ranges that an earlier run exempted and that no node without tunnel has: their grace begins again. Single
+// addresses are nodes', which native routing exempted.
+func (k *kernel) restoreGrace(now time.Time) error {
+	var key ipcacheKeyLayout
+	var flags uint32
+	all := k.objects.maps["unmasqueraded"].Iterate()
+	for all.Next(&key, &flags) {
+		p := keyToPrefix(key).Masked()
+		if _, known := k.modes.ranges[p]; !known && flags&unmasqueradedNode != 0 && !p.IsSingleIP() {
+			k.modes.ranges[p] = now.Add(modeGrace)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("reading the destinations that are not masqueraded: %w", err)
+	}
+	return nil
 }
 
 // settleModes ends what was kept for a change of modes once it is over.
 func (k *kernel) settleModes(now time.Time) error {
 	var failed []error
-	settled := false
 	for key, until := range k.modes.until {
 		if now.After(until) {
-			settled = true
-			failed = append(failed, k.setPlain(key, 0), k.forgetRanges(key))
+			failed = append(failed, k.setPlain(key, 0))
 		}
 	}
-	if settled {
+	known := len(k.modes.ranges)
+	maps.DeleteFunc(k.modes.ranges, func(_ netip.Prefix, until time.Time) bool { return !until.IsZero() && now.After(until) })
+	if len(k.modes.ranges) != known {
 		failed = append(failed, k.exemptRanges())
 	}
 	over := k.modes.untunnel && now.Sub(k.modes.changed) > modeGrace
@@ -233,22 +281,6 @@ func (k *kernel) settleModes(now time.Time) error {
 	}
 	if over {
 		failed = append(failed, k.leaveTunnel())
-	}
-	return errors.Join(failed...)
-}
-
-// forgetRanges is for a node whose pods are reached by the tunnel, and by nothing else any more.
-func (k *kernel) forgetRanges(key [4]byte) error {
-	var failed []error
-	for _, n := range k.nodes {
-		value, err := k.tunnelValue(k.underlay(n))
-		if err != nil || value != key {
-			failed = append(failed, err)
-			continue
-		}
-		for _, p := range n.PodCIDRs {
-			delete(k.modes.ranges, p.Masked())
-		}
 	}
 	return errors.Join(failed...)
 }
