@@ -66,6 +66,22 @@ func (r *resolver) labels(identity uint32) []string {
 	return kept.([]string)
 }
 
+// Version implements flows.Resolver. Each part only grows, and the manager of services, once there, stays. What this node
+// numbers itself, address ranges of policies, has its place in the cache.
+func (r *resolver) Version() uint64 {
+	version := r.cache.Version() + r.registry.Version()
+	if s := r.services(); s != nil {
+		version += 1 + s.Version()
+	}
+	return version
+}
+
+// HasService implements flows.Resolver.
+func (r *resolver) HasService(address netip.Addr) bool {
+	s := r.services()
+	return s != nil && s.Has(address)
+}
+
 // Service implements flows.Resolver.
 func (r *resolver) Service(address netip.Addr, port uint16, protocol uint8) (flows.ServiceInfo, bool) {
 	s := r.services()

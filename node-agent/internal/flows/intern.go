@@ -20,11 +20,26 @@ type enforcingKey struct {
 	egress   bool
 }
 
-// interner asks the resolver about every event and hands out one shared copy of each distinct answer, so that a record
-// costs a few pointers instead of a few hundred bytes and steady traffic allocates nothing. The answer itself is never
-// cached: an address that changed hands is noticed with its first event.
+// party is one side of an event: who it is, and what else there is to know of the address.
+type party struct {
+	*EndpointInfo
+	// hasService tells that some service has the address.
+	hasService bool
+	// version is the resolver's for which this holds, if known; who has no labels is asked for each time.
+	version uint64
+	known   bool
+	// seen is when the namespace was last told of, in nanoseconds since the epoch.
+	seen int64
+}
+
+// interner asks the resolver about the sides of events and hands out one shared copy of each distinct answer, so that a
+// record costs a few pointers instead of a few hundred bytes and steady traffic allocates nothing. An answer holds as long as
+// the resolver's version does not change: an address that changed hands is noticed with its first event.
 type interner struct {
-	resolver  Resolver
+	resolver Resolver
+	// parties are the answers that hold.
+	parties map[endpointKey]*party
+	// endpoints are all distinct answers, also those that have to be asked for again.
 	endpoints map[endpointKey]*EndpointInfo
 	services  map[ServiceInfo]*ServiceInfo
 	rules     map[uint32]*policySet
@@ -34,6 +49,7 @@ type interner struct {
 func newInterner(resolver Resolver) *interner {
 	return &interner{
 		resolver:  resolver,
+		parties:   map[endpointKey]*party{},
 		endpoints: map[endpointKey]*EndpointInfo{},
 		services:  map[ServiceInfo]*ServiceInfo{},
 		rules:     map[uint32]*policySet{},
@@ -43,6 +59,28 @@ func newInterner(resolver Resolver) *interner {
 
 // nobody stands for a side without an address.
 var nobody = &EndpointInfo{}
+
+// party tells who a side is, at a version that the resolver had before.
+func (i *interner) party(address netip.Addr, identity uint32, version uint64) *party {
+	key := endpointKey{address, identity}
+	p := i.parties[key]
+	if p != nil && p.known && p.version == version {
+		return p
+	}
+	if p == nil {
+		if len(i.parties) >= internMax {
+			clear(i.parties)
+		}
+		p = &party{}
+		i.parties[key] = p
+	}
+	if who := i.endpoint(address, identity); who != p.EndpointInfo {
+		p.EndpointInfo, p.seen = who, 0
+	}
+	p.version, p.known = version, len(p.Labels) > 0
+	p.hasService = address.IsValid() && i.resolver.HasService(address)
+	return p
+}
 
 func (i *interner) endpoint(address netip.Addr, identity uint32) *EndpointInfo {
 	if !address.IsValid() && identity == 0 {

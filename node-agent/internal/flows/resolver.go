@@ -38,6 +38,11 @@ type PolicyInfo struct {
 type Resolver interface {
 	// ByAddress finds the endpoint behind an address; identity is what the datapath saw (0 if it saw none).
 	ByAddress(address netip.Addr, identity uint32) EndpointInfo
+	// Version changes with everything that may change an answer of ByAddress, HasService or Service. It grows only after the
+	// change can be seen, so that an answer may be kept with the version that was read before the question.
+	Version() uint64
+	// HasService tells whether any service has this address. Service need not be asked about others.
+	HasService(address netip.Addr) bool
 	// Service finds the service that a frontend address and port belong to.
 	Service(address netip.Addr, port uint16, protocol uint8) (ServiceInfo, bool)
 	// Policy finds the policy behind a datapath rule number; ok is false for 0 and for forgotten numbers.

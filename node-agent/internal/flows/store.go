@@ -124,14 +124,21 @@ func (s *Store) Ingest(event datapath.Event) {
 	}
 	s.placeSocket(e)
 	r.pack(e)
-	r.source = s.interner.endpoint(e.Source, e.SourceIdentity)
-	r.destination = s.interner.endpoint(e.Destination, e.DestIdentity)
-	r.sourceService = s.interner.service(e.Source, e.SourcePort, e.Protocol)
-	r.destinationService = s.interner.service(e.Destination, e.DestPort, e.Protocol)
+	version := s.options.Resolver.Version()
+	source := s.interner.party(e.Source, e.SourceIdentity, version)
+	r.source = source.EndpointInfo
+	if source.hasService {
+		r.sourceService = s.interner.service(e.Source, e.SourcePort, e.Protocol)
+	}
+	s.trackNamespace(source, r.time)
+	destination := s.interner.party(e.Destination, e.DestIdentity, version)
+	r.destination = destination.EndpointInfo
+	if destination.hasService {
+		r.destinationService = s.interner.service(e.Destination, e.DestPort, e.Protocol)
+	}
+	s.trackNamespace(destination, r.time)
 	r.policies = s.decidedBy(e)
-	s.rate.add(e.Time)
-	s.trackNamespace(r.source.Namespace, e.Time)
-	s.trackNamespace(r.destination.Namespace, e.Time)
+	s.rate.add(r.time / int64(time.Second))
 	if len(s.options.Sinks) > 0 {
 		s.observation = Observation{
 			Event: e, Source: r.source, Destination: r.destination,
@@ -185,12 +192,14 @@ func (s *Store) decidedBy(e *datapath.Event) *policySet {
 // namespaceResolution is how exactly the time of the last sight of a namespace is kept.
 const namespaceResolution = 10 * time.Second
 
-func (s *Store) trackNamespace(namespace string, at time.Time) {
-	if namespace == "" {
+// trackNamespace remembers when a party's namespace was last seen; at is in nanoseconds since the epoch.
+func (s *Store) trackNamespace(p *party, at int64) {
+	if p.Namespace == "" || p.seen != 0 && at-p.seen <= int64(namespaceResolution) {
 		return
 	}
-	if last, ok := s.namespaces[namespace]; !ok || at.Sub(last) > namespaceResolution {
-		s.namespaces[namespace] = at
+	p.seen = at
+	if now := time.Unix(0, at); now.After(s.namespaces[p.Namespace]) {
+		s.namespaces[p.Namespace] = now
 	}
 }
 
@@ -284,8 +293,8 @@ type rateMeter struct {
 	counts  [60]uint64
 }
 
-func (m *rateMeter) add(at time.Time) {
-	second := at.Unix()
+// add counts an event of a second since the epoch.
+func (m *rateMeter) add(second int64) {
 	slot := int(uint64(second) % 60)
 	if m.seconds[slot] != second {
 		m.seconds[slot], m.counts[slot] = second, 0

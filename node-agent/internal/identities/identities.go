@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/errors"
@@ -54,10 +55,14 @@ type Registry struct {
 	byID     map[policy.NumericIdentity]policy.Labels
 	// texts are the labels as flows show them, of those that were asked for: most of a cluster's identities never meet this
 	// node. Kept so that the same slice is handed out every time.
-	texts map[policy.NumericIdentity][]string
-	api   API
-	log   *slog.Logger
+	texts   map[policy.NumericIdentity][]string
+	version atomic.Uint64
+	api     API
+	log     *slog.Logger
 }
+
+// Version grows after each change of what Labels and Texts say.
+func (r *Registry) Version() uint64 { return r.version.Load() }
 
 // NewRegistry makes a registry that knows the reserved identities.
 func NewRegistry(api API, log *slog.Logger) *Registry {
@@ -104,6 +109,7 @@ func (r *Registry) Learn(id policy.NumericIdentity, labels policy.Labels) bool {
 	}
 	r.byID[id] = labels
 	delete(r.texts, id)
+	r.version.Add(1)
 	// Two numbers for the same labels can be there for a moment; the lower one is used for new endpoints everywhere.
 	hash := r.hash(labels)
 	if other, ok := r.byLabels[hash]; !ok || id < other {
@@ -134,6 +140,7 @@ func (r *Registry) Forget(id policy.NumericIdentity) {
 		}
 		delete(r.byID, id)
 		delete(r.texts, id)
+		r.version.Add(1)
 	}
 }
 

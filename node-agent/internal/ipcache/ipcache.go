@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead.dev/node-agent/internal/datapath"
@@ -69,7 +70,11 @@ type Cache struct {
 	// unwritten are prefixes that the datapath refused; they are tried again with the next change and by Retry.
 	unwritten map[netip.Prefix]struct{}
 	used      map[uint32]int
+	version   atomic.Uint64
 }
+
+// Version grows after each change of what Lookup and Find say.
+func (c *Cache) Version() uint64 { return c.version.Load() }
 
 // New makes a cache that only remembers until Start.
 func New(log *slog.Logger) *Cache {
@@ -179,6 +184,7 @@ func (c *Cache) Upsert(ctx context.Context, source Source, e Entry) error {
 	}
 	c.used[e.Identity]++
 	s.entries[source] = &e
+	c.version.Add(1)
 	after := s.best()
 	if before != nil && before.IPEntry == after.IPEntry {
 		return nil
@@ -208,6 +214,7 @@ func (c *Cache) Delete(ctx context.Context, source Source, prefix netip.Prefix, 
 	}
 	before := s.best()
 	s.entries[source] = nil
+	c.version.Add(1)
 	c.release(old.Identity)
 	after := s.best()
 	if after == nil {

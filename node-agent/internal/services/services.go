@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -38,6 +39,9 @@ type Manager struct {
 	// frontends finds who has an address for flows; waiting are those who want one that somebody else has.
 	frontends map[frontend]owner
 	waiting   map[frontend][]owner
+	// addresses counts the frontends of each.
+	addresses map[netip.Addr]int
+	version   atomic.Uint64
 	dirty     map[owner]struct{}
 	live      bool
 	log       *slog.Logger
@@ -54,7 +58,7 @@ func nameOf(f datapath.Frontend) frontend { return frontend{f.Address, f.Port, f
 // New makes a manager that only remembers until Start. health may be nil.
 func New(dp datapath.Datapath, node Node, health *Health, log *slog.Logger) *Manager {
 	return &Manager{dp: dp, node: node, health: health, log: log, services: map[Key]*corev1.Service{}, slices: map[Key]map[string]*discoveryv1.EndpointSlice{},
-		pods: map[Key]*corev1.Pod{}, written: map[owner]map[datapath.ServiceID]datapath.Service{}, frontends: map[frontend]owner{},
+		pods: map[Key]*corev1.Pod{}, written: map[owner]map[datapath.ServiceID]datapath.Service{}, frontends: map[frontend]owner{}, addresses: map[netip.Addr]int{},
 		waiting: map[frontend][]owner{}, dirty: map[owner]struct{}{}}
 }
 
@@ -148,8 +152,12 @@ func (m *Manager) sync(ctx context.Context, who owner) error {
 			}
 		}
 		for _, f := range s.Frontends {
+			if _, known := m.frontends[nameOf(f)]; !known {
+				m.addresses[f.Address]++
+			}
 			m.frontends[nameOf(f)] = who
 		}
+		m.version.Add(1)
 		if m.written[who] == nil {
 			m.written[who] = map[datapath.ServiceID]datapath.Service{}
 		}
@@ -184,6 +192,10 @@ func (m *Manager) release(who owner, f datapath.Frontend) {
 	name := nameOf(f)
 	if m.frontends[name] == who {
 		delete(m.frontends, name)
+		if m.addresses[f.Address]--; m.addresses[f.Address] == 0 {
+			delete(m.addresses, f.Address)
+		}
+		m.version.Add(1)
 	}
 	for _, other := range m.waiting[name] {
 		if other != who {
@@ -276,6 +288,16 @@ func (m *Manager) Retry(ctx context.Context) (int, error) {
 		errs = append(errs, m.sync(ctx, who))
 	}
 	return len(m.dirty), errors.Join(errs...)
+}
+
+// Version grows after each change of what Find and Has say.
+func (m *Manager) Version() uint64 { return m.version.Load() }
+
+// Has tells whether any frontend has an address.
+func (m *Manager) Has(address netip.Addr) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.addresses[address] > 0
 }
 
 // Find gives the service behind an address and port.
