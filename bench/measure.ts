@@ -1,4 +1,4 @@
-import { type Measurement, measureInPod } from './pods.ts';
+import { type Client, good, type Measurement, measureInPod } from './pods.ts';
 import { median } from './report.ts';
 
 /** How long one measurement is and how often it is repeated. */
@@ -6,7 +6,12 @@ export interface Effort {
   readonly quick: boolean;
   readonly seconds: number;
   readonly repeats: number;
+  /** How many turns those take that are compared by short ones. */
+  readonly turns: number;
 }
+
+/** The length of a short turn in seconds: many times what an agent waits between two looks at its events. */
+export const turn = 0.4;
 
 export const trips = (m: Measurement): number => m.perSecond;
 export const bits = (m: Measurement): number => m.bitsPerSecond ?? 0;
@@ -26,11 +31,24 @@ export async function inTurns(
   return [median(first), median(second)];
 }
 
-/** The measurement, if nothing in it failed. */
-export function good(measurement: Measurement): Measurement {
-  if (measurement.errors > 0)
-    throw new Error(`a measurement failed ${measurement.errors} times: ${measurement.firstError ?? ''}`);
-  return measurement;
+/**
+ * Lets clients measure in turns, every other round the other way about, so that none is always the one after a certain other.
+ * Ends them all; gives the measurements in the order of the rounds.
+ */
+export async function takeTurns<N>(
+  clients: ReadonlyMap<N, Client>,
+  rounds: number,
+): Promise<ReadonlyMap<N, readonly Measurement[]>> {
+  const taken = new Map<N, Measurement[]>([...clients.keys()].map((name) => [name, []]));
+  try {
+    const order = [...clients];
+    for (let round = 0; round < rounds; round += 1)
+      for (const [name, client] of round % 2 === 0 ? order : order.toReversed())
+        taken.get(name)?.push(await client.turn());
+  } finally {
+    await Promise.all([...clients.values()].map((client) => client.end()));
+  }
+  return taken;
 }
 
 /** Runs one client in a pod and gives its rate. */

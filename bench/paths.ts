@@ -1,12 +1,12 @@
 /** Rows of pods' traffic: one node and across nodes, tunnel and native, against the bridge CNI and the hosts themselves. */
 import { type Clusters, sideBySide } from './lab.ts';
-import { bits, type Effort, good, trips } from './measure.ts';
+import { bits, type Effort, takeTurns, trips, turn } from './measure.ts';
 import {
   addressOf,
+  type Client,
+  clientInPod,
   governServer,
   hostPort,
-  type Measurement,
-  measureInPod,
   processor,
   startHostPods,
   startPods,
@@ -30,34 +30,25 @@ type Figure = keyof typeof figures;
 /** The same between the nodes themselves, beside those of the pods. */
 const betweenHosts: readonly Figure[] = ['farRoundTrips', 'farNewConnections'];
 
-/** The rounds' values, by network (or the hosts of one) and figure. */
-type Series = Map<string, number[]>;
+/** The turns' values, by network (or the hosts of one) and figure. */
+type Series = Map<string, readonly number[]>;
 
-async function measure(clusters: Clusters<Measured>, { seconds, repeats }: Effort): Promise<Series> {
+async function measure(clusters: Clusters<Measured>, { turns }: Effort): Promise<Series> {
   const series: Series = new Map();
-  const note = (who: string, figure: Figure, measurement: Measurement): void => {
-    const key = `${who} ${figure}`;
-    series.set(key, [...(series.get(key) ?? []), figures[figure].value(good(measurement))]);
-  };
-  // Short and many: a pair of measurements that follow each other is what a round's ratio is made of.
-  const each = Math.max(1, Math.round(seconds / 2));
-  const client = (mode: string, to: string): string[] => [mode, '--to', to, '--seconds', String(each)];
-  for (let round = 0; round < repeats * 3; round += 1)
-    for (const figure of Object.keys(figures) as Figure[]) {
-      const { pod, mode, on } = figures[figure];
-      // Every other round goes the other way about, so that none is always the one after a certain other.
-      for (const network of round % 2 === 0 ? networks : networks.toReversed())
-        await clusters.within(network, async () => {
-          const to = `${await addressOf('server')}:9000`;
-          note(network, figure, await measureInPod(pod, client(mode, to), on));
-          if (network === 'fairlead-native' && betweenHosts.includes(figure))
-            note(
-              'hosts',
-              figure,
-              await measureInPod('host-far', client(mode, `${await addressOf('host-server')}:${hostPort}`)),
-            );
-        });
-    }
+  for (const figure of Object.keys(figures) as Figure[]) {
+    const { pod, mode, value, on } = figures[figure];
+    const clients = new Map<string, Client>();
+    for (const network of networks)
+      await clusters.within(network, async () => {
+        clients.set(network, clientInPod(pod, [mode, '--to', `${await addressOf('server')}:9000`], turn, on));
+        if (network === 'fairlead-native' && betweenHosts.includes(figure)) {
+          const to = `${await addressOf('host-server')}:${hostPort}`;
+          clients.set('hosts', clientInPod('host-far', [mode, '--to', to], turn, on));
+        }
+      });
+    for (const [who, measurements] of await takeTurns(clients, turns))
+      series.set(`${who} ${figure}`, measurements.map(value));
+  }
   process.stderr.write(`${JSON.stringify(Object.fromEntries(series))}\n`);
   return series;
 }

@@ -1,4 +1,4 @@
-import { kubectl } from '../lab/client.ts';
+import { converseInPod, kubectl } from '../lab/client.ts';
 import { create } from './lab.ts';
 
 const image = 'fairlead.lab/traffic:1';
@@ -36,6 +36,12 @@ const serve = (port = 9000): readonly string[] => [
   String(processor.server),
 ];
 
+/**
+ * What an end asks for of its node's processors. A pod that asks for nothing has the least share there is, a twentieth of any
+ * pod that asks, and waits for whoever runs; how long is not the network's doing, and pods that matter do ask.
+ */
+const share = '500m';
+
 /** A pod of the traffic program on a node; `hostNetwork` leaves it in the node's own network. */
 export function pod(
   name: string,
@@ -52,7 +58,7 @@ export function pod(
       nodeName: node,
       hostNetwork,
       terminationGracePeriodSeconds: 0,
-      containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args }],
+      containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args, resources: { requests: { cpu: share } } }],
     },
   };
 }
@@ -129,6 +135,38 @@ export async function measureInPod(
 ): Promise<Measurement> {
   const output = await kubectl(['exec', name, '--', '/traffic', ...args, '--processor', String(on)]);
   return JSON.parse(output) as Measurement;
+}
+
+/** The measurement, if nothing in it failed. */
+export function good(measurement: Measurement): Measurement {
+  if (measurement.errors > 0)
+    throw new Error(`a measurement failed ${measurement.errors} times: ${measurement.firstError ?? ''}`);
+  return measurement;
+}
+
+/** A client that stays in its pod and measures a turn whenever it is asked. */
+export interface Client {
+  /** One turn; throws if anything in it failed. */
+  turn(): Promise<Measurement>;
+  end(): Promise<void>;
+}
+
+/**
+ * Starts a client in a pod, on a processor. What is compared has one each, so that they can take many short turns: a machine
+ * that does something else for a second then has it in one turn of many, and no program's start is in any.
+ */
+export function clientInPod(
+  name: string,
+  args: readonly string[],
+  seconds: number,
+  on: number = processor.client,
+): Client {
+  const bounds = ['--seconds', String(seconds), '--processor', String(on), '--turns'];
+  const talk = converseInPod(name, ['/traffic', ...args, ...bounds]);
+  return {
+    turn: async () => good(JSON.parse(await talk.ask('', seconds + 60)) as Measurement),
+    end: () => talk.end(),
+  };
 }
 
 /** Makes the cluster hold `total` services, each with one endpoint, without pods of their own. */

@@ -32,8 +32,8 @@ it('finds the middle and the tail', () => {
 });
 
 it('compares what took turns round by round', () => {
-  const row = paired('fast', [10, 200, 30], [10, 100, 10], 'slow', 1.5);
-  expect([row.value, row.baseline, row.ratio]).toEqual([30, 10, 2]);
-  expect(row.note).toBe('1.00 to 3.00 in 3 turns');
+  const row = paired('fast', [10, 200, 30, 50], [10, 100, 10, 20], 'slow', 1.5);
+  expect([row.value, row.baseline, row.ratio]).toEqual([50, 20, 2.5]);
+  expect(row.note).toBe('the middle half of 4 turns is 1.00 to 2.50');
   expect(met(paired('fast', [1, 2], [1], 'slow', 0.1))).toBe(false);
 });

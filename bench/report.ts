@@ -47,7 +47,8 @@ export function paired(
   budget?: number,
 ): Row {
   const ratios = values.map((value, round) => value / (baselines[round] ?? Number.NaN));
-  const spread = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)} in ${ratios.length} turns`;
+  const [low, high] = [quantile(ratios, 0.25).toFixed(2), quantile(ratios, 0.75).toFixed(2)];
+  const spread = `the middle half of ${ratios.length} turns is ${low} to ${high}`;
   return { ...ratio(what, median(values), median(baselines), against, budget, spread), ratio: median(ratios) };
 }
 

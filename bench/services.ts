@@ -1,8 +1,8 @@
 /** Rows of services: new connections to a ClusterIP by their number, against kube-proxy in both modes. */
 import { kubectl } from '../lab/client.ts';
 import { type Clusters, sideBySide } from './lab.ts';
-import { type Effort, rateInPod } from './measure.ts';
-import { fillServices, measureInPod, serviceAddress, startPods } from './pods.ts';
+import { type Effort, takeTurns, trips, turn } from './measure.ts';
+import { type Client, clientInPod, fillServices, measureInPod, serviceAddress, startPods } from './pods.ts';
 import { paired, type Row } from './report.ts';
 
 /** Waits until the newest filler service answers, so that nothing is measured while the proxy still writes its rules. */
@@ -22,8 +22,8 @@ async function settled(service: string): Promise<void> {
   }
 }
 
-/** New connections per second, by network and number of services, in rounds. */
-type Rates = Map<string, number[]>;
+/** New connections per second, by network and number of services, in turns. */
+type Rates = Map<string, readonly number[]>;
 
 /** Ours twice: the one stays at few services while the other gets many. */
 const networks = {
@@ -35,26 +35,21 @@ const networks = {
 type Measured = keyof typeof networks;
 const names = Object.keys(networks) as Measured[];
 
-async function measure(
-  clusters: Clusters<Measured>,
-  totals: readonly number[],
-  { seconds, repeats }: Effort,
-): Promise<Rates> {
+async function measure(clusters: Clusters<Measured>, totals: readonly number[], { turns }: Effort): Promise<Rates> {
   const rates: Rates = new Map();
-  const each = Math.max(1, Math.round(seconds / 2));
   for (const total of totals) {
     for (const name of names)
       await clusters.within(name, async () => {
         await fillServices(name === 'few' ? (totals[0] ?? 0) : total);
         await settled(`${await serviceAddress()}:9000`);
       });
-    for (let round = 0; round < repeats * 3; round += 1)
-      for (const name of round % 2 === 0 ? names : names.toReversed())
-        await clusters.within(name, async () => {
-          const key = `${name} ${total}`;
-          const rate = await rateInPod('far', 'crr', `${await serviceAddress()}:9000`, each);
-          rates.set(key, [...(rates.get(key) ?? []), rate]);
-        });
+    const clients = new Map<Measured, Client>();
+    for (const name of names)
+      await clusters.within(name, async () => {
+        clients.set(name, clientInPod('far', ['crr', '--to', `${await serviceAddress()}:9000`], turn));
+      });
+    for (const [name, measurements] of await takeTurns(clients, turns))
+      rates.set(`${name} ${total}`, measurements.map(trips));
   }
   process.stderr.write(`${JSON.stringify(Object.fromEntries(rates))}\n`);
   return rates;

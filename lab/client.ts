@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
 import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 /** The project's root. */
@@ -32,19 +33,20 @@ export function inLab<T>(directory: string, fn: () => T): T {
   return labDirectory.run(directory, fn);
 }
 
+/** Starts a command in the project's root, for the lab that is asked for. */
+function start(command: string, args: readonly string[], environment: CommandOptions['environment'] = {}) {
+  const directory = labDirectory.getStore();
+  return spawn(command, args, {
+    cwd: root,
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { ...process.env, ...(directory === undefined ? {} : { FAIRLEAD_LAB_RUN: directory }), ...environment },
+  });
+}
+
 /** Runs a command to its end, whatever its exit code. */
 export function run(command: string, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-  const directory = labDirectory.getStore();
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, {
-      cwd: root,
-      stdio: ['pipe', 'pipe', 'pipe'],
-      env: {
-        ...process.env,
-        ...(directory === undefined ? {} : { FAIRLEAD_LAB_RUN: directory }),
-        ...options.environment,
-      },
-    });
+    const child = start(command, args, options.environment);
     let stdout = '';
     let stderr = '';
     const timer = setTimeout(() => child.kill('SIGKILL'), (options.seconds ?? 600) * 1000);
@@ -76,6 +78,43 @@ export async function must(command: string, args: readonly string[], options: Co
   return result.stdout;
 }
 
+/** A command that runs on and answers each line that it is told with one line. */
+export interface Conversation {
+  /** Tells it a line and gives its answer; throws, with the end of its error output, when it ends instead. */
+  ask(line: string, seconds: number): Promise<string>;
+  /** Ends its input and waits until it has ended. */
+  end(): Promise<void>;
+}
+
+/** Starts a command to talk with. */
+export function converse(command: string, args: readonly string[]): Conversation {
+  const child = start(command, args);
+  let stderr = '';
+  child.stderr.on('data', (data: Buffer) => {
+    stderr = (stderr + data.toString()).slice(-1200);
+  });
+  child.stdin.on('error', () => undefined);
+  const ended = new Promise<void>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', () => resolve());
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    ask: async (line, seconds) => {
+      const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000);
+      child.stdin.write(`${line}\n`);
+      const answer = await lines.next();
+      clearTimeout(timer);
+      if (answer.done) throw new Error(`${command} ${args.join(' ')} ended without an answer: ${stderr.trim()}`);
+      return answer.value;
+    },
+    end: async () => {
+      child.stdin.end();
+      await ended;
+    },
+  };
+}
+
 /** Runs `lab/lab ARGS`. */
 export function lab(args: readonly string[], options: CommandOptions = {}): Promise<string> {
   return must(join(root, 'lab/lab'), args, options);
@@ -89,6 +128,11 @@ export function on(machine: string, command: readonly string[], options: Command
 /** Runs kubectl in the lab. */
 export function kubectl(args: readonly string[], options: CommandOptions = {}): Promise<string> {
   return lab(['kubectl', ...args], options);
+}
+
+/** Starts a program in a pod of the lab to talk with. */
+export function converseInPod(pod: string, command: readonly string[]): Conversation {
+  return converse(join(root, 'lab/lab'), ['kubectl', 'exec', '-i', pod, '--', ...command]);
 }
 
 /** Creates or changes objects given as values. */

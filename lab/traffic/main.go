@@ -12,10 +12,13 @@
 //	traffic udp    --to HOST:9000                        ten datagrams, each to come back within a second
 //	traffic crowd  --to HOST:9000 --seconds 20 --connections 200 --rate 50
 //
-// Each mode takes --processor N, which keeps it on that processor.
+// Each mode takes --processor N, which keeps it on that processor, and each client --turns: it then measures once for each line
+// that it reads and prints an object for each, until there are no more. What is compared can take many short turns so, without
+// a program's start in any of them.
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -70,6 +73,7 @@ func main() {
 	connections := flags.Int("connections", 200, "crowd: connections held open; at most 1000")
 	rate := flags.Int("rate", 50, "crowd: connections opened per second beside them; at most 1000")
 	processor := flags.Int("processor", -1, "the processor to stay on; -1 is any")
+	turns := flags.Bool("turns", false, "measure once for each line of the standard input")
 	_ = flags.Parse(os.Args[2:])
 	if *processor >= 0 {
 		if err := stayOn(*processor); err != nil {
@@ -84,36 +88,49 @@ func main() {
 		}
 		return
 	}
-	*seconds = min(*seconds, 120)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*seconds*float64(time.Second)))
-	defer cancel()
-	var r result
-	switch mode {
-	case "rr":
-		r = roundTrips(ctx, *to)
-	case "stream":
-		r = throughput(ctx, *to)
-	case "crr":
-		r = newConnections(ctx, *to, once)
-	case "http":
-		r = newConnections(ctx, *to, request)
-	case "switch":
-		r = changes(ctx, *to)
-	case "once":
-		r = first(*to)
-	case "udp":
-		r = datagrams(*to)
-	case "crowd":
-		r = crowd(ctx, *to, min(*connections, 1000), min(*rate, 1000))
-	default:
+	length := time.Duration(min(*seconds, 120) * float64(time.Second))
+	client := func() result {
+		ctx, cancel := context.WithTimeout(context.Background(), length)
+		defer cancel()
+		switch mode {
+		case "rr":
+			return roundTrips(ctx, *to)
+		case "stream":
+			return throughput(ctx, *to)
+		case "crr":
+			return newConnections(ctx, *to, once)
+		case "http":
+			return newConnections(ctx, *to, request)
+		case "switch":
+			return changes(ctx, *to)
+		case "once":
+			return first(*to)
+		case "udp":
+			return datagrams(*to)
+		case "crowd":
+			return crowd(ctx, *to, min(*connections, 1000), min(*rate, 1000))
+		}
 		fmt.Fprintln(os.Stderr, "traffic: unknown mode", mode)
 		os.Exit(2)
+		return result{}
 	}
-	r.Mode = mode
-	_ = json.NewEncoder(os.Stdout).Encode(r)
+	if *turns {
+		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			show(mode, client())
+		}
+		return
+	}
+	r := client()
+	show(mode, r)
 	if r.Errors > 0 && mode == "once" {
 		os.Exit(1)
 	}
+}
+
+// show prints a result as one line.
+func show(mode string, r result) {
+	r.Mode = mode
+	_ = json.NewEncoder(os.Stdout).Encode(r)
 }
 
 // serve answers until it is killed.
