@@ -217,19 +217,25 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	return restore6(ctx);
 }
 
-/* A process of the node that binds to a node port would never see a client: it hears of it now. */
-static __always_inline int protect(struct bpf_sock *ctx, bool v6)
+static __always_inline bool is_node_port(struct bpf_sock *ctx, const struct address *any)
 {
-	struct address any = {};
-	struct service *service;
+	struct service *service = find_service(any, bpf_htons(ctx->src_port), ctx->protocol);
+
+	return service && service->kind == KIND_NODE_PORT;
+}
+
+/*
+ * A process of the node that binds to a node port would never see a client: it hears of it now. `v6` and `v4`
+ * are the families that its socket may take clients of.
+ */
+static __always_inline int protect(struct bpf_sock *ctx, bool v6, bool v4)
+{
+	struct address any6 = {}, any4 = mapped(0);
 
 	if (!config.services || !config.host_cookie || bpf_get_netns_cookie(ctx) != config.host_cookie ||
 	    (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
 		return PROCEED;
-	if (!v6)
-		any = mapped(0);
-	service = find_service(&any, bpf_htons(ctx->src_port), ctx->protocol);
-	if (!service || service->kind != KIND_NODE_PORT)
+	if (!(v6 && is_node_port(ctx, &any6)) && !(v4 && is_node_port(ctx, &any4)))
 		return PROCEED;
 	refuse_with(EADDRINUSE);
 	return REJECT;
@@ -238,13 +244,23 @@ static __always_inline int protect(struct bpf_sock *ctx, bool v6)
 SEC("cgroup/post_bind4")
 int post_bind4(struct bpf_sock *ctx)
 {
-	return protect(ctx, false);
+	return protect(ctx, false, true);
 }
 
+/*
+ * A socket bound to :: takes clients of both families, unless it was told not to, which cannot be seen here:
+ * an error where none was due says more than clients that never come.
+ */
 SEC("cgroup/post_bind6")
 int post_bind6(struct bpf_sock *ctx)
 {
-	return protect(ctx, true);
+	struct address a;
+
+	a.word[0] = ctx->src_ip6[0];
+	a.word[1] = ctx->src_ip6[1];
+	a.word[2] = ctx->src_ip6[2];
+	a.word[3] = ctx->src_ip6[3];
+	return protect(ctx, !is_v4(&a), is_v4(&a) || !(a.word[0] | a.word[1] | a.word[2] | a.word[3]));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -29,8 +29,12 @@ func connectFromHere(to string) int {
 		fmt.Println(err)
 		return 1
 	}
-	if port, ok := strings.CutPrefix(to, "bind:"); ok {
-		l, err := net.Listen("tcp4", ":"+port)
+	network := os.Getenv("FAIRLEAD_TEST_NETWORK")
+	if network == "" {
+		network = "tcp4"
+	}
+	if at, ok := strings.CutPrefix(to, "bind:"); ok {
+		l, err := net.Listen(network, at)
 		if err != nil {
 			fmt.Println(err)
 			return 1
@@ -38,9 +42,8 @@ func connectFromHere(to string) int {
 		l.Close()
 		return 0
 	}
-	network := os.Getenv("FAIRLEAD_TEST_NETWORK")
-	if network == "" {
-		network = "tcp4"
+	if to, ok := strings.CutPrefix(to, "unconnected:"); ok {
+		return sendFromHere(network, to)
 	}
 	c, err := net.DialTimeout(network, to, 2*time.Second)
 	if err != nil {
@@ -61,6 +64,35 @@ func connectFromHere(to string) int {
 		} else {
 			fmt.Printf("answer %s\n", answer)
 		}
+	}
+	return 0
+}
+
+// sendFromHere asks by one unconnected socket, a datagram for each receiver, and tells who answered.
+func sendFromHere(network, receivers string) int {
+	c, err := net.ListenPacket(network, ":0")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer c.Close()
+	for _, to := range strings.Split(receivers, ",") {
+		b := make([]byte, 2048)
+		var from net.Addr
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		address, err := net.ResolveUDPAddr(network, to)
+		if err == nil {
+			_, err = c.WriteTo([]byte("hello\n"), address)
+		}
+		n := 0
+		if err == nil {
+			n, from, err = c.ReadFrom(b)
+		}
+		if err != nil {
+			fmt.Printf("%s: %v\n", to, err)
+			continue
+		}
+		fmt.Printf("%s: %s answered %s\n", to, from, strings.TrimSpace(string(b[:n])))
 	}
 	return 0
 }
@@ -113,9 +145,14 @@ func (k *talker) ask(t testing.TB) string {
 
 // inCgroup connects from a process of the node's cgroup in the namespace.
 func (n *node) inCgroup(s *space, to string) (out string, err error) {
+	return n.inCgroupBy("tcp4", s, to)
+}
+
+// inCgroupBy is the same by another network; "bind:ADDRESS" listens instead, "unconnected:ADDRESS,…" sends.
+func (n *node) inCgroupBy(network string, s *space, to string) (out string, err error) {
 	err = s.in(func() error {
 		command := exec.Command(os.Args[0])
-		command.Env = append(os.Environ(), "FAIRLEAD_TEST_CONNECT="+to, "FAIRLEAD_TEST_CGROUP="+n.cgroup)
+		command.Env = append(os.Environ(), "FAIRLEAD_TEST_CONNECT="+to, "FAIRLEAD_TEST_CGROUP="+n.cgroup, "FAIRLEAD_TEST_NETWORK="+network)
 		raw, err := command.CombinedOutput()
 		out = string(raw)
 		return err

@@ -60,11 +60,90 @@ func TestNodePortBySocket(t *testing.T) {
 		t.Errorf("a client inside is not limited: %v: %s", err, out)
 	}
 	// Nobody of the node gets a node port for itself.
-	if out, err := n.inCgroup(n.space, "bind:30080"); err == nil || !strings.Contains(out, "address already in use") {
+	if out, err := n.inCgroup(n.space, "bind::30080"); err == nil || !strings.Contains(out, "address already in use") {
 		t.Errorf("binding to a node port: %v: %s", err, out)
 	}
-	if out, err := n.inCgroup(n.pods[0].space, "bind:30080"); err != nil {
+	if out, err := n.inCgroup(n.pods[0].space, "bind::30080"); err != nil {
 		t.Errorf("a pod's own ports: %v: %s", err, out)
+	}
+}
+
+// What the socket programs let the node's own processes listen on, by family and address: a socket takes a node port where it
+// would take clients of a family that has it.
+func TestNodePortsAreBoundByNobody(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	service6 := echoService6(unix.IPPROTO_TCP, backend6(c.nodes[1].pods[0], 7000))
+	for i, f := range service6.Frontends {
+		if f.Kind == datapath.ServiceNodePort {
+			service6.Frontends[i].Port = 30086
+		}
+	}
+	must(t, n.datapath.UpsertService(ctx, echoService(unix.IPPROTO_TCP, backend(c.nodes[1].pods[0], 7000))))
+	must(t, n.datapath.UpsertService(ctx, service6))
+	for _, test := range []struct {
+		network, at string
+		refused     bool
+	}{
+		{"tcp4", ":30080", true},
+		{"tcp", "[::]:30080", true},
+		{"tcp4", "192.0.2.1:30080", true},
+		{"tcp", "[2001:db8:77::1]:30080", false},
+		{"tcp4", ":30086", false},
+		{"tcp", "[::]:30086", true},
+		{"tcp6", "[2001:db8:77::1]:30086", true},
+		{"tcp", "[::]:30087", false},
+	} {
+		out, err := n.inCgroupBy(test.network, n.space, "bind:"+test.at)
+		if test.refused != (err != nil) || test.refused && !strings.Contains(out, "address already in use") {
+			t.Errorf("%s %s: %v: %s; want it refused: %v", test.network, test.at, err, out, test.refused)
+		}
+	}
+	if out, err := n.inCgroupBy("tcp", n.pods[0].space, "bind:[::]:30080"); err != nil {
+		t.Errorf("a pod's own ports: %v: %s", err, out)
+	}
+}
+
+// A socket that is never connected reaches a service with each datagram, whoever else it talks to, and sees the service answer.
+func TestUnconnectedDatagramsBySocket(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	server, other := c.nodes[1].pods[0], c.nodes[1].pods[1]
+	for _, p := range []*pod{server, other} {
+		p.space.echo6(t, 7000)
+		p.space.answer(t, ":7001", "server")
+	}
+	must(t, n.datapath.UpsertService(ctx, echoService(unix.IPPROTO_UDP, backend(server, 7001))))
+	must(t, n.datapath.UpsertService(ctx, echoService6(unix.IPPROTO_UDP, backend6(server, 7000))))
+	for name, s := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
+		for _, test := range []struct{ network, service, direct, answer string }{
+			{"udp4", "10.96.0.10:80", netip.AddrPortFrom(other.address, 7001).String(), "server"},
+			{"udp6", "[" + cluster6 + "]:80", netip.AddrPortFrom(other.address6, 7000).String(), "hello"},
+			// By a socket of both families.
+			{"udp", "10.96.0.10:80", netip.AddrPortFrom(other.address, 7001).String(), "server"},
+		} {
+			before := socketCount(t, n)
+			out, err := n.inCgroupBy(test.network, s, "unconnected:"+strings.Join([]string{test.service, test.direct, test.service}, ","))
+			want := fmt.Sprintf("%s: %[1]s answered %s\n%s: %[3]s answered %[2]s\n%[1]s: %[1]s answered %[2]s\n", test.service, test.answer, test.direct)
+			if err != nil || out != want {
+				t.Errorf("%s by %s: %v: %q, want %q", name, test.network, err, out, want)
+			}
+			if got := socketCount(t, n) - before; got != 1 {
+				t.Errorf("%s by %s: %d entries of sockets, want one", name, test.network, got)
+			}
+		}
+	}
+	for _, version6 := range []bool{false, true} {
+		s, network, at := echoService(unix.IPPROTO_UDP), "udp4", "10.96.0.10:80"
+		if version6 {
+			s, network, at = echoService6(unix.IPPROTO_UDP), "udp6", "["+cluster6+"]:80"
+		}
+		must(t, n.datapath.UpsertService(ctx, s))
+		if out, err := n.inCgroupBy(network, n.space, "unconnected:"+at); err != nil || !strings.Contains(out, "connection refused") {
+			t.Errorf("%s to a service without backends: %v: %s", network, err, out)
+		}
 	}
 }
 
