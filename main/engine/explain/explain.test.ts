@@ -89,6 +89,59 @@ describe('explain', () => {
     expect(packetQuestionSchema.safeParse({ ...question, family: 'ipx' }).success).toBe(false);
   });
 
+  test('takes no answer about another family for one about the family that was asked about', async () => {
+    const lookups = {
+      ipv4: [
+        { node: 'a', map: 'services', key: 'TCP 10.96.0.9:80' },
+        { node: 'a', map: 'connections', key: 'endpoint 5, TCP 10.0.1.7:40000 ↔ 10.0.2.3:8080' },
+        { node: 'a', map: 'ipcache', key: '10.0.2.3' },
+      ],
+      ipv6: [
+        { node: 'a', map: 'services', key: 'TCP [fd00:96::9]:80' },
+        { node: 'a', map: 'openings', key: 'endpoint 5, TCP [fd00:1::7]:40000 ↔ [fd00:2::3]:8080' },
+        { node: 'a', map: 'endpoints', key: 'fd00:1::7' },
+        { node: 'a', map: 'ipcache', key: '::ffff:0:1' },
+      ],
+    };
+    // What says nothing of the packet's family: numbers, and nodes' addresses.
+    const before = [
+      { node: 'a', map: 'policy', key: 'endpoint 5 egress, identity 7, TCP 80' },
+      { node: 'a', map: 'routing table', key: '192.0.2.2', value: 'by interface 2, next hop 192.0.2.2' },
+    ];
+    const answered = async (asked: 'either' | 'ipv4' | 'ipv6', response: object) =>
+      await createExplain({
+        agents: agentsOf({
+          a: () => create(ExplainResponseSchema, { verdict: 'delivered', summary: 's', ...response }),
+        }),
+      }).packet({ ...question, family: asked }, context);
+    for (const [about, other] of [
+      ['ipv4', 'ipv6'],
+      ['ipv6', 'ipv4'],
+    ] as const)
+      for (const step of lookups[about]) {
+        const steps = [...before, step, ...lookups[other]];
+        expect(await answered(about, { steps }), step.key).toMatchObject({ ok: true, value: { notes: [] } });
+        expect(await answered('either', { steps }), step.key).toMatchObject({ ok: true, value: { notes: [] } });
+        expect(await answered(other, { steps }), step.key).toMatchObject({
+          ok: false,
+          failure: {
+            code: 'explain.family',
+            what: `The answer is about ${about === 'ipv4' ? 'IPv4, and the question about IPv6' : 'IPv6, and the question about IPv4'}.`,
+            why: 'The agent of node a is of an older version, which does not look at the family of a question.',
+            fix: `Upgrade the agent, or give the sender by its address of ${other === 'ipv4' ? 'IPv4' : 'IPv6'}.`,
+          },
+        });
+        // An agent that says what its answer is about is believed.
+        expect(await answered(other, { steps, family: other })).toMatchObject({ ok: true, value: { notes: [] } });
+      }
+    const unclear = await answered('ipv6', { steps: before });
+    expect(unclear.ok && unclear.value.notes.join()).toMatch(
+      /^This answer may not be about IPv6\. The agent of node a is/,
+    );
+    const empty = await answered('ipv6', {});
+    expect(empty.ok && empty.value.notes.join()).toContain('The agent of the sender’s node is of an older version');
+  });
+
   test('leaves failures that are not about the question to what says so of connections', () => {
     expect(questionFailure(new ConnectError('no pod "a/b" is known', Code.NotFound))).toMatchObject({
       why: 'No pod "a/b" is known.',

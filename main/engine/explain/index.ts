@@ -34,6 +34,51 @@ export function answerOf(response: ExplainResponse): PacketAnswer {
   };
 }
 
+const familyNames = { ipv4: 'IPv4', ipv6: 'IPv6' } as const;
+
+/** Maps that programs ask with addresses of the packet itself: those of a tunnel may be of another family. */
+const packetMaps = new Set(['services', 'endpoints', 'ipcache', 'connections', 'openings', 'blocks']);
+
+/** The family of the first address of the packet; undefined where no step names one. */
+function deducedFamily({ steps }: ExplainResponse): 'ipv4' | 'ipv6' | undefined {
+  for (const step of steps) {
+    if (!packetMaps.has(step.map)) continue;
+    for (const word of step.key.split(/[\s,]+/)) {
+      if (/^\d{1,3}(\.\d{1,3}){3}(:\d+)?$/.test(word)) return 'ipv4';
+      if (/^\[?[\da-f:]*:[\da-f:.]*:[\da-f:.]*(\]:\d+)?$/i.test(word)) return 'ipv6';
+    }
+  }
+  return undefined;
+}
+
+/**
+ * The answer, where it is about the family that was asked about. An agent of an older version, on the sender's node, does not
+ * look at the family; where that cannot be told the answer gets a note.
+ */
+export function aboutFamily(
+  asked: PacketQuestion['family'],
+  response: ExplainResponse,
+  answer: PacketAnswer,
+): Result<PacketAnswer> {
+  if (asked === undefined || asked === 'either' || response.family === asked) return ok(answer);
+  const about = response.family === 'ipv4' || response.family === 'ipv6' ? response.family : deducedFamily(response);
+  if (about === asked) return ok(answer);
+  const node = response.steps[0]?.node;
+  const why = `The agent ${node ? `of node ${node}` : 'of the sender’s node'} is of an older version, which does not look at the family of a question.`;
+  const fix = `Upgrade the agent, or give the sender by its address of ${familyNames[asked]}.`;
+  if (about === undefined)
+    return ok({
+      ...answer,
+      notes: [...answer.notes, `This answer may not be about ${familyNames[asked]}. ${why} ${fix}`],
+    });
+  return failed({
+    code: 'explain.family',
+    what: `The answer is about ${familyNames[about]}, and the question about ${familyNames[asked]}.`,
+    why,
+    fix,
+  });
+}
+
 const sentence = (text: string) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /**
@@ -75,17 +120,14 @@ async function ask(agents: Agents, question: PacketQuestion): Promise<Result<Pac
     }
     const { from, to, protocol, family, port, sourcePort, l7, perPacket } = question;
     try {
-      return ok(
-        answerOf(
-          await client.value.agent.explain(
-            {
-              ...{ from, to, protocol, port, sourcePort: sourcePort ?? 0, l7: l7 ?? '', perPacket: perPacket ?? false },
-              family: family === 'either' ? '' : (family ?? ''),
-            },
-            { timeoutMs: 3 * unaryTimeout },
-          ),
-        ),
+      const response = await client.value.agent.explain(
+        {
+          ...{ from, to, protocol, port, sourcePort: sourcePort ?? 0, l7: l7 ?? '', perPacket: perPacket ?? false },
+          family: family === 'either' ? '' : (family ?? ''),
+        },
+        { timeoutMs: 3 * unaryTimeout },
       );
+      return aboutFamily(family, response, answerOf(response));
     } catch (error) {
       // What the agent says of the question is the answer; another agent would say the same.
       return failed(questionFailure(error) ?? agentFailure(link.node, error));

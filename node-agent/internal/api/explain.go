@@ -86,6 +86,7 @@ func (x *explainer) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.out.Family = strings.ToLower(string(familyOf(destination)))
 	return x.try(ctx, datapath.Trial{Endpoint: from.ID, Destination: destination, Protocol: protocol, SourcePort: uint16(r.GetSourcePort()),
 		DestPort: port, PerPacket: r.GetPerPacket()})
 }
@@ -322,6 +323,7 @@ func (x *explainer) onward(ctx context.Context, answer datapath.Explanation) err
 		}
 		next.Steps = append(x.out.Steps, next.Steps...)
 		next.Notes = append(x.out.Notes, next.Notes...)
+		next.Family = x.out.Family
 		x.out = next
 		return nil
 	}

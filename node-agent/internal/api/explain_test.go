@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -198,6 +200,38 @@ func TestExplainAsksAboutAFamily(t *testing.T) {
 			if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), part) {
 				t.Errorf("%+v: %s, %v; want %q", test, got, err, part)
 			}
+		}
+	}
+}
+
+// An answer says what it is about, so that whoever asked an agent that does not look at the family can tell.
+func TestExplainSaysWhichFamilyItIsAbout(t *testing.T) {
+	s := explaining(t, true, func(trial datapath.Trial) (datapath.Explanation, error) {
+		return datapath.Explanation{Outcome: datapath.OutcomeLeaves, Device: "eth0"}, nil
+	})
+	p, directory := s.Agent.Parts.Load(), t.TempDir()
+	four, six := netip.MustParseAddr("10.77.1.2"), netip.MustParseAddr("fd00::2")
+	if err := p.Datapath.UpsertEndpoint(t.Context(), datapath.Endpoint{ID: 7, Interface: "fl-b", Addresses: []netip.Addr{four, six}}); err != nil {
+		t.Fatal(err)
+	}
+	text := `{"id": 7, "namespace": "a", "podName": "b", "address": "10.77.1.2", "address6": "fd00::2", "link": {"Interface": "fl-b"}}`
+	if err := os.WriteFile(filepath.Join(directory, "endpoint-7.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Endpoints = endpoints.New(endpoints.Options{Datapath: p.Datapath, Registry: p.Registry, Policies: p.Policies, Cache: p.Cache, StateDirectory: directory,
+		RemoveLink: func(string) error { return nil }, Log: slog.New(slog.DiscardHandler)})
+	if err := p.Endpoints.Restore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ from, to, asked, want string }{
+		{"a/b", "192.0.2.1", "", "ipv4"},
+		{"a/b", "2001:db8::1", "", "ipv6"},
+		{"a/b", "192.0.2.1", "ipv4", "ipv4"},
+		{"fd00::2", "2001:db8::1", "IPv6", "ipv6"},
+	} {
+		got, err := s.Explain(t.Context(), &fairleadv1.ExplainRequest{From: test.from, To: test.to, Port: 80, Family: test.asked})
+		if err != nil || got.GetFamily() != test.want {
+			t.Errorf("%+v: about %q, %v", test, got.GetFamily(), err)
 		}
 	}
 }

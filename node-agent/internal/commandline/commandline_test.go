@@ -39,6 +39,16 @@ func (node) GetEndpointPolicy(_ context.Context, request *fairleadv1.GetEndpoint
 	return &fairleadv1.GetEndpointPolicyResponse{Lines: []*fairleadv1.PolicyLine{{Direction: "ingress", Identity: request.GetEndpoint(), Protocol: 6, Port: 8080, PortPrefix: 12, Rule: "CiliumNetworkPolicy galaxy/rule1 spec.ingress[0]"}}}, nil
 }
 
+// Explain answers as an agent of before the family of a question did: about IPv4, and without saying so.
+func (node) Explain(_ context.Context, r *fairleadv1.ExplainRequest) (*fairleadv1.ExplainResponse, error) {
+	steps := map[string][]*fairleadv1.ExplainStep{
+		"a/b":     {{Node: "node2", Map: "routing table", Key: "2001:db8::2"}, {Node: "node2", Map: "openings", Key: "endpoint 5, TCP 10.77.1.2:40000 ↔ 10.77.2.2:80"}},
+		"fd00::2": {{Node: "node2", Map: "policy", Key: "endpoint 5 egress, identity 7, TCP 80"}, {Node: "node2", Map: "services", Key: "TCP [fd00:96::1]:80"}, {Node: "node2", Map: "ipcache", Key: "10.77.1.2"}},
+		"a/none":  {{Node: "node2", Map: "policy", Key: "endpoint 5 egress, identity 7, TCP 80"}},
+	}
+	return &fairleadv1.ExplainResponse{Verdict: "delivered", Summary: "Delivered.", Steps: steps[r.GetFrom()], Family: map[string]string{"a/new": r.GetFamily()}[r.GetFrom()]}, nil
+}
+
 func run(t *testing.T, socket string, args ...string) (string, error) {
 	t.Helper()
 	for _, command := range Commands() {
@@ -79,6 +89,13 @@ func TestCommands(t *testing.T) {
 		{args: []string{"endpoints"}, want: []string{"ENDPOINT", "galaxy/xwing", "4321", "Enabled", "Disabled"}},
 		{args: []string{"bpf", "policy", "list"}, want: []string{"8080-8095", "rule1", "allow", "TCP", "galaxy/xwing", "65535  ", "(this node)"}},
 		{args: []string{"bpf", "policy", "list", "--endpoint", "65535"}, want: []string{"(this node)"}},
+		{args: []string{"explain", "--from", "a/b", "--to", "c/d"}, want: []string{"DELIVERED"}},
+		{args: []string{"explain", "--from", "a/b", "--to", "c/d", "--family", "IPv4"}, want: []string{"DELIVERED"}},
+		{args: []string{"explain", "--from", "a/b", "--to", "c/d", "--family", "ipv6"}, fail: "the answer is about ipv4, and the question about ipv6\nwhy: the agent of node node2 is of an older version"},
+		{args: []string{"explain", "--from", "fd00::2", "--to", "c/d", "--family", "ipv6"}, want: []string{"DELIVERED"}},
+		{args: []string{"explain", "--from", "fd00::2", "--to", "c/d", "--family", "ipv4"}, fail: "fix: upgrade the agent, or give the sender by its address of ipv4"},
+		{args: []string{"explain", "--from", "a/none", "--to", "c/d", "--family", "ipv6"}, want: []string{"note: The agent of node node2 is of an older version", "may not be about ipv6", "DELIVERED"}},
+		{args: []string{"explain", "--from", "a/new", "--to", "c/d", "--family", "ipv6"}, want: []string{"DELIVERED"}},
 		{args: []string{"bpf", "metrics", "list"}, fail: "does not know that question"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {

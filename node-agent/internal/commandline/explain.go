@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,6 +30,9 @@ func explainCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if err := judgeFamily(&r, answer); err != nil {
+					return err
+				}
 				return s.print(command.OutOrStdout(), answer, func(w io.Writer) error { return printExplanation(w, answer) })
 			})
 		},
@@ -48,6 +53,60 @@ func explainCommand() *cobra.Command {
 		}
 	}
 	return command
+}
+
+// judgeFamily compares what an answer is about with the question: an agent of an older version, on the sender's node, does not look
+// at the family. Where that cannot be told the answer gets a note.
+func judgeFamily(r *fairleadv1.ExplainRequest, answer *fairleadv1.ExplainResponse) error {
+	asked := strings.ToLower(r.GetFamily())
+	if asked == "" || answer.GetFamily() == asked {
+		return nil
+	}
+	about, node := answer.GetFamily(), "the sender"
+	if about == "" {
+		about = deducedFamily(answer.GetSteps())
+	}
+	if about == asked {
+		return nil
+	}
+	if steps := answer.GetSteps(); len(steps) > 0 {
+		node = steps[0].GetNode()
+	}
+	if about == "" {
+		answer.Notes = append(answer.Notes, fmt.Sprintf("The agent of node %s is of an older version, which does not look at the family of a question: "+
+			"this answer may not be about %s. Upgrade the agent, or give the sender by its address of %s.", node, asked, asked))
+		return nil
+	}
+	return fmt.Errorf("the answer is about %s, and the question about %s\n"+
+		"why: the agent of node %s is of an older version, which does not look at the family of a question\n"+
+		"fix: upgrade the agent, or give the sender by its address of %s", about, asked, node, asked)
+}
+
+// packetMaps are asked by programs with addresses of the packet itself: those of a tunnel may be of another family.
+var packetMaps = []string{"services", "endpoints", "ipcache", "connections", "openings", "blocks"}
+
+// deducedFamily is that of the first address of the packet; empty where no step names one.
+func deducedFamily(steps []*fairleadv1.ExplainStep) string {
+	for _, step := range steps {
+		if !slices.Contains(packetMaps, step.GetMap()) {
+			continue
+		}
+		for word := range strings.FieldsSeq(step.GetKey()) {
+			word = strings.TrimSuffix(word, ",")
+			a, err := netip.ParseAddr(word)
+			if err != nil {
+				p, _ := netip.ParseAddrPort(word)
+				a = p.Addr()
+			}
+			switch {
+			case a.Unmap().Is4():
+				return "ipv4"
+			case a.Is6():
+				return "ipv6"
+			}
+		}
+	}
+	return ""
 }
 
 // printExplanation writes the steps by node and program, and the answer at the end.

@@ -4039,7 +4039,10 @@ type ExplainResponse struct {
 	DropReasonName string         `protobuf:"bytes,4,opt,name=drop_reason_name,json=dropReasonName,proto3" json:"drop_reason_name,omitempty"`
 	Steps          []*ExplainStep `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
 	// What could not be tried, and why.
-	Notes         []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	// ipv4 or ipv6: what the answer is about. Empty of an agent that does not look at the family of a question, and of the part of an
+	// answer that begins with a packet out of another node.
+	Family        string `protobuf:"bytes,7,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4114,6 +4117,13 @@ func (x *ExplainResponse) GetNotes() []string {
 		return x.Notes
 	}
 	return nil
+}
+
+func (x *ExplainResponse) GetFamily() string {
+	if x != nil {
+		return x.Family
+	}
+	return ""
 }
 
 type AnnounceEndpointRequest struct {
@@ -4578,7 +4588,7 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"\vdrop_reason\x18\v \x01(\rR\n" +
 	"dropReason\x12(\n" +
 	"\x10drop_reason_name\x18\f \x01(\tR\x0edropReasonName\x12\x16\n" +
-	"\x06source\x18\r \x01(\tR\x06source\"\xd6\x01\n" +
+	"\x06source\x18\r \x01(\tR\x06source\"\xee\x01\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x1f\n" +
@@ -4586,7 +4596,8 @@ const file_fairlead_v1_agent_proto_rawDesc = "" +
 	"dropReason\x12(\n" +
 	"\x10drop_reason_name\x18\x04 \x01(\tR\x0edropReasonName\x12.\n" +
 	"\x05steps\x18\x05 \x03(\v2\x18.fairlead.v1.ExplainStepR\x05steps\x12\x14\n" +
-	"\x05notes\x18\x06 \x03(\tR\x05notes\"\xe4\x01\n" +
+	"\x05notes\x18\x06 \x03(\tR\x05notes\x12\x16\n" +
+	"\x06family\x18\a \x01(\tR\x06family\"\xe4\x01\n" +
 	"\x17AnnounceEndpointRequest\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12!\n" +
 	"\fnode_address\x18\x02 \x01(\tR\vnodeAddress\x12\x1c\n" +
