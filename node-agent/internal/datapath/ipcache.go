@@ -148,7 +148,7 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 		}
 		k.nodes[n.Name] = n
 		if moved {
-			failed = append(failed, k.forgetMode(before))
+			failed = append(failed, k.forgetMode(before), k.addressesLeft(before, n))
 		}
 		failed = append(failed, k.nodeReached(n, true), k.identitiesChanged(changed))
 		return errors.Join(failed...)

@@ -214,18 +214,34 @@ func (k *kernel) exemptWanted() (gone []ipcacheKeyLayout, err error) {
 	return gone, errors.Join(failed...)
 }
 
-// nodeReached notes that pods reach a node with their own addresses, or that it is gone.
+// nodeReached notes that pods reach a node's addresses with their own, or that it is gone.
 func (k *kernel) nodeReached(n Node, there bool) error {
-	a := n.Address.Unmap()
-	if _, known := k.masquerade.nodes[a]; k.config.Routing != RoutingNative || known == there || !a.IsValid() {
+	changed := false
+	for _, a := range []netip.Addr{n.Address.Unmap(), n.Address6} {
+		if _, known := k.masquerade.nodes[a]; k.config.Routing != RoutingNative || known == there || !a.IsValid() {
+			continue
+		}
+		if changed = true; there {
+			k.masquerade.nodes[a] = struct{}{}
+		} else {
+			delete(k.masquerade.nodes, a)
+		}
+	}
+	if !changed {
 		return nil
 	}
-	if there {
-		k.masquerade.nodes[a] = struct{}{}
-	} else {
-		delete(k.masquerade.nodes, a)
-	}
 	return errors.Join(k.writeUnmasqueraded(), k.masquerade.keeper.SetNodes(k.directNodes()))
+}
+
+// addressesLeft has packets to addresses that a node no longer has masqueraded as those to anybody.
+func (k *kernel) addressesLeft(before, now Node) error {
+	if before.Address == now.Address {
+		before.Address = netip.Addr{}
+	}
+	if before.Address6 == now.Address6 {
+		before.Address6 = netip.Addr{}
+	}
+	return k.nodeReached(before, false)
 }
 
 // SetUnmasqueraded implements Datapath.
