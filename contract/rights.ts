@@ -34,6 +34,9 @@ export const rightsReviewSchema = z.object({
 export type RightsReview = Readonly<z.infer<typeof rightsReviewSchema>>;
 
 export const rights = {
-  /** What this user may do in a namespace; "" for: in all of them. */
-  review: reads(z.object({ cluster: clusterIdSchema, namespace: z.string() }), rightsReviewSchema),
+  /** What this user may do in a namespace; "" for: in all of them. `anew`: nothing that was answered before counts. */
+  review: reads(
+    z.object({ cluster: clusterIdSchema, namespace: z.string(), anew: z.optional(z.boolean()) }),
+    rightsReviewSchema,
+  ),
 } as const;

@@ -148,6 +148,28 @@ test.describe('what a user may not do', () => {
     }
   });
 
+  test('what is granted meanwhile is found at once by who presses what is disabled', async ({ page }) => {
+    await as(page, 'reader');
+    await page.goto(`${running.origin}/#/policies/NetworkPolicy/default/e2e-rights`);
+    const remove = button(page, 'Delete');
+    await refused(page, remove, 'press to have it looked up');
+    await kubectl(
+      ['create', 'clusterrolebinding', 'e2e-rights-more', '--clusterrole=cluster-admin'].concat(
+        '--serviceaccount=default:reader',
+      ),
+    );
+    try {
+      // Far less than the minute after which it is asked by itself; the API server itself takes a moment.
+      await expect(async () => {
+        await remove.click();
+        await expect(remove).not.toHaveAttribute('aria-disabled', 'true', { timeout: 1000 });
+      }).toPass({ timeout: 15_000 });
+      await expect(page.getByRole('dialog')).toHaveCount(0);
+    } finally {
+      await kubectl(['delete', 'clusterrolebinding', 'e2e-rights-more']);
+    }
+  });
+
   async function openClusterAgain(page: Page): Promise<void> {
     await page
       .getByRole('navigation', { name: 'Clusters' })

@@ -2,8 +2,9 @@ import { useNavigate, useSearch } from '@tanstack/react-router';
 import { createContext, type ReactNode, useCallback, useContext, useEffect, useMemo } from 'react';
 import type { Cluster, Inventory } from '../../contract/clusters.ts';
 import type { Failure } from '../../contract/failure.ts';
+import { BlockedPress } from '../ui/pieces.tsx';
 import { usePreferences } from './preferences.ts';
-import { askAnew, forgetRights } from './rights-store.ts';
+import { askAnew, forgetRights, lookAgain } from './rights-store.ts';
 import { type Loaded, useClient, useLatest } from './streams.ts';
 
 interface ClusterList {
@@ -75,7 +76,14 @@ export function ClustersProvider({ children }: { readonly children: ReactNode })
     [navigate, remember],
   );
   const value = useMemo(() => ({ list, current, inventory, choose }), [list, current, inventory, choose]);
-  return <ClustersContext value={value}>{children}</ClustersContext>;
+  const pressed = useCallback(() => {
+    if (id && connected) void lookAgain(client, id);
+  }, [client, id, connected]);
+  return (
+    <ClustersContext value={value}>
+      <BlockedPress value={pressed}>{children}</BlockedPress>
+    </ClustersContext>
+  );
 }
 
 /** Clusters, the current one, and its inventory. */

@@ -8,6 +8,7 @@ import {
   IconFileText,
   IconHelp,
   IconHistory,
+  IconKey,
   IconLifebuoy,
   IconMoon,
   IconPlug,
@@ -27,6 +28,7 @@ import { Keys } from '../ui/pieces.tsx';
 import { isConnected, useClusters } from './clusters.tsx';
 import { useOverlays } from './overlays.ts';
 import styles from './palette.module.css';
+import { lookAgain } from './rights-store.ts';
 import { useClient, useLatest } from './streams.ts';
 
 interface Entry {
@@ -112,6 +114,16 @@ export function Palette() {
       run: () => setColorScheme(colorScheme === 'dark' ? 'light' : 'dark'),
     },
     { id: 'help', text: 'Keyboard shortcuts', icon: IconHelp, keys: '?', run: () => show('help') },
+    ...(current && isConnected(current) && current.source !== 'recording'
+      ? [
+          {
+            id: 'rights',
+            text: `Look again what I may do in ${current.name}`,
+            icon: IconKey,
+            run: () => void lookAgain(client, current.id),
+          },
+        ]
+      : []),
     ...(current && !isConnected(current)
       ? [
           {

@@ -14,36 +14,59 @@ interface RightsStore {
 export const useRightsStore = create<RightsStore>()(() => ({ denied: new Map() }));
 
 /** When each was asked for last, answered or not. */
-const askedAt = new Map<string, number>();
+const asked = new Map<string, { readonly at: number }>();
+/** Clusters that are being asked anew because somebody wanted it. */
+const asking = new Set<string>();
 /** How long an answer is taken as it is: rights change rarely, and the API server decides in the end. */
 export const freshFor = 60_000;
 export const keyOf = (cluster: string, namespace: string) => `${cluster} ${namespace}`;
 
-/** Asks for the rights in a namespace, unless that was done lately. An answer that does not come leaves what was known. */
-export async function askRights(client: Client, cluster: string, namespace: string): Promise<void> {
+/**
+ * Asks for the rights in a namespace, unless that was done lately. An answer that does not come leaves what was known. `anew`,
+ * and the first question of a page (which may have been loaded again for that), want nothing that the engine remembers.
+ */
+export async function askRights(client: Client, cluster: string, namespace: string, anew = false): Promise<void> {
   const key = keyOf(cluster, namespace);
-  if (Date.now() - (askedAt.get(key) ?? 0) < freshFor) return;
-  askedAt.set(key, Date.now());
-  const answer = await client.rights.review({ cluster, namespace });
-  if (!answer.ok) return void askedAt.delete(key);
+  const before = asked.get(key);
+  if (!anew && before && Date.now() - before.at < freshFor) return;
+  const question = { at: Date.now() };
+  asked.set(key, question);
+  const fresh = anew || (before === undefined && namespace === '');
+  const answer = await client.rights.review({ cluster, namespace, ...(fresh ? { anew: true } : {}) });
+  // What was asked later is newer, whichever answer comes last; what was forgotten meanwhile stays so.
+  if (asked.get(key) !== question) return;
+  if (!answer.ok) return void asked.delete(key);
   const denied: Denied = new Map(
     answer.value.rights.filter((right) => !right.allowed).map((right) => [right.action, right.reason]),
   );
   useRightsStore.setState((state) => ({ denied: new Map(state.denied).set(key, denied) }));
 }
 
-/** Asks again for all that is known of a cluster: it has just refused something that was taken for allowed. */
+/**
+ * Asks again for all that is known of a cluster: it has just refused something that was taken for allowed, or somebody wants
+ * to know whether a right has come.
+ */
 export async function askAnew(client: Client, cluster: string): Promise<void> {
   const of = `${cluster} `;
-  const keys = [...askedAt.keys()].filter((key) => key.startsWith(of));
-  for (const key of keys) askedAt.delete(key);
-  await Promise.all(keys.map((key) => askRights(client, cluster, key.slice(of.length))));
+  const keys = [...asked.keys()].filter((key) => key.startsWith(of));
+  await Promise.all(keys.map((key) => askRights(client, cluster, key.slice(of.length), true)));
+}
+
+/** The same, once at a time however often it is wanted. */
+export async function lookAgain(client: Client, cluster: string): Promise<void> {
+  if (asking.has(cluster)) return;
+  asking.add(cluster);
+  try {
+    await askAnew(client, cluster);
+  } finally {
+    asking.delete(cluster);
+  }
 }
 
 /** Forgets what was known of a cluster: it has come back, perhaps with another user behind the same context. */
 export function forgetRights(cluster: string): void {
   const of = `${cluster} `;
-  for (const key of askedAt.keys()) if (key.startsWith(of)) askedAt.delete(key);
+  for (const key of asked.keys()) if (key.startsWith(of)) asked.delete(key);
   useRightsStore.setState((state) => ({
     denied: new Map([...state.denied].filter(([key]) => !key.startsWith(of))),
   }));

@@ -29,7 +29,7 @@ export function useDenied(action: Action, namespace = ''): string | undefined {
     const timer = setInterval(look, freshFor);
     return () => clearInterval(timer);
   }, [client, id, namespace, everywhere]);
-  return reason;
+  return reason === undefined ? undefined : `${reason} If you have got it meanwhile, press to have it looked up.`;
 }
 
 /** Why `action` cannot be done now: no connection, a protected cluster, or a right that is missing. */

@@ -9,7 +9,15 @@ import {
   IconX,
   type TablerIcon,
 } from '@tabler/icons-react';
-import { type KeyboardEvent, type MouseEventHandler, type ReactNode, type Ref, useId } from 'react';
+import {
+  createContext,
+  type KeyboardEvent,
+  type MouseEventHandler,
+  type ReactNode,
+  type Ref,
+  useContext,
+  useId,
+} from 'react';
 import type { Failure } from '../../contract/failure.ts';
 import styles from './pieces.module.css';
 
@@ -252,16 +260,21 @@ interface ReasonedButtonProps extends ButtonProps {
   readonly autoFocus?: boolean;
 }
 
+/** What is done when a button is pressed that is blocked: the reason may have gone meanwhile. */
+export const BlockedPress = createContext<() => void>(() => undefined);
+
 /** A button that says why when it is disabled. It stays focusable then, so that the keyboard reaches the reason too. */
 export function ReasonedButton({ blocked, hint, onClick, children, ...rest }: ReasonedButtonProps) {
   const id = useId();
+  const pressed = useContext(BlockedPress);
   const button = (
     <Button
       {...rest}
       {...(blocked ? { 'data-disabled': true, 'aria-disabled': true, 'aria-describedby': id } : {})}
       onClick={(event) => {
-        if (blocked) return event.preventDefault();
-        onClick?.(event);
+        if (!blocked) return onClick?.(event);
+        event.preventDefault();
+        pressed();
       }}
     >
       {children}
@@ -292,6 +305,7 @@ interface IconButtonProps {
 
 /** An icon with its name as tooltip and for screen readers. */
 export function IconButton({ icon: Icon, label, onClick, blocked, active, size = 'md' }: IconButtonProps) {
+  const pressed = useContext(BlockedPress);
   return (
     <Tooltip label={blocked ? `${label}: ${blocked}` : label}>
       <ActionIcon
@@ -301,9 +315,7 @@ export function IconButton({ icon: Icon, label, onClick, blocked, active, size =
         aria-label={label}
         {...(active === undefined ? {} : { 'aria-pressed': active })}
         {...(blocked ? { 'data-disabled': true, 'aria-disabled': true } : {})}
-        onClick={() => {
-          if (!blocked) onClick();
-        }}
+        onClick={() => (blocked ? pressed() : onClick())}
       >
         <Icon size={size === 'sm' ? 14 : 16} />
       </ActionIcon>

@@ -141,11 +141,12 @@ export function createRights({ connections, now = Date.now }: RightsOptions): Ca
   const askers = new WeakMap<ClusterConnection, Asker>();
   return {
     forget: (connection) => askers.get(connection)?.forget(),
-    async review({ cluster, namespace }) {
+    async review({ cluster, namespace, anew }) {
       const connection = await connections.get(cluster);
       if (!connection.ok) return connection;
       const asker = askers.get(connection.value) ?? new Asker(connection.value, now);
       askers.set(connection.value, asker);
+      if (anew) asker.forget();
       const [user, ...answers] = await Promise.all([
         asker.user(),
         ...actionSchema.options.map(async (action) => {

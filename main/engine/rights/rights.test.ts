@@ -102,6 +102,19 @@ test('answers are kept for a while, and forgotten when the cluster comes back or
   expect(await count()).toBeGreaterThan(0);
 });
 
+test('a right that was granted meanwhile is there at once for who asks anew', async () => {
+  const rights = createRights({ connections: fakeConnections(cluster), now: () => 1_000_000 });
+  const opens = async (anew?: boolean) => {
+    const answer = await rights.review({ cluster: 'fake', namespace: 'default', ...(anew ? { anew } : {}) }, context);
+    return answer.ok && answer.value.rights.find(({ action }) => action === 'terminals.open')?.allowed;
+  };
+  expect(await opens()).toBe(false);
+  rules = { default: [{ verbs: ['*'], apiGroups: [''], resources: ['pods/exec'] }] };
+  expect(await opens()).toBe(false);
+  expect(await opens(true)).toBe(true);
+  expect(await opens()).toBe(true);
+});
+
 test('an API server that does not answer is a failure, not a denial', async () => {
   cluster.onReview = () => failed({ code: 'cluster.gone', what: 'It broke.', why: 'closed', fix: 'again' });
   const rights = createRights({ connections: fakeConnections(cluster) });
