@@ -1,12 +1,9 @@
-import { type Client, good, type Measurement, measureInPod } from './pods.ts';
-import { median } from './report.ts';
+import type { Client, Measurement } from './pods.ts';
 
-/** How long one measurement is and how often it is repeated. */
+/** How much is measured. */
 export interface Effort {
   readonly quick: boolean;
-  readonly seconds: number;
-  readonly repeats: number;
-  /** How many turns those take that are compared by short ones. */
+  /** How many short turns each of those takes that are compared. */
   readonly turns: number;
 }
 
@@ -15,21 +12,6 @@ export const turn = 0.4;
 
 export const trips = (m: Measurement): number => m.perSecond;
 export const bits = (m: Measurement): number => m.bitsPerSecond ?? 0;
-
-/** Two measurements in turns (A B A B …), since a machine's speed changes more over time than they differ. */
-export async function inTurns(
-  rounds: number,
-  a: () => Promise<number>,
-  b: () => Promise<number>,
-): Promise<readonly [number, number]> {
-  const first: number[] = [];
-  const second: number[] = [];
-  for (let round = 0; round < rounds; round += 1) {
-    first.push(await a());
-    second.push(await b());
-  }
-  return [median(first), median(second)];
-}
 
 /**
  * Lets clients measure in turns, every other round the other way about, so that none is always the one after a certain other.
@@ -49,9 +31,4 @@ export async function takeTurns<N>(
     await Promise.all([...clients.values()].map((client) => client.end()));
   }
   return taken;
-}
-
-/** Runs one client in a pod and gives its rate. */
-export async function rateInPod(pod: string, mode: string, to: string, seconds: number): Promise<number> {
-  return good(await measureInPod(pod, [mode, '--to', to, '--seconds', String(seconds)])).perSecond;
 }

@@ -81,6 +81,12 @@ export async function startPods(others: readonly string[] = []): Promise<void> {
   await kubectl(['wait', '--for=condition=Ready', ...names, '--timeout=120s']);
 }
 
+/** A second server on node1, which no policy selects that selects the first. */
+export async function startTwin(): Promise<void> {
+  await create([pod('twin', 'node1', serve(), { app: 'twin' })]);
+  await kubectl(['wait', '--for=condition=Ready', 'pod/twin', '--timeout=120s']);
+}
+
 /** The port of the server in its node's own network. */
 export const hostPort = 19_100;
 

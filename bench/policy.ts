@@ -4,9 +4,9 @@ import { Agent, request } from 'node:https';
 import { parse } from 'yaml';
 import { eventually, kubectl, lab } from '../lab/client.ts';
 import { create, up } from './lab.ts';
-import { type Effort, inTurns, rateInPod } from './measure.ts';
-import { addressOf, type Measurement, measureInPod, startPods } from './pods.ts';
-import { absolute, quantile, type Row, ratio } from './report.ts';
+import { type Effort, takeTurns, trips, turn } from './measure.ts';
+import { addressOf, clientInPod, type Measurement, measureInPod, startPods, startTwin } from './pods.ts';
+import { absolute, paired, quantile, type Row } from './report.ts';
 
 function ingressPolicy(name: string, ingress: readonly unknown[]): unknown {
   return {
@@ -38,53 +38,65 @@ async function inForce(server: string, refused: boolean): Promise<void> {
   });
 }
 
-/** Measures with and without a policy in turns. */
-async function withAndWithout(
-  effort: Effort,
-  policy: unknown,
-  name: string,
-  server: string,
-  measure: () => Promise<number>,
-): Promise<readonly [number, number]> {
-  return inTurns(
-    effort.repeats,
-    async () => {
-      await create([policy]);
-      await inForce(server, true);
-      return measure();
-    },
-    async () => {
-      await kubectl(['delete', 'ciliumnetworkpolicy', name]);
-      await inForce(server, false);
-      return measure();
-    },
-  );
+/**
+ * Measures the server while a policy governs it against its twin, which none does, in turns; the same programs serve both, one
+ * client on the other node asks them.
+ */
+async function governed(effort: Effort, policy: unknown, name: string, modes: readonly string[]): Promise<Rates[]> {
+  const addresses = { governed: await addressOf('server'), free: await addressOf('twin') };
+  const server = `${addresses.governed}:9000`;
+  await create([policy]);
+  try {
+    await inForce(server, true);
+    const rates: Rates[] = [];
+    for (const mode of modes) {
+      const clients = new Map(
+        Object.entries(addresses).map(([who, address]) => [
+          who,
+          clientInPod('far', [mode, '--to', `${address}:9000`], turn),
+        ]),
+      );
+      const taken = await takeTurns(clients, effort.turns);
+      rates.push({ governed: taken.get('governed')?.map(trips) ?? [], free: taken.get('free')?.map(trips) ?? [] });
+    }
+    return rates;
+  } finally {
+    await kubectl(['delete', 'ciliumnetworkpolicy', name]);
+    await inForce(server, false);
+  }
 }
 
-/** Round trips with a thousand rules on the server against none. */
-async function rules(effort: Effort, server: string): Promise<Row[]> {
+/** Rates per second, turn by turn. */
+interface Rates {
+  readonly governed: readonly number[];
+  readonly free: readonly number[];
+}
+
+/** A row of one with a policy against the other with none. */
+function againstNone(what: string, rates: Rates | undefined, budget?: number): Row {
+  return paired(what, rates?.governed ?? [], rates?.free ?? [], 'none', budget);
+}
+
+/** Round trips and new connections with a thousand rules on the server against none. */
+async function rules(effort: Effort): Promise<Row[]> {
   const total = 1000;
-  const measure = (): Promise<number> => rateInPod('far', 'rr', server, effort.seconds);
-  const connect = (): Promise<number> => rateInPod('far', 'crr', server, effort.seconds);
-  const [some, none] = await withAndWithout(effort, manyRules(total), 'many', server, measure);
-  const [opened, free] = await withAndWithout(effort, manyRules(total), 'many', server, connect);
+  const [roundTrips, opened] = await governed(effort, manyRules(total), 'many', ['rr', 'crr']);
   return [
-    ratio(`round trips with ${total} rules`, some, none, 'none', 0.97),
-    ratio(`new connections with ${total} rules`, opened, free, 'none'),
+    againstNone(`round trips with ${total} rules`, roundTrips, 0.97),
+    againstNone(`new connections with ${total} rules`, opened),
   ];
 }
 
 /** Short connections with an HTTP rule against none. */
-async function http(effort: Effort, server: string): Promise<Row[]> {
+async function http(effort: Effort): Promise<Row[]> {
   const policy = ingressPolicy('http', [
     {
       fromEndpoints: [{ matchLabels: { app: 'client' } }],
       toPorts: [{ ports: [{ port: '9000', protocol: 'TCP' }], rules: { http: [{ method: 'GET' }] } }],
     },
   ]);
-  const measure = (): Promise<number> => rateInPod('far', 'http', server, effort.seconds);
-  const [proxied, direct] = await withAndWithout(effort, policy, 'http', server, measure);
-  return [ratio('short connections with an HTTP policy', proxied, direct, 'none', 0.12)];
+  const [short] = await governed(effort, policy, 'http', ['http']);
+  return [againstNone('short connections with an HTTP policy', short, 0.12)];
 }
 
 /** One connection to the API server, so that what is timed is the change and not a program's start. */
@@ -139,7 +151,8 @@ class Api {
 }
 
 /** From the request to the API server until packets stop (and pass again) on every node. */
-async function latency(effort: Effort, server: string): Promise<Row[]> {
+async function latency(effort: Effort): Promise<Row[]> {
+  const server = `${await addressOf('server')}:9000`;
   const rounds = effort.quick ? 10 : 50;
   const path = '/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies';
   const policy = {
@@ -191,11 +204,11 @@ async function latency(effort: Effort, server: string): Promise<Row[]> {
 export async function policy(effort: Effort): Promise<Row[]> {
   await up('fairlead-native');
   await startPods(['stranger']);
-  const server = `${await addressOf('server')}:9000`;
+  await startTwin();
   const rows: Row[] = [];
   for (const measure of [latency, rules, http]) {
     try {
-      rows.push(...(await measure(effort, server)));
+      rows.push(...(await measure(effort)));
     } catch (error) {
       // One row that cannot be measured is said and does not take the others with it.
       process.stderr.write(`${measure.name}: ${error instanceof Error ? error.message : String(error)}\n`);

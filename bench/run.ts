@@ -38,9 +38,7 @@ async function main(): Promise<void> {
   const unknown = wanted.filter((name) => groups[name] === undefined);
   if (unknown.length > 0)
     throw new Error(`There are no rows ${unknown.join(', ')}. There are: ${Object.keys(groups).join(', ')}.`);
-  const effort: Effort = values.quick
-    ? { quick: true, seconds: 2, repeats: 1, turns: 15 }
-    : { quick: false, seconds: 5, repeats: 3, turns: 60 };
+  const effort: Effort = values.quick ? { quick: true, turns: 15 } : { quick: false, turns: 60 };
   const started = new Date();
   const rows: Row[] = [];
   const needsLab = wanted.some((name) => groups[name]?.lab);
