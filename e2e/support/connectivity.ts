@@ -107,8 +107,9 @@ export function connectivity(mode: 'tunnel' | 'native'): void {
     const result = await traffic('far', ['crr', '--to', `${service}:9000`, '--seconds', '1']);
     expect(result.errors).toBe(0);
     expect(result.count).toBeGreaterThan(20);
-    const fromHost = await on('node3', ['sh', '-c', `curl -s -m 3 telnet://${service}:9000 </dev/null; echo $?`]);
-    expect(['0', '28']).toContain(fromHost.trim().split('\n').at(-1));
+    // It ends by its time limit, connected or not; how long connecting took is 0 where it did not.
+    const connected = `curl -s -m 3 -o /dev/null -w '%{time_connect}' telnet://${service}:9000 </dev/null || true`;
+    expect(Number(await on('node3', ['sh', '-c', connected])), 'from a node').toBeGreaterThan(0);
   });
 
   test('the client sees backend addresses on the wire, never the service address', async () => {

@@ -2,10 +2,12 @@ package l7
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -171,6 +173,27 @@ func TestHeaders(t *testing.T) {
 	}
 	if out := get("/edit", "X-Del: 1\r\nX-Rep: 1\r\n"); !strings.Contains(out, "X-Del: 1") || strings.Count(out, "X-Rep: 1") != 1 {
 		t.Errorf("what matches is left alone: %q", out)
+	}
+}
+
+// A rule may ask for the host, whole, as the client wrote it; in HTTP/1 and HTTP/2.
+func TestHosts(t *testing.T) {
+	wanted := rule("GET", "/.*")
+	wanted.Host = regexp.MustCompile(`^(?:web[.]example[.]org)$`)
+	r := newRig(t, backend(t, echo), wanted)
+	transport := &http.Transport{Protocols: onlyHTTP2(), DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, r.address)
+	}}
+	defer transport.CloseIdleConnections()
+	for host, code := range map[string]int{"web.example.org": 200, "other.example.org": 403, "web.example.org.evil.test": 403, "a.web.example.org": 403, "webxexample.org": 403} {
+		for _, request := range []string{"GET /a HTTP/1.1\r\nHost: " + host, "GET http://" + host + "/a HTTP/1.1\r\nHost: " + host} {
+			if out := r.raw(t, request+"\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(out, fmt.Sprintf("HTTP/1.1 %d ", code)) {
+				t.Errorf("%q gave %.40q, want %d", request, out, code)
+			}
+		}
+		if response, _ := do(t, &http.Client{Transport: transport, Timeout: 10 * time.Second}, "GET", "http://"+host+"/a", nil); response.ProtoMajor != 2 || response.StatusCode != code {
+			t.Errorf("%s by HTTP/2: %s %s, want %d", host, response.Proto, response.Status, code)
+		}
 	}
 }
 
