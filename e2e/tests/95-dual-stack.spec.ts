@@ -276,6 +276,22 @@ test.describe('nodes, pods and services of both families', () => {
     try {
       await page.goto(running.address);
       await openCluster(page);
+      const cells = page.getByRole('grid', { name: 'Nodes' }).locator('[role=gridcell] .mono');
+      for (const [index] of nodes.entries())
+        for (const address of own(index + 1)) await expect(cells.getByText(address, { exact: true })).toBeVisible();
+      // Nothing of an address is beyond its cell or its row: there is no tooltip to be found by chance.
+      expect(
+        await cells.evaluateAll((texts) =>
+          texts.flatMap((text) => {
+            const drawn = document.createRange();
+            drawn.selectNodeContents(text);
+            const { right, bottom } = drawn.getBoundingClientRect();
+            const cell = text.closest('[role=gridcell]')?.getBoundingClientRect();
+            const row = text.closest('[role=row]')?.getBoundingClientRect();
+            return cell && row && right <= cell.right && bottom <= row.bottom ? [] : [text.textContent];
+          }),
+        ),
+      ).toEqual([]);
       await page.getByRole('tab', { name: 'Verify' }).click();
       await page.getByRole('button', { name: 'Run', exact: true }).click();
       await expect(page.getByRole('button', { name: 'Run all again' })).toBeEnabled({ timeout: 90_000 });

@@ -298,7 +298,8 @@ export function makeInventory(preset: Preset): Inventory {
     // Of two families, whose addresses are long as well.
     for (const [index, one] of nodes.entries()) {
       const podCIDR = `${one.podCIDR}, fd00:10:42:${index}::/64`;
-      nodes[index] = { ...one, podCIDR, moreAddresses: [`fd00:10:20::${10 + index}`] };
+      const longest = '2a05:d014:0abc:ef01:2345:6789:abcd:ef01';
+      nodes[index] = { ...one, podCIDR, moreAddresses: [index === 0 ? longest : `fd00:10:20::${10 + index}`] };
     }
     for (const [index, one] of pods.entries()) pods[index] = { ...one, moreAddresses: [`fd00:10:42::${10 + index}`] };
     pods.push(

@@ -2,6 +2,21 @@
 
 const grid = (page) => page.getByRole('grid').getByRole('row').nth(1).waitFor();
 
+/** Every address of the nodes' table is drawn to its end, within its row. */
+async function addressesAreWhole(page) {
+  const cut = await page.evaluate(() =>
+    [...document.querySelectorAll('[role=gridcell] .mono')].flatMap((text) => {
+      const range = document.createRange();
+      range.selectNodeContents(text);
+      const drawn = range.getBoundingClientRect();
+      const cell = text.closest('[role=gridcell]').getBoundingClientRect();
+      const row = text.closest('[role=row]').getBoundingClientRect();
+      return drawn.right > cell.right || drawn.top < row.top || drawn.bottom > row.bottom ? [text.textContent] : [];
+    }),
+  );
+  if (cut.length > 0) throw new Error(`not to be read whole: ${cut.join(', ')}`);
+}
+
 export const shots = [
   { name: 'clusters', path: '/clusters', ready: grid },
   { name: 'clusters-node', path: '/clusters/galaxy?node=node1', ready: grid },
@@ -13,7 +28,15 @@ export const shots = [
     path: '/clusters',
     ready: (page) => page.getByText('Welcome to Fairlead').waitFor(),
   },
-  { name: 'clusters-long', fixture: 'long', path: '/clusters', ready: grid },
+  {
+    name: 'clusters-long',
+    fixture: 'long',
+    path: '/clusters',
+    ready: async (page) => {
+      await grid(page);
+      await addressesAreWhole(page);
+    },
+  },
   { name: 'clusters-add', path: '/clusters?tab=add', ready: (page) => page.getByRole('dialog').waitFor() },
   {
     name: 'clusters-trust',

@@ -10,19 +10,16 @@ import { AgentBadge, ReadyBadge } from '../../ui/status.tsx';
 import styles from './clusters.module.css';
 
 const mono = (text: string) => <span className="mono">{text}</span>;
-/** One below the other: of two families a line each; the title has them whole. */
-const stacked = (texts: readonly string[]) =>
-  texts.length < 2 ? (
-    mono(texts.join(''))
-  ) : (
-    <span className={styles.stack} title={texts.join(', ')}>
-      {texts.map((text, index) => (
-        <span key={text} className={index === 0 ? 'mono' : 'mono muted clip'}>
-          {text}
-        </span>
-      ))}
-    </span>
-  );
+/** One below the other; those of IPv6 are smaller, and have two lines if they need them. */
+const stacked = (texts: readonly string[]) => (
+  <span className={styles.addresses} title={texts.join(', ')}>
+    {texts.map((text) => (
+      <span key={text} className={text.includes(':') ? `mono ${styles.long}` : 'mono'}>
+        {text}
+      </span>
+    ))}
+  </span>
+);
 /** Wraps where the column is too narrow; `words` keeps words whole. */
 const lines = (text: string, words = false) => (
   <span className={words ? styles.lines : `${styles.lines} ${styles.anywhere}`} title={text}>
@@ -30,7 +27,9 @@ const lines = (text: string, words = false) => (
   </span>
 );
 
-const columns: readonly Column<ClusterNode>[] = [
+/** Addresses of IPv6 need room: the kernel gives way, which the node's details have as well. */
+const wide = '150px';
+const columns = (long: boolean): readonly Column<ClusterNode>[] => [
   {
     id: 'name',
     title: 'Node',
@@ -71,24 +70,28 @@ const columns: readonly Column<ClusterNode>[] = [
   {
     id: 'address',
     title: 'Address',
-    width: 'minmax(104px, 0.4fr)',
+    width: `minmax(${long ? wide : '104px'}, 0.4fr)`,
     sort: (node) => node.address,
     render: (node) => stacked(addressesOf(node)),
   },
   {
     id: 'cidr',
     title: 'Pod CIDR',
-    width: 'minmax(104px, 0.4fr)',
+    width: `minmax(${long ? wide : '104px'}, 0.4fr)`,
     sort: (node) => node.podCIDR,
     render: (node) => stacked(node.podCIDR.split(', ')),
   },
-  {
-    id: 'kernel',
-    title: 'Kernel',
-    width: 'minmax(92px, 0.6fr)',
-    sort: (node) => node.kernel,
-    render: (node) => lines(node.kernel),
-  },
+  ...(long
+    ? []
+    : [
+        {
+          id: 'kernel',
+          title: 'Kernel',
+          width: 'minmax(92px, 0.6fr)',
+          sort: (node: ClusterNode) => node.kernel,
+          render: (node: ClusterNode) => lines(node.kernel),
+        },
+      ]),
   {
     id: 'endpoints',
     title: 'Endpoints',
@@ -127,6 +130,9 @@ const columns: readonly Column<ClusterNode>[] = [
   },
 ];
 
+const looks = { short: { columns: columns(false), rowHeight: 44 }, long: { columns: columns(true), rowHeight: 56 } };
+const hasIPv6 = (node: ClusterNode) => [...addressesOf(node), node.podCIDR].some((text) => text.includes(':'));
+
 interface NodesTabProps {
   readonly cluster: Cluster;
   readonly inventory: Inventory;
@@ -138,15 +144,16 @@ export function NodesTab({ inventory }: NodesTabProps) {
   const navigate = useNavigate();
   const choose = (node: string | undefined) =>
     void navigate({ to: '.', replace: true, search: ((old: object) => ({ ...old, node })) as never });
+  const look = inventory.nodes.some(hasIPv6) ? looks.long : looks.short;
   const selected = inventory.nodes.find((node) => node.name === search.node);
   return (
     <>
       <DataGrid
         label="Nodes"
         rows={inventory.nodes}
-        columns={columns}
+        columns={look.columns}
         rowKey={(node) => node.name}
-        rowHeight={44}
+        rowHeight={look.rowHeight}
         selected={selected?.name}
         onSelect={(node) => choose(node.name)}
         tone={(node) =>
