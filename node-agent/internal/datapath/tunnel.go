@@ -82,25 +82,22 @@ func (c Config) overhead() int {
 }
 
 // ensureTunnel makes the device of the tunnel as it should be, and none of the other kind. Without tunnel it keeps one that is
-// there until no other node sends by it (modes.go).
+// there until no other node sends by it (modes.go). A device that served until now goes last: where the kernel refuses the new
+// one, the programs of before go on with it.
 func (k *kernel) ensureTunnel() error {
 	wanted := k.config.TunnelDevice()
-	for _, p := range []TunnelProtocol{TunnelVXLAN, TunnelGeneve} {
-		name := tunnelDevice(p)
-		l, err := netlink.LinkByName(name)
-		if err != nil || (name == wanted && portOf(l) == k.config.tunnelPort()) {
-			continue
-		}
-		if err := netlink.LinkDel(l); err != nil {
-			return fmt.Errorf("removing %s: %w", name, err)
-		}
-	}
 	l, err := netlink.LinkByName(wanted)
+	if err == nil && portOf(l) != k.config.tunnelPort() {
+		if err := netlink.LinkDel(l); err != nil {
+			return fmt.Errorf("removing %s: %w", wanted, err)
+		}
+		l, err = netlink.LinkByName(wanted)
+	}
 	if k.config.Routing != RoutingTunnel {
 		if k.config.untunnel = err == nil; k.config.untunnel {
 			k.modes.untunnel, k.modes.tunnelIfindex = true, l.Attrs().Index
 		}
-		return nil
+		return k.removeOtherTunnels()
 	}
 	if err != nil {
 		k.modes.fresh = true
@@ -110,6 +107,10 @@ func (k *kernel) ensureTunnel() error {
 		if l, err = netlink.LinkByName(wanted); err != nil {
 			return fmt.Errorf("finding %s: %w", wanted, err)
 		}
+	}
+	// From here on the kernel has what is asked for, and both kinds may share a port.
+	if err := k.removeOtherTunnels(); err != nil {
+		return err
 	}
 	if err := writeSysctl("net/ipv4/conf/"+wanted+"/rp_filter", "0"); err != nil {
 		return err
@@ -121,6 +122,21 @@ func (k *kernel) ensureTunnel() error {
 		return tunnelProblem(k.config, err)
 	}
 	k.modes.tunnelIfindex = l.Attrs().Index
+	return nil
+}
+
+// removeOtherTunnels removes devices of the kind that is not configured.
+func (k *kernel) removeOtherTunnels() error {
+	for _, p := range []TunnelProtocol{TunnelVXLAN, TunnelGeneve} {
+		name := tunnelDevice(p)
+		l, err := netlink.LinkByName(name)
+		if err != nil || name == k.config.TunnelDevice() {
+			continue
+		}
+		if err := netlink.LinkDel(l); err != nil {
+			return fmt.Errorf("removing %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
