@@ -185,6 +185,65 @@ func TestSegmentsCountWithTheirHeaders(t *testing.T) {
 	}
 }
 
+// IPv6 has the same limits: the bytes that count are its headers' and those of the tunnel, policed and paced.
+func TestLimitsOfVersion6(t *testing.T) {
+	for _, test := range []struct {
+		routing RoutingMode
+		tunnel  uint64
+		to      string
+	}{{RoutingNative, 0, server6}, {RoutingTunnel, 50, "fd00:10:77:2::9"}} {
+		t.Run(string(test.routing), func(t *testing.T) {
+			const bytesPerSecond = 50_000
+			for _, mode := range []BandwidthMode{BandwidthPoliced, BandwidthPaced} {
+				if mode == BandwidthPaced {
+					canPace(t)
+				}
+				r := newRig(t, test.routing, limited(mode))
+				a := r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.Addresses = append(e.Addresses, netip.MustParseAddr("fd00:10:77:1::11")) })
+				r.limit(a, bytesPerSecond, bytesPerSecond)
+				r.must(r.objects.maps["ipcache"].Put(prefixToKey(netip.MustParsePrefix("fd00:10:77:2::9/128")), ipcacheValueLayout{Identity: 2000, Tunnel: [4]byte{192, 0, 2, 2}}))
+				f := flow{source: "fd00:10:77:1::11", destination: test.to, protocol: unix.IPPROTO_UDP, sourcePort: 4000, port: 53, payload: 938}
+				out, size := f.frame(), 1000+test.tunnel
+				// More than is tolerated at once when policed, and less than the horizon when paced.
+				packets := 60
+				if mode == BandwidthPoliced {
+					packets = 160
+				}
+				copy(out[6:], macA[:])
+				var shot uint64
+				var departures []uint64
+				for range packets {
+					verdict, departure := r.depart("from_pod", out, 0)
+					if verdict == verdictShot {
+						shot++
+					} else {
+						departures = append(departures, departure)
+					}
+				}
+				rate := r.rate(1, Egress)
+				if rate.Bytes != uint64(len(departures))*size || rate.Dropped != shot || (mode == BandwidthPoliced) != (shot > 0) {
+					t.Errorf("%v: %d passed, %d dropped, counted %+v; want %d octets each", mode, len(departures), shot, rate, size)
+				}
+				if mode == BandwidthPoliced {
+					verdict, in := uint32(0), flow{source: server6, destination: "fd00:10:77:1::11", protocol: unix.IPPROTO_UDP, sourcePort: 53, port: 4000, payload: 938}.frame()
+					for range packets {
+						verdict, _ = r.depart("from_netdev", in, 0)
+					}
+					if verdict != verdictShot || r.rate(1, Ingress).Dropped == 0 {
+						t.Errorf("into the pod: verdict %d, counted %+v", int32(verdict), r.rate(1, Ingress))
+					}
+					continue
+				}
+				for i := 2; i < len(departures); i++ {
+					if apart, want := departures[i]-departures[i-1], size*uint64(time.Second)/bytesPerSecond; apart != want {
+						t.Fatalf("packet %d leaves %d ns after the one before, want %d", i, apart, want)
+					}
+				}
+			}
+		})
+	}
+}
+
 // Policed: as much at once as is tolerated, and then what the rate allows; reason 198.
 func TestPolicedPackets(t *testing.T) {
 	const bytesPerSecond = 2 << 20

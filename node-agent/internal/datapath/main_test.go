@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 var errNotSupported = ebpf.ErrNotSupported
@@ -45,7 +47,7 @@ func connectFromHere(to string) int {
 	if to, ok := strings.CutPrefix(to, "unconnected:"); ok {
 		return sendFromHere(network, to)
 	}
-	c, err := net.DialTimeout(network, to, 2*time.Second)
+	c, err := socketOf(network, to)
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -95,6 +97,59 @@ func sendFromHere(network, receivers string) int {
 		fmt.Printf("%s: %s answered %s\n", to, from, strings.TrimSpace(string(b[:n])))
 	}
 	return 0
+}
+
+// socketOf is a socket of one of Go's networks, or of those that Go's Dial does not make: "unconnected4" and "unconnected6"
+// name the other side with each datagram, as the C library of Alpine does for DNS; with "mapped-" a socket of IPv6 talks to
+// an address of IPv4, as those of Java do.
+func socketOf(network, to string) (net.Conn, error) {
+	switch network {
+	case "unconnected4", "unconnected6", "mapped-unconnected":
+		// Of "udp" Go makes a socket of IPv6 that takes both families.
+		family, known := map[string]string{"unconnected4": "udp4", "unconnected6": "udp6"}[network]
+		if !known {
+			family = "udp"
+		}
+		c, err := net.ListenPacket(family, ":0")
+		if err != nil {
+			return nil, err
+		}
+		a, err := net.ResolveUDPAddr("udp", to)
+		return &unconnected{PacketConn: c, to: a}, err
+	case "mapped-udp", "mapped-tcp":
+		a, err := netip.ParseAddrPort(to)
+		if err != nil {
+			return nil, err
+		}
+		kind := unix.SOCK_DGRAM
+		if network == "mapped-tcp" {
+			kind = unix.SOCK_STREAM
+		}
+		fd, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		f := os.NewFile(uintptr(fd), network)
+		defer f.Close()
+		if err := unix.Connect(fd, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}); err != nil {
+			return nil, err
+		}
+		return net.FileConn(f)
+	}
+	return net.DialTimeout(network, to, 2*time.Second)
+}
+
+// unconnected is a socket of datagrams whose other side is who answered last.
+type unconnected struct {
+	net.PacketConn
+	to, from net.Addr
+}
+
+func (u *unconnected) Write(b []byte) (int, error) { return u.WriteTo(b, u.to) }
+func (u *unconnected) RemoteAddr() net.Addr        { return u.from }
+func (u *unconnected) Read(b []byte) (n int, err error) {
+	n, u.from, err = u.ReadFrom(b)
+	return n, err
 }
 
 // talker is a process of the node's cgroup that keeps a connection open.

@@ -186,33 +186,6 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-func TestSourceRanges(t *testing.T) {
-	c := newCluster(t, datapath.RoutingNative)
-	outside := withOutside(t, c, nil)
-	server := c.nodes[0].pods[0]
-	server.space.echoTCP(t, ":7000")
-	s := echoService(unix.IPPROTO_TCP, backend(server, 7000))
-	s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
-	c.publish(t, s)
-	if _, err := outside.dial("tcp4", vip+":80"); err == nil {
-		t.Error("a client out of the ranges came in")
-	}
-	if n := drops(t, c.nodes[0])[177]; n == 0 {
-		t.Errorf("drops %v, none with reason 177", drops(t, c.nodes[0]))
-	}
-	if _, err := outside.try("tcp4", nodeOutside+":30080"); err != nil {
-		t.Errorf("the node port has no ranges: %v", err)
-	}
-	if _, err := c.nodes[0].pods[1].space.try("tcp4", vip+":80"); err != nil {
-		t.Errorf("clients inside are not limited: %v", err)
-	}
-	s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix("198.51.100.0/24"))
-	c.publish(t, s)
-	if _, err := outside.try("tcp4", vip+":80"); err != nil {
-		t.Errorf("a client in the ranges: %v", err)
-	}
-}
-
 func TestHairpin(t *testing.T) {
 	eachRouting(t, func(t *testing.T, c *cluster) {
 		server := c.nodes[0].pods[0]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -102,23 +103,26 @@ func TestErrorsOnTheWayToABackend(t *testing.T) {
 	c := newCluster(t, datapath.RoutingNative)
 	client, server := c.nodes[0].pods[0], c.nodes[1].pods[0]
 	server.space.echoTCP(t, ":7000")
-	c.publish(t, echoService(unix.IPPROTO_TCP, backend(server, 7000)))
-	conn, err := client.space.dial("tcp4", "10.96.0.10:80")
-	must(t, err)
-	defer conn.Close()
-	if _, err := ask(conn, "before"); err != nil {
-		t.Fatal(err)
+	conns := map[string]net.Conn{}
+	for _, family := range sides() {
+		c.publish(t, family.service(unix.IPPROTO_TCP, family.backend(server)))
+		conn, err := client.space.dial(family.tcp, family.cluster)
+		must(t, err)
+		defer conn.Close()
+		if _, err := ask(conn, "before"); err != nil {
+			t.Fatal(err)
+		}
+		conns[family.name] = conn
 	}
 	// The wire got narrower than the pods believe it to be.
 	for _, n := range c.nodes {
 		must(t, n.space.in(func() error { return setMTU("eth0", 1280) }))
 	}
-	long := make([]byte, 20000)
-	for i := range long {
-		long[i] = 'x'
-	}
-	if got, err := askAll(conn, string(long)); err != nil || len(got) < len(long) {
-		t.Errorf("%d bytes came back, %v; drops %v and %v", len(got), err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+	long := strings.Repeat("x", 20000)
+	for name, conn := range conns {
+		if got, err := askAll(conn, long); err != nil || len(got) < len(long) {
+			t.Errorf("%s: %d bytes came back, %v; drops %v and %v", name, len(got), err, drops(t, c.nodes[0]), drops(t, c.nodes[1]))
+		}
 	}
 }
 

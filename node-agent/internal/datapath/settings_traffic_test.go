@@ -92,6 +92,15 @@ func TestMTUOfTheNarrowestDevice(t *testing.T) {
 	}
 }
 
+// What a tunnel by IPv6 adds is more than one by IPv4.
+func TestMTUOfATunnelByVersion6(t *testing.T) {
+	for want, change := range map[int]func(*datapath.Config){1430: only6, 1450: func(*datapath.Config) {}} {
+		if got := newClusterWith(t, datapath.RoutingTunnel, change).nodes[0].datapath.MTU(); got != want {
+			t.Errorf("MTU %d, want %d", got, want)
+		}
+	}
+}
+
 // Where the ports of the node's own connections and the cluster's node ports overlap, no connection gets a node port: its
 // answers would be taken for a client's packets.
 func TestConnectionsGetNoNodePorts(t *testing.T) {

@@ -204,33 +204,102 @@ func TestSocketsOfGoneBackendsEnd(t *testing.T) {
 		p.space.echoTCP(t, ":7000")
 		p.space.answer(t, ":7000", p.address.String())
 	}
-	udp, tcp := echoService(unix.IPPROTO_UDP, backend(goes, 7000)), echoService(unix.IPPROTO_TCP, backend(goes, 7000))
-	for _, s := range []datapath.Service{udp, tcp} {
-		must(t, n.datapath.UpsertService(ctx, s))
-	}
-	for name, where := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
-		datagrams, first := n.talk(t, where, "udp4", "10.96.0.10:80")
-		stream, _ := n.talk(t, where, "tcp4", "10.96.0.10:80")
-		direct, _ := n.talk(t, where, "udp4", goes.address.String()+":7000")
-		if !strings.HasSuffix(first, goes.address.String()) {
-			t.Fatalf("%s: %s", name, first)
-		}
-		udp.Backends, tcp.Backends = []datapath.Backend{backend(stays, 7000)}, []datapath.Backend{backend(stays, 7000)}
-		for _, s := range []datapath.Service{udp, tcp} {
-			must(t, n.datapath.UpsertService(ctx, s))
-		}
-		within(t, name+": the datagram socket goes on", func() bool { return strings.HasPrefix(datagrams.ask(t), "error") })
-		for what, k := range map[string]*talker{"the stream": stream, "a socket that never was a service's": direct} {
-			if got := k.ask(t); strings.HasPrefix(got, "error") {
-				t.Errorf("%s: %s ended too: %s", name, what, got)
+	for _, kind := range []struct {
+		datagrams, stream, unconnected, to string
+		v6                                 bool
+	}{
+		{"udp4", "tcp4", "unconnected4", "10.96.0.10:80", false},
+		{"udp6", "tcp6", "unconnected6", "[" + cluster6 + "]:80", true},
+		{"mapped-udp", "mapped-tcp", "mapped-unconnected", "10.96.0.10:80", false},
+	} {
+		publish := func(p *pod) {
+			for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+				s := echoService(protocol, backend(p, 7000))
+				if kind.v6 {
+					s = echoService6(protocol, backend6(p, 7000))
+				}
+				must(t, n.datapath.UpsertService(ctx, s))
 			}
 		}
-		must(t, n.datapath.DeleteIP(ctx, prefix(goes.address.String()+"/32")))
-		within(t, name+": the stream goes on", func() bool { return strings.HasPrefix(stream.ask(t), "error") })
-		must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: prefix(goes.address.String() + "/32"), Identity: goes.endpoint.Identity}))
-		udp.Backends, tcp.Backends = []datapath.Backend{backend(goes, 7000)}, []datapath.Backend{backend(goes, 7000)}
-		for _, s := range []datapath.Service{udp, tcp} {
+		address := goes.address
+		if kind.v6 {
+			address = goes.address6
+		}
+		for name, where := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
+			name += " by " + kind.datagrams
+			publish(goes)
+			datagrams, first := n.talk(t, where, kind.datagrams, kind.to)
+			stream, _ := n.talk(t, where, kind.stream, kind.to)
+			unconnected, _ := n.talk(t, where, kind.unconnected, kind.to)
+			direct, _ := n.talk(t, where, kind.datagrams, netip.AddrPortFrom(address, 7000).String())
+			if !strings.HasSuffix(first, goes.address.String()) {
+				t.Fatalf("%s: %s", name, first)
+			}
+			publish(stays)
+			within(t, name+": the datagram socket goes on", func() bool { return strings.HasPrefix(datagrams.ask(t), "error") })
+			for what, k := range map[string]*talker{"the stream": stream, "a socket that never was a service's": direct} {
+				if got := k.ask(t); strings.HasPrefix(got, "error") {
+					t.Errorf("%s: %s ended too: %s", name, what, got)
+				}
+			}
+			if got := unconnected.ask(t); got != "answer "+stays.address.String() {
+				t.Errorf("%s: a socket that names whom it asks each time got %q, want the backend that is left", name, got)
+			}
+			must(t, n.datapath.DeleteIP(ctx, netip.PrefixFrom(address, address.BitLen())))
+			within(t, name+": the stream goes on", func() bool { return strings.HasPrefix(stream.ask(t), "error") })
+			must(t, n.datapath.UpsertIP(ctx, datapath.IPEntry{Prefix: netip.PrefixFrom(address, address.BitLen()), Identity: goes.endpoint.Identity}))
+		}
+	}
+}
+
+// Datagrams of a socket go to a backend and come back from the service, whatever the kind of the socket: connected, or naming
+// the other side with each one; of either family, and of IPv6 to an address of IPv4.
+func TestSocketsOfEveryKind(t *testing.T) {
+	c := newCluster(t, datapath.RoutingTunnel)
+	n := c.nodes[0]
+	requireCgroup(t, n)
+	var v4, v6 []datapath.Backend
+	for _, p := range []*pod{n.pods[1], c.nodes[1].pods[0], c.nodes[1].pods[1]} {
+		p.space.answer(t, ":7000", p.address.String())
+		p.space.echoTCP(t, ":7000")
+		v4, v6 = append(v4, backend(p, 7000)), append(v6, backend6(p, 7000))
+	}
+	for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		for _, s := range []datapath.Service{echoService(protocol, v4...), echoService6(protocol, v6...)} {
+			s.AffinitySeconds = 60
 			must(t, n.datapath.UpsertService(ctx, s))
+		}
+	}
+	for who, where := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
+		chosen := map[bool]string{}
+		for _, network := range []string{"udp4", "unconnected4", "mapped-udp", "mapped-unconnected", "mapped-tcp", "udp6", "unconnected6"} {
+			to := "10.96.0.10:80"
+			v6 := strings.HasSuffix(network, "6")
+			if v6 {
+				to = "[" + cluster6 + "]:80"
+			}
+			before := socketCount(t, n)
+			k, line := n.talk(t, where, network, to)
+			if !strings.HasPrefix(line, "peer "+to+" answered ") {
+				t.Errorf("%s by %s: %s", who, network, line)
+				continue
+			}
+			if got := socketCount(t, n) - before; got != 1 {
+				t.Errorf("%s by %s: %d sockets were translated, want this one", who, network, got)
+			}
+			if network == "mapped-tcp" {
+				continue
+			}
+			// Affinity is a network namespace's: every socket of it has the same backend, each time.
+			for range 6 {
+				answer := strings.TrimPrefix(k.ask(t), "answer ")
+				if chosen[v6] == "" {
+					chosen[v6] = answer
+				}
+				if answer != chosen[v6] {
+					t.Errorf("%s by %s: answered by %s after %s", who, network, answer, chosen[v6])
+				}
+			}
 		}
 	}
 }

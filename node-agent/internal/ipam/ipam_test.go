@@ -49,6 +49,38 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// An address that was released just now rests, while one that has rested for long is given.
+func TestReleasedAddressesRest(t *testing.T) {
+	for _, text := range []string{"10.77.1.0/28", "fd00:77::/124"} {
+		p, err := New(netip.MustParsePrefix(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		clock := time.Unix(1000, 0)
+		p.now = func() time.Time { return clock }
+		var all []netip.Addr
+		for range p.Capacity() {
+			a, err := p.Allocate("default/p")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, a)
+		}
+		first, later := all[0], all[7]
+		p.Release(later)
+		clock = clock.Add(reuseAfter - time.Second)
+		p.Release(first)
+		clock = clock.Add(time.Second)
+		if a, err := p.Allocate("default/q"); err != nil || a != later {
+			t.Errorf("%s: got %s, %v; want %s, which was free for longer than %s", text, a, err, later, first)
+		}
+		// Before a pod is refused one that rests is given after all.
+		if a, err := p.Allocate("default/r"); err != nil || a != first {
+			t.Errorf("%s: got %s, %v, want %s", text, a, err, first)
+		}
+	}
+}
+
 func TestClaim(t *testing.T) {
 	p, _ := New(netip.MustParsePrefix("10.77.1.0/24"))
 	if err := p.Claim(netip.MustParseAddr("10.77.1.9"), "a/b"); err != nil {

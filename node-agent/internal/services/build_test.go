@@ -158,6 +158,36 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// A targetPort by name may be another number in each pod: Kubernetes makes a slice for each then, and a service has backends of
+// different ports. Ports of one number and two protocols, or of two names, are apart; so are the families.
+func TestNamedPorts(t *testing.T) {
+	s := service(func(s *corev1.Service) {
+		s.Spec.ClusterIPs = []string{"10.96.0.5", "fd00::5"}
+		s.Spec.Ports = []corev1.ServicePort{{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP}, {Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP}}
+	})
+	with := func(name, address string, udp, tcp int32) *discoveryv1.EndpointSlice {
+		out := slice(name, ready(address))
+		out.Ports = []discoveryv1.EndpointPort{{Name: ptr("dns"), Port: &udp, Protocol: ptr(corev1.ProtocolUDP)}, {Name: ptr("dns-tcp"), Port: &tcp, Protocol: ptr(corev1.ProtocolTCP)}}
+		return out
+	}
+	list := []*discoveryv1.EndpointSlice{with("a", "10.0.0.1", 1053, 2053), with("b", "10.0.0.2", 1054, 2054), with("c", "fd00:1::1", 1055, 2055)}
+	got := map[string][]string{}
+	for _, s := range Build(s, list, here).Services {
+		for _, b := range s.Backends {
+			name := fmt.Sprint(s.PortName, " ", s.Frontends[0].Address)
+			got[name] = append(got[name], netip.AddrPortFrom(b.Address, b.Port).String())
+		}
+	}
+	for name, want := range map[string]string{
+		"dns 10.96.0.5": "[10.0.0.1:1053 10.0.0.2:1054]", "dns-tcp 10.96.0.5": "[10.0.0.1:2053 10.0.0.2:2054]",
+		"dns fd00::5": "[[fd00:1::1]:1055]", "dns-tcp fd00::5": "[[fd00:1::1]:2055]",
+	} {
+		if fmt.Sprint(got[name]) != want {
+			t.Errorf("%s: %v, want %s", name, got[name], want)
+		}
+	}
+}
+
 func TestExternalAddressesForPodsWhereAskedFor(t *testing.T) {
 	s := service(func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"198.51.100.80"} })
 	for _, asked := range []bool{false, true} {
