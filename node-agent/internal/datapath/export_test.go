@@ -2,10 +2,14 @@ package datapath
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/policy"
 )
 
 // Every object is parsed once: for most tests that was as much work as the verifier's.
@@ -37,4 +41,15 @@ func UseScheduler(kind string) (restore func()) {
 	before := fqKind
 	fqKind = kind
 	return func() { fqKind = before }
+}
+
+// RandomLabels and RandomPolicy are those of the packet by packet comparison, for tests of traffic.
+func RandomLabels(r *rand.Rand) policy.Labels { return dice{r}.podLabels() }
+
+// RandomPolicy gives a valid policy of the given number.
+func RandomPolicy(r *rand.Rand, number int) policy.Policy { return dice{r}.policy(number) }
+
+// Segment is a TCP segment with right checksums, from its IP header on.
+func Segment(source, destination string, sourcePort, port uint16, flags uint8) []byte {
+	return flow{source: source, destination: destination, protocol: unix.IPPROTO_TCP, sourcePort: sourcePort, port: port, flags: flags}.packet()
 }

@@ -1,0 +1,77 @@
+package datapath_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath"
+)
+
+// A flood of openings with made-up senders, which the pod answers, many times what the tables hold: connections of before go on,
+// those through a service and those of masqueraded pods as well, though nobody could open them anew from the side that answers.
+func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
+	c := newClusterWith(t, datapath.RoutingNative, func(c *datapath.Config) { c.ConntrackMax = 1024 })
+	n, remote := c.nodes[0], c.nodes[1]
+	server, client := n.pods[0], remote.pods[0]
+	server.space.echoTCP(t, ":7000")
+	must(t, remote.datapath.UpsertService(ctx, someService("echo", "10.96.0.20:80", unix.IPPROTO_TCP, netip.AddrPortFrom(server.address, 7000))))
+	// What answers must not open anything, so that an entry that is gone shows.
+	govern(t, server, true, true, line(server, 0, datapath.Ingress, unix.IPPROTO_TCP, 7000, false, 1))
+	var open []net.Conn
+	for i := range 200 {
+		to := server.address.String() + ":7000"
+		if i%2 == 1 {
+			to = "10.96.0.20:80"
+		}
+		conn, err := client.space.dial("tcp4", to)
+		must(t, err)
+		defer conn.Close()
+		_, err = ask(conn, "before")
+		must(t, err)
+		open = append(open, conn)
+	}
+	remote.space.echoTCP(t, world+":7000")
+	outward, err := n.pods[1].space.dial("tcp4", world+":7000")
+	must(t, err)
+	defer outward.Close()
+	_, err = ask(outward, "before")
+	must(t, err)
+	open = append(open, outward)
+	const segments = 20_000
+	must(t, remote.space.in(func() error {
+		raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return fmt.Errorf("opening a raw socket: %w", err)
+		}
+		defer unix.Close(raw)
+		to := &unix.SockaddrInet4{Addr: server.address.As4()}
+		for i := range segments {
+			segment := datapath.Segment(fmt.Sprintf("198.51.%d.%d", i>>8&255, i&255), server.address.String(), uint16(1024+i), 7000, 2)
+			if err := unix.Sendto(raw, segment, 0, to); err != nil {
+				return fmt.Errorf("sending segment %d: %w", i, err)
+			}
+		}
+		return nil
+	}))
+	entries, err := n.datapath.Conntrack(0)
+	must(t, err)
+	half, room := 0, n.mapInfo(t, "openings").MaxEntries
+	for _, e := range entries {
+		if e.Destination.Port() == 7000 && prefix("198.51.0.0/16").Contains(e.Source.Addr()) {
+			half++
+		}
+	}
+	t.Logf("%d half-open connections with room for %d", half, room)
+	if half < int(room)/4 {
+		t.Errorf("the flood left %d entries with room for %d: it did not arrive; drops %v", half, room, drops(t, n))
+	}
+	for i, conn := range open {
+		if _, err := ask(conn, "after"); err != nil {
+			t.Errorf("connection %d (%s) is broken: %v; drops %v", i, conn.RemoteAddr(), err, drops(t, n))
+		}
+	}
+}
