@@ -214,8 +214,9 @@ func trimPod(p *corev1.Pod) {
 	maps.DeleteFunc(p.Annotations, func(name, _ string) bool {
 		return name != configHashAnnotation && !slices.Contains(endpoints.BandwidthAnnotations, name)
 	})
-	containers := make([]corev1.Container, 0, len(p.Spec.Containers))
-	for _, c := range p.Spec.Containers {
+	lasting := kubernetes.LastingContainers(p)
+	containers := make([]corev1.Container, 0, len(lasting))
+	for _, c := range lasting {
 		containers = append(containers, corev1.Container{Name: c.Name, Ports: c.Ports})
 	}
 	p.Spec = corev1.PodSpec{Containers: containers, NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName, HostNetwork: p.Spec.HostNetwork}

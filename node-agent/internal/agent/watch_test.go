@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"fairlead.dev/node-agent/internal/kubernetes"
 )
 
 func TestEditedSeesAnObjectThatWasMadeAgain(t *testing.T) {
@@ -26,6 +28,25 @@ func TestEditedSeesAnObjectThatWasMadeAgain(t *testing.T) {
 		if got := edited(tt.old, tt.now); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
+	}
+}
+
+// What is kept of a pod has the ports of all its containers that stay, sidecars among them.
+func TestSidecarsKeepTheirPorts(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	with := func(name string, port int32) corev1.Container {
+		return corev1.Container{Name: name, Image: "x", Ports: []corev1.ContainerPort{{Name: name, ContainerPort: port}}}
+	}
+	sidecar := with("metrics", 9090)
+	sidecar.RestartPolicy = &always
+	p := &corev1.Pod{Spec: corev1.PodSpec{InitContainers: []corev1.Container{with("setup", 1), sidecar}, Containers: []corev1.Container{with("http", 80)}}}
+	trimPod(p)
+	kept := map[string]int32{}
+	for _, c := range kubernetes.LastingContainers(p) {
+		kept[c.Name] = c.Ports[0].ContainerPort
+	}
+	if len(kept) != 2 || kept["metrics"] != 9090 || kept["http"] != 80 {
+		t.Errorf("kept %v", kept)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"fairlead.dev/node-agent/internal/datapath"
 	"fairlead.dev/node-agent/internal/datapath/podlink"
+	"fairlead.dev/node-agent/internal/kubernetes"
 	"fairlead.dev/node-agent/internal/statefile"
 	"fairlead.dev/node-agent/policy"
 )
@@ -130,7 +131,7 @@ func (s store) load() ([]Endpoint, error) {
 func identityOf(pod *corev1.Pod, namespaceLabels map[string]string, cluster string) (policy.Labels, policy.NamedPorts) {
 	labels := policy.LabelsForPod(pod.Namespace, pod.Labels, namespaceLabels, pod.Spec.ServiceAccountName, cluster)
 	var ports policy.NamedPorts
-	for _, c := range pod.Spec.Containers {
+	for _, c := range kubernetes.LastingContainers(pod) {
 		for _, p := range c.Ports {
 			if p.Name == "" {
 				continue

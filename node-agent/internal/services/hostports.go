@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/kubernetes"
 )
 
 // HostPorts computes the datapath's services of one pod's host ports. It is pure. The name of a host port's service is the
@@ -16,7 +17,7 @@ func HostPorts(p *corev1.Pod, node Node) (out []datapath.Service) {
 	if p == nil || node.WithoutHostPorts || p.Spec.HostNetwork || p.Spec.NodeName != node.Name || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return nil
 	}
-	for _, container := range p.Spec.Containers {
+	for _, container := range kubernetes.LastingContainers(p) {
 		for _, port := range container.Ports {
 			protocol, ok := protocols[port.Protocol]
 			if port.HostPort == 0 || !ok {
