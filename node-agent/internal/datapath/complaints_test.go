@@ -39,7 +39,7 @@ func TestComplaintsNameTestsThatExist(t *testing.T) {
 		if directory == "D" {
 			directory = "datapath"
 		}
-		for _, name := range regexp.MustCompile("Test\\w+").FindAllString(found[1], -1) {
+		for _, name := range regexp.MustCompile(`Test\w+`).FindAllString(found[1], -1) {
 			if named++; !there[directory+"."+name] {
 				t.Errorf("docs/complaints.md names %s of package %q, which is no test", name, directory)
 			}

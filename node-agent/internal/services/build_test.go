@@ -294,9 +294,9 @@ func TestHostPorts(t *testing.T) {
 		change func(*corev1.Pod)
 		want   []string
 	}{
-		"both families":         {nil, []string{v4, "[HostPort=[2001:db8::11]:8888 HostPort=[::]:8888] in[fd00::1] out[fd00::1]"}},
-		"one address":           {func(p *corev1.Pod) { p.Spec.Containers[0].Ports[1].HostIP = "127.0.0.1" }, []string{"[HostPort=127.0.0.1:8888] in[10.0.0.1] out[10.0.0.1]"}},
-		"every address of v4":   {func(p *corev1.Pod) { p.Spec.Containers[0].Ports[1].HostIP = "0.0.0.0" }, []string{v4}},
+		"both families":       {nil, []string{v4, "[HostPort=[2001:db8::11]:8888 HostPort=[::]:8888] in[fd00::1] out[fd00::1]"}},
+		"one address":         {func(p *corev1.Pod) { p.Spec.Containers[0].Ports[1].HostIP = "127.0.0.1" }, []string{"[HostPort=127.0.0.1:8888] in[10.0.0.1] out[10.0.0.1]"}},
+		"every address of v4": {func(p *corev1.Pod) { p.Spec.Containers[0].Ports[1].HostIP = "0.0.0.0" }, []string{v4}},
 		"a sidecar's": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 1, HostPort: 8887}}},
 				{RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways), Ports: p.Spec.Containers[0].Ports[1:]}}
