@@ -60,6 +60,10 @@ export const planSchema = z.object({
     change: z.enum(['none', 'remove', 'restore']),
     /** It is gone, but its rules may still be on some nodes. */
     unfinished: z.boolean(),
+    /** Nodes that do not answer and so stand in the way of its removal; `leaveOut` goes on without them. */
+    silent: z.readonly(z.array(z.string())),
+    /** Nodes that do not answer and that this plan leaves out. */
+    leavesOut: z.readonly(z.array(z.string())),
   }),
   /** What must be put right first; with any of these the plan cannot be applied. */
   obstacles: z.readonly(z.array(failureSchema)),
@@ -141,6 +145,8 @@ export const install = {
           restart: z.optional(z.boolean()),
           /** What becomes of kube-proxy's DaemonSet; it is left alone unless told. */
           kubeProxy: z.optional(z.enum(['keep', 'remove', 'restore'])),
+          /** Nodes that its removal goes on without where they do not answer, by the operator's explicit word. */
+          leaveOut: z.optional(z.readonly(z.array(z.string()))),
         }),
       ),
     }),

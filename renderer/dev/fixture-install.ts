@@ -72,9 +72,17 @@ export function makePlan(action: Plan['action'], values: Values, inventory: Inve
       text: 'The DaemonSet kube-system/kube-proxy translates service addresses as well. It can stay, or be taken away once the agents do it.',
       change: 'none',
       unfinished: false,
+      silent: withObstacle ? ['node2'] : [],
+      leavesOut: [],
     },
     obstacles: withObstacle
       ? [
+          {
+            code: 'install.node-silent',
+            what: 'node2 does not answer, so kube-proxy cannot be removed there.',
+            why: 'The kubelet has ceased to report.',
+            fix: 'Start node2 again; or go on without it: by the button beside kube-proxy.',
+          },
           {
             code: 'install.no-btf',
             what: 'node3 cannot run the agent.',

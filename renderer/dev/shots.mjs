@@ -92,6 +92,19 @@ export const shots = [
     },
   },
   {
+    name: 'install-leave-out',
+    fixture: 'errors',
+    path: '/clusters/galaxy?tab=install',
+    ready: async (page) => {
+      await page.getByRole('button', { name: 'Install' }).click();
+      await page.getByRole('button', { name: 'Make a plan' }).click();
+      await page.getByRole('button', { name: 'Go on without node2…' }).click();
+      const dialog = page.getByRole('dialog');
+      await dialog.getByRole('textbox').fill('node2');
+      await dialog.getByRole('button', { name: 'Leave out' }).waitFor();
+    },
+  },
+  {
     name: 'install-obstacles',
     fixture: 'errors',
     path: '/clusters/galaxy?tab=install',

@@ -19,13 +19,13 @@ const help = `Installs, upgrades or removes Fairlead's agent, with the console's
 
   node main/engine/install/cli.ts [--kubeconfig PATH] [--context NAME] [--ssh-config PATH] [--image ARCHIVE] [--values FILE]
                                   [--set key=value …] [--canary NODE] [--restart] [--plan]
-                                  [--remove-kube-proxy | --restore-kube-proxy] [--rollback] [--uninstall]
+                                  [--remove-kube-proxy [--leave-out NODE …] | --restore-kube-proxy] [--rollback] [--uninstall]
 
 --set takes the names of Cilium's chart: routingMode=native, cluster.name=lab, devices=eth0,eth1 …
 --values FILE takes over a values file, also one of Cilium's chart; what has no equivalent is printed.
 --canary is the node that goes first. --restart restarts pods that another plugin connected.
 --remove-kube-proxy takes its DaemonSet away, with its rules, once the agents translate services; --restore-kube-proxy
-brings it back.
+brings it back. --leave-out goes on without a node that does not answer; one that answers is not left out.
 --rollback goes back to what was there before the last application.
 --plan prints the plan and writes nothing.
 `;
@@ -155,6 +155,7 @@ async function main(args: readonly string[]): Promise<number> {
       restart: { type: 'boolean', default: false },
       'remove-kube-proxy': { type: 'boolean', default: false },
       'restore-kube-proxy': { type: 'boolean', default: false },
+      'leave-out': { type: 'string', multiple: true, default: [] },
       canary: { type: 'string' },
       values: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
@@ -191,6 +192,7 @@ async function main(args: readonly string[]): Promise<number> {
       restart: given.restart,
       ...(given.canary ? { canary: given.canary } : {}),
       ...(kubeProxy ? ({ kubeProxy } as const) : {}),
+      ...(given['leave-out'].length > 0 ? { leaveOut: given['leave-out'] } : {}),
     };
     const plan = must(await implementation.install.plan({ cluster, action, values, rollout }, localContext()));
     for (const object of plan.objects)

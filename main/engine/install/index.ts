@@ -14,7 +14,7 @@ import { type ClusterFacts, installedImage, readFacts } from './facts.ts';
 import { type ImageArchive, readImageArchive } from './image.ts';
 import { removalStages, restoringStages } from './kube-proxy-steps.ts';
 import { agentNamespace } from './names.ts';
-import { allObjects, cleanupOf } from './plan.ts';
+import { allObjects, cleanupOf, machinesOf } from './plan.ts';
 import { profiles } from './profiles.ts';
 import { type PreparedPlan, preparePlan, readInstalledValues } from './read.ts';
 import { isRelay, relayRemoval, relayStages } from './relay.ts';
@@ -100,7 +100,7 @@ async function firstState(connection: ClusterConnection, { plan, input, state }:
     state: 'running',
     startedAt: Date.now(),
     updatedAt: Date.now(),
-    nodes: Object.fromEntries(input.facts.machines.map((machine) => [machine.name, 'waiting' as const])),
+    nodes: Object.fromEntries(machinesOf(input).map((machine) => [machine.name, 'waiting' as const])),
     ...now,
     ...(previous ? { previous } : {}),
   };
@@ -109,7 +109,7 @@ async function firstState(connection: ClusterConnection, { plan, input, state }:
 /** The stages of a prepared plan, and how what they have opened is closed. */
 function stagesOf(bench: Workbench, { plan, input, secrets }: PreparedPlan) {
   const objects = allObjects(input);
-  const linux = input.facts.machines.filter((machine) => machine.os === 'linux');
+  const linux = bench.facts.machines.filter((machine) => machine.os === 'linux');
   const { change } = plan.kubeProxy;
   // Services are translated at every moment: kube-proxy comes back before anything else, and goes after everything else.
   const first = change === 'restore' ? restoringStages(bench, input.facts.proxy, linux) : [];
@@ -189,7 +189,7 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
   };
 
   const start = (cluster: string, bench: Workbench, prepared: PreparedPlan, keeper: StateKeeper): void => {
-    const { plan, input } = prepared;
+    const { plan } = prepared;
     const stop = new AbortController();
     const run: Run = {
       progress: { action: plan.action, state: 'running', steps: [] },
@@ -207,8 +207,15 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
       subject: `agent in ${agentNamespace}`,
       result: 'begun',
     });
+    for (const node of bench.leftOut ?? [])
+      audit.record({
+        cluster: bench.connection.contextName,
+        action: 'install.leave-out',
+        subject: `node ${node}`,
+        result: 'begun: it does not answer, and the removal of kube-proxy goes on without it',
+      });
     log.info('install', `${plan.action} of ${bench.connection.contextName} begins`);
-    const nodes = input.facts.machines.map((machine) => machine.name);
+    const nodes = bench.facts.machines.map((machine) => machine.name);
     const publish = (progress: InstallProgress) => {
       run.progress = progress;
       for (const listener of run.listeners) listener();
@@ -322,7 +329,9 @@ export function createInstall(options: InstallOptions): CapabilityImplementation
         return failed(stale('The cluster, or the image archive, has changed since it was made.'));
       const [obstacle] = prepared.plan.obstacles;
       if (obstacle) return failed(obstacle);
-      const bench = { connection, ssh: connections.ssh(cluster), agents, facts: prepared.input.facts };
+      const facts = { ...prepared.input.facts, machines: machinesOf(prepared.input) };
+      const leftOut = prepared.plan.kubeProxy.leavesOut;
+      const bench = { connection, ssh: connections.ssh(cluster), agents, facts, leftOut };
       // Planning took a while: another application may have begun, or the cluster been protected. No await from here.
       const still = connections.writable(cluster);
       if (!still.ok) return still;

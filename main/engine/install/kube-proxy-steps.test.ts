@@ -228,6 +228,20 @@ describe('a node that does not answer', () => {
     expect(await facts()).toMatchObject({ kind: 'removed', unfinished: false });
   });
 
+  test('is left out where the operator wants it: the others are cleaned, and it is remembered', async () => {
+    cluster.kill('n2');
+    cluster.drop(resources.pods, 'agent-n2', agentNamespace);
+    const rest = machines.filter(({ name }) => name !== 'n2');
+    const progress = await run(removalStages({ ...bench(), leftOut: ['n2'] }, await facts(), rest, undefined));
+    expect(failureOf(progress)).toBeUndefined();
+    expect(progress.steps.find(({ id }) => id === 'kube-proxy:away')?.message).toBe(
+      'its pods are gone but on n2, which is left out',
+    );
+    expect([...cluster.chains.values()]).toEqual([0, 12]);
+    const backup = await cluster.get<KubeObject>(resources.configMaps, proxyBackupName, agentNamespace);
+    expect(backup).toMatchObject({ ok: true, value: { data: { state: 'removed', leftOut: 'n2' } } });
+  });
+
   test('cannot be asked: the failure names it, and nothing is written', async () => {
     cluster.drop(resources.pods, 'agent-n2', agentNamespace);
     const failure = failureOf(await remove());

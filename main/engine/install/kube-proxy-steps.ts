@@ -62,7 +62,7 @@ interface NodeObject extends KubeObject {
 
 /**
  * Waits until the DaemonSet's controller has done what the selector says. A node that does not answer keeps a pod that is
- * to go, which is a failure; one that is to get a pod gets it when it is back, and is not waited for.
+ * to go, which is a failure unless it is left out; one that is to get a pod gets it when it is back, and is not waited for.
  */
 async function settled(
   { connection }: Workbench,
@@ -70,6 +70,7 @@ async function settled(
   generation: number,
   away: boolean,
   { signal, message }: Parameters<Step['run']>[0],
+  leftOut: readonly string[] = [],
 ): ReturnType<Step['run']> {
   using sets = connection.watch<DaemonSet>(resources.daemonSets, { namespace: facts.namespace });
   using nodes = connection.watch<NodeObject>(resources.nodes);
@@ -105,7 +106,13 @@ async function settled(
       if ((now?.observedGeneration ?? 0) < generation) return undefined;
       const { desiredNumberScheduled = 0, numberAvailable = 0 } = now ?? {};
       message(text());
-      if (away) return left() === 0 ? ok({ message: 'its pods are gone' }) : undefined;
+      if (away && left() === 0) return ok({ message: 'its pods are gone' });
+      if (away) {
+        const on = holding();
+        return left() <= on.length && on.every((node) => leftOut.includes(node))
+          ? ok({ message: `its pods are gone but on ${on.sort().join(', ')}, which is left out` })
+          : undefined;
+      }
       const later = silent();
       if (desiredNumberScheduled === 0 || numberAvailable < desiredNumberScheduled - later.length) return undefined;
       return ok({
@@ -114,7 +121,7 @@ async function settled(
     },
     () => {
       const on = holding();
-      const dead = silent().filter((name) => !away || on.includes(name));
+      const dead = silent().filter((name) => !away || (on.includes(name) && !leftOut.includes(name)));
       const where = away && on.length > 0 ? ` (${on.sort().join(', ')})` : '';
       return {
         code: 'install.kube-proxy-settle',
@@ -254,13 +261,13 @@ export function removalStages(
         replacedStep(bench, machines),
         ...(probe ? [probe.start] : []),
         one('kube-proxy:save', 'Keep kube-proxy’s DaemonSet', (context) =>
-          applyAll(bench, [proxyBackup(original, 'removing')], context),
+          applyAll(bench, [proxyBackup(original, 'removing', bench.leftOut)], context),
         ),
         one('kube-proxy:away', 'Send kube-proxy away', async (context) => {
           const sent = await send(bench, facts, true);
           if (!sent.ok && isNotFound(sent.failure.code)) return ok({ message: 'it is gone already', skipped: true });
           if (!sent.ok) return sent;
-          return await settled(bench, facts, sent.value.metadata.generation ?? 0, true, context);
+          return await settled(bench, facts, sent.value.metadata.generation ?? 0, true, context, bench.leftOut);
         }),
       ],
     },
@@ -270,7 +277,7 @@ export function removalStages(
       steps: [
         ...(probe ? [probe.result] : []),
         one('kube-proxy:removed', 'Remember that it is away', (context) =>
-          applyAll(bench, [proxyBackup(original, 'removed')], context),
+          applyAll(bench, [proxyBackup(original, 'removed', bench.leftOut)], context),
         ),
       ],
     },

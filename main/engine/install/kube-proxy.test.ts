@@ -158,6 +158,7 @@ describe('a plan', () => {
     kubeProxy: ProxyWish | undefined,
     given: Partial<Values> = {},
     before: (cluster: FakeCluster) => void = (cluster) => cluster.put(resources.daemonSets, kubeadm),
+    leaveOut?: readonly string[],
   ): Promise<{ readonly plan: Plan; readonly cluster: FakeCluster }> {
     const cluster = new FakeCluster();
     cluster.put(resources.nodes, {
@@ -167,7 +168,14 @@ describe('a plan', () => {
     });
     before(cluster);
     const written = cluster.writes().length;
-    const prepared = await preparePlan(cluster, fakeSsh(), image, action, { ...values, ...given }, { kubeProxy });
+    const prepared = await preparePlan(
+      cluster,
+      fakeSsh(),
+      image,
+      action,
+      { ...values, ...given },
+      { kubeProxy, leaveOut },
+    );
     if (!prepared.ok) throw new Error(prepared.failure.what);
     expect(cluster.writes().length).toBe(written);
     return { plan: prepared.value.plan, cluster };
@@ -178,19 +186,66 @@ describe('a plan', () => {
   };
   const codes = (one: Plan) => one.obstacles.map(({ code }) => code);
 
-  test('is refused where a node does not answer, names it and says what to do; bringing back is not', async () => {
-    const silent = (cluster: FakeCluster) => {
-      cluster.put(resources.daemonSets, kubeadm);
-      cluster.put(resources.nodes, {
-        metadata: { name: 'n2' },
-        spec: { podCIDR: '10.77.2.0/24' },
-        status: {
-          nodeInfo: { operatingSystem: 'linux', kubeletVersion: 'v1.34.4' },
-          images: [{ names: ['a:1'] }],
-          conditions: [{ type: 'Ready', status: 'Unknown' }],
-        },
-      });
+  const machine = (name: string, status: string) => ({
+    metadata: { name },
+    spec: { podCIDR: '10.77.2.0/24' },
+    status: {
+      nodeInfo: { operatingSystem: 'linux', kubeletVersion: 'v1.34.4' },
+      images: [{ names: ['a:1'] }],
+      conditions: [{ type: 'Ready', status }],
+    },
+  });
+  const silent = (cluster: FakeCluster) => {
+    cluster.put(resources.daemonSets, kubeadm);
+    cluster.put(resources.nodes, machine('n2', 'Unknown'));
+  };
+
+  test('goes on without a node that does not answer where the operator says so, by name', async () => {
+    const { plan: refused } = await plan('upgrade', 'remove', {}, silent);
+    expect(refused.kubeProxy).toMatchObject({ silent: ['n2'], leavesOut: [] });
+    expect(refused.obstacles.find(({ code }) => code === 'install.node-silent')?.fix).toContain('--leave-out n2');
+    const { plan: made } = await plan('upgrade', 'remove', {}, silent, ['n2']);
+    expect(codes(made)).toEqual([]);
+    expect(made.kubeProxy).toMatchObject({ change: 'remove', silent: [], leavesOut: ['n2'] });
+    expect(made.batches).toEqual([['n1']]);
+    expect(made.nodes.find(({ name }) => name === 'n2')?.changes).toEqual(['Left out: it does not answer.']);
+    expect(made.warnings.some((text) => text.startsWith('n2 does not answer and is left out.'))).toBe(true);
+    expect(made.objects.find(({ name }) => name === proxyBackupName)?.after).toContain('leftOut: n2');
+    // One that answers is not left out, whatever was said; another that does not answer is named.
+    const two = (cluster: FakeCluster) => {
+      silent(cluster);
+      cluster.put(resources.nodes, machine('n3', 'Unknown'));
     };
+    const { plan: other } = await plan('upgrade', 'remove', {}, two, ['n1', 'n2']);
+    expect(other.kubeProxy).toMatchObject({ change: 'none', silent: ['n3'], leavesOut: [] });
+    expect(other.obstacles.find(({ code }) => code === 'install.node-silent')?.what).toBe(
+      'n3 does not answer, so kube-proxy cannot be removed there.',
+    );
+    // Nothing else is done without a node.
+    const { plan: kept } = await plan('upgrade', 'keep', {}, silent, ['n2']);
+    expect(kept.kubeProxy.leavesOut).toEqual([]);
+    expect(kept.batches.flat().toSorted()).toEqual(['n1', 'n2']);
+  });
+
+  test('lists a node that was left out, and takes its rules away when it answers again', async () => {
+    const left = (status: string) => (cluster: FakeCluster) => {
+      cluster.put(resources.daemonSets, { ...proxySent(kubeadm, true), status: { desiredNumberScheduled: 0 } });
+      cluster.put(resources.configMaps, proxyBackup(kubeadm, 'removed', ['n2', 'gone']).object);
+      cluster.put(resources.nodes, machine('n2', status));
+    };
+    const { plan: later } = await plan('upgrade', undefined, {}, left('True'));
+    expect(later.kubeProxy).toMatchObject({ kind: 'removed', unfinished: true, change: 'none' });
+    expect(later.kubeProxy.text).toContain('Left out, because no answer came: n2. ');
+    const { plan: on } = await plan('upgrade', 'remove', {}, left('True'));
+    expect(codes(on)).toEqual([]);
+    expect(on.kubeProxy).toMatchObject({ change: 'remove', leavesOut: [] });
+    const { plan: still } = await plan('upgrade', 'remove', {}, left('Unknown'));
+    expect(still.kubeProxy).toMatchObject({ change: 'none', silent: ['n2'] });
+    const { plan: back } = await plan('upgrade', 'restore', {}, left('True'));
+    expect(back.objects.find(({ name }) => name === proxyBackupName)).toMatchObject({ action: 'delete' });
+  });
+
+  test('is refused where a node does not answer, names it and says what to do; bringing back is not', async () => {
     const { plan: refused } = await plan('upgrade', 'remove', {}, silent);
     const obstacle = refused.obstacles.find(({ code }) => code === 'install.node-silent');
     expect(obstacle?.what).toBe('n2 does not answer, so kube-proxy cannot be removed there.');

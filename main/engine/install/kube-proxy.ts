@@ -25,6 +25,8 @@ export interface ProxyFacts {
   readonly saved: KubeObject | undefined;
   /** Taking it away was begun and has not ended: rules may still be on nodes. */
   readonly unfinished: boolean;
+  /** Nodes of the cluster that its removal has left out, because they did not answer. */
+  readonly leftOut: readonly string[];
   /** Services with external addresses, as namespace/name: pods reach these by kube-proxy. */
   readonly external: readonly string[];
   readonly text: string;
@@ -61,7 +63,11 @@ export interface ProxySources {
   readonly backup: KubeObject | undefined;
   /** Pods of kube-proxy that a kubelet made by itself. */
   readonly staticPods: readonly KubeObject[];
-  readonly machines: readonly { readonly version: string; readonly arguments: readonly string[] }[];
+  readonly machines: readonly {
+    readonly name?: string;
+    readonly version: string;
+    readonly arguments: readonly string[];
+  }[];
   readonly services?: readonly KubeObject[];
 }
 
@@ -85,7 +91,9 @@ export function proxyFacts({ daemonSets, backup, staticPods, machines, services 
   const set = (daemonSets as readonly DaemonSet[]).find(isProxy);
   const saved = savedSet(backup);
   const external = services.filter(hasExternalAddress).map(({ metadata }) => `${metadata.namespace}/${metadata.name}`);
-  const none = { namespace: '', name: '', set, saved, unfinished: false, external };
+  const left = ((backup as ConfigMap | undefined)?.data?.leftOut ?? '').split(',').filter(Boolean);
+  const leftOut = left.filter((node) => machines.some(({ name }) => name === node));
+  const none = { namespace: '', name: '', set, saved, unfinished: false, leftOut: [], external };
   const unfinished = saved !== undefined && (backup as ConfigMap | undefined)?.data?.state !== 'removed';
   const runs = set !== undefined && (set.status?.desiredNumberScheduled ?? 1) > 0;
   if (saved && (unfinished || !runs)) {
@@ -96,9 +104,10 @@ export function proxyFacts({ daemonSets, backup, staticPods, machines, services 
       namespace,
       name,
       unfinished,
+      leftOut,
       text: unfinished
         ? `Taking the DaemonSet ${namespace}/${name} away was begun and has not ended: its rules may still be on some nodes. Go on, or bring it back.`
-        : `Fairlead has taken the DaemonSet ${namespace}/${name} away. ConfigMap ${agentNamespace}/${proxyBackupName} keeps it; it can be brought back.`,
+        : `Fairlead has taken the DaemonSet ${namespace}/${name} away. ConfigMap ${agentNamespace}/${proxyBackupName} keeps it; it can be brought back.${leftOut.length > 0 ? ` Left out, because no answer came: ${leftOut.join(', ')}. Its rules may still be there: go on removing it when they answer again.` : ''}`,
     };
   }
   if (runs) {
@@ -145,6 +154,10 @@ export interface ProxyPlan {
   readonly objects: Plan['objects'];
   readonly obstacles: readonly Failure[];
   readonly warnings: readonly string[];
+  /** Nodes that do not answer, and stand in the way. */
+  readonly silent?: readonly string[];
+  /** Nodes that do not answer, and are left out as the operator wants it. */
+  readonly leavesOut?: readonly string[];
 }
 
 /** The DaemonSet without what the API server keeps for itself, as it is put back. */
@@ -162,15 +175,19 @@ export function proxyManifest(set: KubeObject): KubeObject {
   } as KubeObject;
 }
 
-/** The ConfigMap that keeps it. */
-export function proxyBackup(set: KubeObject, state: 'removing' | 'removed'): Rendered {
+/** The ConfigMap that keeps it, and which nodes its removal has left out. */
+export function proxyBackup(set: KubeObject, state: 'removing' | 'removed', leftOut: readonly string[] = []): Rendered {
   return {
     type: resources.configMaps,
     object: {
       apiVersion: 'v1',
       kind: 'ConfigMap',
       metadata: { name: proxyBackupName, namespace: agentNamespace, labels },
-      data: { state, 'daemonset.yaml': stringify(proxyManifest(set), { lineWidth: 0, aliasDuplicateObjects: false }) },
+      data: {
+        state,
+        ...(leftOut.length > 0 ? { leftOut: leftOut.join(',') } : {}),
+        'daemonset.yaml': stringify(proxyManifest(set), { lineWidth: 0, aliasDuplicateObjects: false }),
+      },
     } as KubeObject,
   };
 }
@@ -213,13 +230,26 @@ function lostWith({ external }: ProxyFacts, values: Values): readonly string[] {
   ];
 }
 
-function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[]): ProxyPlan {
+/** What it means to go on without nodes that do not answer. */
+function leavesOutText(names: readonly string[]): string {
+  const one = names.length === 1;
+  return `${names.join(', ')} ${one ? 'does' : 'do'} not answer and ${one ? 'is' : 'are'} left out. Nobody can tell whether the agent there translates services, and nothing is done there now. When the kubelet is back, kube-proxy’s pod ends and none comes up any more: the agent translates services there, once it has what this plan gives it (an image that is brought over SSH has to be brought then). Until the node is booted anew, rules that kube-proxy has left stay as they were: go on removing it when the node answers.`;
+}
+
+function planRemoval(
+  facts: ProxyFacts,
+  values: Values,
+  dead: readonly string[],
+  leaveOut: readonly string[],
+): ProxyPlan {
+  const leavesOut = dead.filter((node) => leaveOut.includes(node));
+  const silent = dead.filter((node) => !leaveOut.includes(node));
   const { kind, namespace, name } = facts;
   const set = facts.set ?? facts.saved;
   if (kind === 'none') return keeps;
   if ((kind !== 'daemonset' && kind !== 'removed') || !set)
     return refusal('kube-proxy', 'kube-proxy cannot be removed from here.', facts.text, 'Plan without removing it.');
-  if (kind === 'removed' && !facts.unfinished) return keeps;
+  if (kind === 'removed' && !facts.unfinished && facts.leftOut.length === 0) return keeps;
   if (!values.kubeProxyReplacement)
     return refusal(
       'kube-proxy-needed',
@@ -235,13 +265,16 @@ function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[
       'Set k8sServiceHost and k8sServicePort to an address of the API server that every node reaches without services.',
     );
   if (silent.length > 0)
-    return refusal(
-      'node-silent',
-      `${silent.join(', ')} ${silent.length === 1 ? 'does' : 'do'} not answer, so kube-proxy cannot be removed there.`,
-      'The kubelet has ceased to report: nobody on the node would end kube-proxy’s pod or remove its rules, and nobody can be asked whether the agent translates services.',
-      aboutSilent(silent),
-    );
-  const backup = proxyBackup(set, 'removing').object;
+    return {
+      ...refusal(
+        'node-silent',
+        `${silent.join(', ')} ${silent.length === 1 ? 'does' : 'do'} not answer, so kube-proxy cannot be removed there.`,
+        'The kubelet has ceased to report: nobody on the node would end kube-proxy’s pod or remove its rules, and nobody can be asked whether the agent translates services.',
+        `${aboutSilent(silent)} Or go on without ${silent.length === 1 ? 'it' : 'them'}: by the button beside kube-proxy, or with ${silent.map((node) => `--leave-out ${node}`).join(' ')}.`,
+      ),
+      silent,
+    };
+  const backup = proxyBackup(set, 'removing', leavesOut).object;
   const live = facts.set ? proxyManifest(facts.set) : undefined;
   return {
     change: 'remove',
@@ -259,7 +292,9 @@ function planRemoval(facts: ProxyFacts, values: Values, silent: readonly string[
       ...(live ? [{ kind: 'DaemonSet', namespace, name, ...difference(live, proxySent(live, true)) } as const] : []),
     ],
     obstacles: [],
+    leavesOut,
     warnings: [
+      ...(leavesOut.length > 0 ? [leavesOutText(leavesOut)] : []),
       `When every agent translates services, ${namespace}/${name} is sent away by a selector that no node has, and a pod of its own image runs kube-proxy --cleanup on every node: the chains KUBE-* (nftables: its own tables) go, other rules stay. Where ip_vs is loaded it empties the IPVS table as a whole, as it always does.`,
       ...lostWith(facts, values),
       'Connections that kube-proxy has translated end where netfilter has no other address translation left (its nftables mode); those that agents translate go on. What is noticed is measured.',
@@ -288,7 +323,7 @@ function planRestore(facts: ProxyFacts, wished: boolean): ProxyPlan {
         namespace: agentNamespace,
         name: proxyBackupName,
         action: 'delete',
-        before: shown(proxyBackup(saved, facts.unfinished ? 'removing' : 'removed').object),
+        before: shown(proxyBackup(saved, facts.unfinished ? 'removing' : 'removed', facts.leftOut).object),
         after: '',
       },
     ],
@@ -305,12 +340,14 @@ export function planProxy(
   wish: ProxyWish | undefined,
   /** Nodes whose kubelet does not report. */
   silent: readonly string[] = [],
+  /** Those of them that the operator wants left out. */
+  leaveOut: readonly string[] = [],
 ): ProxyPlan {
   const back = action === 'uninstall' || !values.kubeProxyReplacement || wish === 'restore';
   if (facts.saved && back && wish !== 'remove') return planRestore(facts, false);
   switch (wish) {
     case 'remove':
-      return action === 'uninstall' ? planRestore(facts, false) : planRemoval(facts, values, silent);
+      return action === 'uninstall' ? planRestore(facts, false) : planRemoval(facts, values, silent, leaveOut);
     case 'restore':
       return planRestore(facts, true);
     case 'keep':

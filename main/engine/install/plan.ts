@@ -40,6 +40,8 @@ export interface PlanInput {
   readonly hindrances?: readonly Failure[];
   /** What the operator wants done with kube-proxy. */
   readonly kubeProxy?: ProxyWish | undefined;
+  /** Nodes that its removal goes on without where they do not answer. */
+  readonly leaveOut?: readonly string[] | undefined;
 }
 
 /** Key of an object among all kinds. */
@@ -69,7 +71,13 @@ export function cleanupOf({ facts, image, values }: Pick<PlanInput, 'facts' | 'i
 }
 
 /** What becomes of kube-proxy with this plan. */
-export function proxyPlanOf({ facts, action, values, kubeProxy }: PlanInput): ProxyPlan {
+export function proxyPlanOf({
+  facts,
+  action,
+  values,
+  kubeProxy,
+  leaveOut,
+}: Pick<PlanInput, 'facts' | 'action' | 'values' | 'kubeProxy' | 'leaveOut'>): ProxyPlan {
   const silent = facts.machines.filter((machine) => machine.silent && machine.os === 'linux');
   return planProxy(
     facts.proxy,
@@ -77,7 +85,14 @@ export function proxyPlanOf({ facts, action, values, kubeProxy }: PlanInput): Pr
     values,
     kubeProxy,
     silent.map(({ name }) => name),
+    leaveOut,
   );
+}
+
+/** The nodes that a plan is about: all but those that it leaves out. */
+export function machinesOf(input: Parameters<typeof proxyPlanOf>[0]): ClusterFacts['machines'] {
+  const { leavesOut = [] } = proxyPlanOf(input);
+  return input.facts.machines.filter(({ name }) => !leavesOut.includes(name));
 }
 
 const proxyChanges: Readonly<Record<Plan['kubeProxy']['change'], readonly string[]>> = {
@@ -89,6 +104,8 @@ const proxyChanges: Readonly<Record<Plan['kubeProxy']['change'], readonly string
 function nodePlans(input: PlanInput, proxy: ProxyPlan): Plan['nodes'] {
   const { facts, image, action, values } = input;
   return facts.machines.map((machine) => {
+    if (proxy.leavesOut?.includes(machine.name))
+      return { name: machine.name, changes: ['Left out: it does not answer.'], image: 'unknown' };
     if (action === 'uninstall')
       return {
         name: machine.name,
@@ -245,7 +262,11 @@ export function makePlan(input: PlanInput): Plan {
         why: `The DaemonSet ${facts.cleanup.metadata.name} is still there, and would undo on every node what is installed.`,
         fix: 'Uninstall once more, which finishes it; then install.',
       });
-    obstacles.push(...checked.obstacles, ...nodeObstacles(input), ...foreignObstacles(facts));
+    obstacles.push(
+      ...checked.obstacles,
+      ...nodeObstacles({ ...input, facts: { ...facts, machines: machinesOf(input) } }),
+      ...foreignObstacles(facts),
+    );
     warnings.push(...checked.warnings, ...embeddedWarnings(facts.machines));
     for (const { type, object } of allObjects(input)) {
       const change = difference(type.kind === 'Secret' ? undefined : live.get(keyOfObject(type, object)), object);
@@ -287,8 +308,9 @@ export function makePlan(input: PlanInput): Plan {
       `Nobody would make these pods again, so they are left to you: ${uncontrolled.map((pod) => `${pod.namespace}/${pod.name}`).join(', ')}.`,
     );
   const image = input.image?.digest ?? input.image?.reference ?? '';
-  const { kind, text, unfinished } = facts.proxy;
-  const kubeProxy = { kind, text, unfinished, change: proxy.change };
+  const { kind, text, unfinished, leftOut } = facts.proxy;
+  const { silent = [], leavesOut = [], change } = proxy;
+  const kubeProxy = { kind, text, unfinished: unfinished || leftOut.length > 0, change, silent, leavesOut };
   // A node's changes follow from the rest. Whether it holds the image does not make another plan: a kubelet tells of one
   // that was brought only after a while.
   const names = nodes.map((node) => node.name);

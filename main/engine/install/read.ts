@@ -25,7 +25,7 @@ import type { ImageArchive } from './image.ts';
 import { type ProxyFacts, type ProxyWish, planProxy } from './kube-proxy.ts';
 import { type Rendered, renderObjects } from './manifests.ts';
 import { agentNamespace, configName, valuesAnnotation } from './names.ts';
-import { allObjects, cleanupOf, keyOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
+import { allObjects, cleanupOf, keyOf, machinesOf, makePlan, type PlanAction, type PlanInput } from './plan.ts';
 import { relaySecretObject, renderRelay } from './relay.ts';
 import { foreignPods } from './restart.ts';
 import { planRollout, type RolloutWish } from './rollout.ts';
@@ -156,7 +156,11 @@ export async function preparePlan(
   carried: ImageArchive | undefined,
   action: PlanAction,
   given: Values,
-  wish: RolloutWish & { readonly restart?: boolean | undefined; readonly kubeProxy?: ProxyWish | undefined } = {},
+  wish: RolloutWish & {
+    readonly restart?: boolean | undefined;
+    readonly kubeProxy?: ProxyWish | undefined;
+    readonly leaveOut?: readonly string[] | undefined;
+  } = {},
   geneve?: (machines: ClusterFacts['machines']) => NonNullable<ValueFacts['geneve']>,
 ): Promise<Result<PreparedPlan>> {
   const reader: ReadOnlyConnection = connection;
@@ -205,11 +209,12 @@ export async function preparePlan(
     secretsReason: secrets.value.renew,
     live: live.value,
     rights,
-    batches: planRollout(facts.machines, wish),
+    batches: planRollout(machinesOf({ ...wish, facts, action, values }), wish),
     unwanted,
     restarts: wish.restart ? await foreignPods(reader) : [],
     hindrances: hindrances(action, state.value, before !== undefined),
     kubeProxy: wish.kubeProxy,
+    leaveOut: wish.leaveOut,
   };
   return ok({ plan: makePlan(input), input, secrets: secrets.value, state: state.value });
 }

@@ -22,7 +22,13 @@ function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-async function verifyNode(agents: ClusterAgents, machine: NodeFacts, expected: number, context: StepContext) {
+async function verifyNode(
+  agents: ClusterAgents,
+  machine: NodeFacts,
+  expected: number,
+  leftOut: readonly string[],
+  context: StepContext,
+) {
   const { signal, message, log } = context;
   const link = () => agents.links().find((one) => one.node === machine.name);
   const found = await waitFor(
@@ -48,7 +54,7 @@ async function verifyNode(agents: ClusterAgents, machine: NodeFacts, expected: n
     if (client.ok) {
       const status = await client.value.status();
       if (status.ok) {
-        const others = status.value.nodes.filter((node) => node.name !== machine.name);
+        const others = status.value.nodes.filter(({ name }) => name !== machine.name && !leftOut.includes(name));
         const bad = others.filter((node) => !node.reachable);
         const unprobed = status.value.components.some((one) => one.name === 'node-health' && one.state === 'off');
         const failing = status.value.components.filter((one) => one.state === 'failing');
@@ -101,7 +107,7 @@ export function verifyStep(bench: Workbench, machine: NodeFacts, expected: numbe
       const agents = await bench.agents.open(bench.connection.cluster);
       if (!agents.ok) return agents;
       using held = agents.value;
-      return await verifyNode(held, machine, expected, context);
+      return await verifyNode(held, machine, expected, bench.leftOut ?? [], context);
     },
   };
 }

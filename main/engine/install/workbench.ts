@@ -10,6 +10,8 @@ export interface Workbench {
   readonly ssh: SshConnector;
   readonly agents: Agents;
   readonly facts: ClusterFacts;
+  /** Nodes that do not answer and are left out; no agent is expected to reach them. */
+  readonly leftOut?: readonly string[];
 }
 
 export interface Pod extends KubeObject {

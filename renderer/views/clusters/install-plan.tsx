@@ -3,6 +3,7 @@ import { IconCircleMinus, IconCirclePlus, IconEqual, IconPencil, type TablerIcon
 import { lazy, Suspense, useState } from 'react';
 import type { Failure } from '../../../contract/failure.ts';
 import type { Plan } from '../../../contract/install.ts';
+import { Confirm } from '../../ui/confirm.tsx';
 import { download } from '../../ui/download.ts';
 import { plural } from '../../ui/format.ts';
 import { Banner, FailureCard, ReasonedButton, SkeletonRows, Spacer } from '../../ui/pieces.tsx';
@@ -33,6 +34,8 @@ export interface RolloutWish {
   readonly batch?: number;
   readonly restart?: boolean;
   readonly kubeProxy?: 'keep' | 'remove' | 'restore';
+  /** Nodes that do not answer and that kube-proxy's removal goes on without. */
+  readonly leaveOut?: readonly string[];
 }
 
 interface InstallPlanProps {
@@ -166,10 +169,14 @@ export function InstallPlan(props: InstallPlanProps) {
 
 /** Who else translates services, and the operator's word about it: kube-proxy stays unless it is told to go. */
 function KubeProxy({ plan, rollout, planning, onRollout }: InstallPlanProps) {
-  const { kind, text, change, unfinished } = plan.kubeProxy;
+  const { kind, text, change, unfinished, silent, leavesOut } = plan.kubeProxy;
+  const [asking, setAsking] = useState(false);
   if (kind === 'none') return null;
   const removable = kind === 'daemonset' || (kind === 'removed' && unfinished);
-  const wish = (kubeProxy: RolloutWish['kubeProxy']) => onRollout({ ...rollout, ...(kubeProxy ? { kubeProxy } : {}) });
+  // Another wish begins anew: who is left out is said for this one.
+  const { leaveOut: _leaveOut, ...others } = rollout;
+  const wish = (kubeProxy: RolloutWish['kubeProxy']) => onRollout({ ...others, ...(kubeProxy ? { kubeProxy } : {}) });
+  const one = silent.length === 1;
   return (
     <section aria-label="kube-proxy" style={{ display: 'grid', gap: 8, margin: '4px 0 12px' }}>
       <h3>kube-proxy</h3>
@@ -206,6 +213,38 @@ function KubeProxy({ plan, rollout, planning, onRollout }: InstallPlanProps) {
           ) : null}
         </div>
       )}
+      {silent.length > 0 ? (
+        <div>
+          <Button variant="default" size="compact-sm" disabled={planning} onClick={() => setAsking(true)}>
+            Go on without {one ? silent[0] : plural(silent.length, 'node')}…
+          </Button>
+        </div>
+      ) : null}
+      {leavesOut.length > 0 ? (
+        <p>
+          Left out: <b>{leavesOut.join(', ')}</b>
+        </p>
+      ) : null}
+      <Confirm
+        opened={asking}
+        title={`Remove kube-proxy without ${one ? silent[0] : plural(silent.length, 'node')}?`}
+        danger
+        typed={silent.length > 3 ? plural(silent.length, 'node') : silent.join(' ')}
+        confirm="Leave out"
+        onClose={() => setAsking(false)}
+        onConfirm={() => {
+          setAsking(false);
+          onRollout({ ...rollout, leaveOut: [...(rollout.leaveOut ?? []), ...silent] });
+        }}
+      >
+        <p>
+          <b>{silent.join(', ')}</b> {one ? 'does' : 'do'} not answer. Nobody can tell whether the agent there
+          translates services, and nothing is done there now. When {one ? 'it is' : 'they are'} back, kube-proxy does
+          not come up there any more: services work by the agent alone. Rules that kube-proxy has left stay until{' '}
+          {one ? 'the node is' : 'the nodes are'} booted anew, or until you go on removing it.
+        </p>
+        <p>The plan is made again and says so; nothing is written before you apply it.</p>
+      </Confirm>
     </section>
   );
 }

@@ -240,7 +240,7 @@ export function InstallTab({ cluster }: { readonly cluster: Cluster }) {
         >
           {step.plan.action === 'uninstall'
             ? `Pods of ${step.plan.nodes.length} nodes lose their network, and no policy is enforced any more, until another CNI is installed.`
-            : `The agents of ${step.plan.nodes.length} nodes are replaced, ${step.plan.batches[0]?.[0] ?? 'one'} first and alone. Connections that exist go on; what they notice is measured.`}
+            : `${step.plan.kubeProxy.leavesOut.length > 0 ? `Left out, because no answer comes: ${step.plan.kubeProxy.leavesOut.join(', ')}. ` : ''}The agents of ${step.plan.batches.flat().length} nodes are replaced, ${step.plan.batches[0]?.[0] ?? 'one'} first and alone. Connections that exist go on; what they notice is measured.`}
         </Confirm>
       ) : null}
     </div>
