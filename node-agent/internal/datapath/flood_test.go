@@ -5,23 +5,29 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
 
-// A flood of openings with made-up senders, which the pod answers, many times what the tables hold: connections of before go on,
-// those through a service and those of masqueraded pods as well, though nobody could open them anew from the side that answers.
+// A flood of openings with made-up senders, which the pod answers, many times what the tables hold: connections of before go on, from
+// the side that could not open them anew, those through a service as well, and that of a masqueraded pod.
 func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 	c := newClusterWith(t, datapath.RoutingNative, func(c *datapath.Config) { c.ConntrackMax = 1024 })
 	n, remote := c.nodes[0], c.nodes[1]
 	server, client := n.pods[0], remote.pods[0]
-	server.space.echoTCP(t, ":7000")
+	// The server's ends, by their clients.
+	accepted := make(chan net.Conn, 200)
+	server.space.serve(t, "tcp", ":7000", func(c net.Conn) {
+		accepted <- c
+		answerLines(c)
+	})
 	must(t, remote.datapath.UpsertService(ctx, someService("echo", "10.96.0.20:80", unix.IPPROTO_TCP, netip.AddrPortFrom(server.address, 7000))))
-	// What answers must not open anything, so that an entry that is gone shows.
+	// The server may open nothing, so that an entry that is gone shows when it speaks.
 	govern(t, server, true, true, line(server, 0, datapath.Ingress, unix.IPPROTO_TCP, 7000, false, 1))
-	var open []net.Conn
+	open := map[string]net.Conn{}
 	for i := range 200 {
 		to := server.address.String() + ":7000"
 		if i%2 == 1 {
@@ -32,7 +38,7 @@ func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 		defer conn.Close()
 		_, err = ask(conn, "before")
 		must(t, err)
-		open = append(open, conn)
+		open[conn.LocalAddr().String()] = conn
 	}
 	remote.space.echoTCP(t, world+":7000")
 	outward, err := n.pods[1].space.dial("tcp4", world+":7000")
@@ -40,7 +46,6 @@ func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 	defer outward.Close()
 	_, err = ask(outward, "before")
 	must(t, err)
-	open = append(open, outward)
 	const segments = 20_000
 	must(t, remote.space.in(func() error {
 		raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -69,9 +74,20 @@ func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 	if half < int(room)/4 {
 		t.Errorf("the flood left %d entries with room for %d: it did not arrive; drops %v", half, room, drops(t, n))
 	}
-	for i, conn := range open {
-		if _, err := ask(conn, "after"); err != nil {
-			t.Errorf("connection %d (%s) is broken: %v; drops %v", i, conn.RemoteAddr(), err, drops(t, n))
+	for range len(open) {
+		here := <-accepted
+		there := open[here.RemoteAddr().String()]
+		if there == nil {
+			t.Fatalf("a connection of %s, who has none", here.RemoteAddr())
 		}
+		_, err := fmt.Fprintln(here, "after")
+		must(t, err)
+		must(t, there.SetDeadline(time.Now().Add(1500*time.Millisecond)))
+		if _, err := there.Read(make([]byte, 64)); err != nil {
+			t.Fatalf("the connection of %s to %s is broken: %v; drops %v", there.LocalAddr(), there.RemoteAddr(), err, drops(t, n))
+		}
+	}
+	if _, err := ask(outward, "after"); err != nil {
+		t.Errorf("a masqueraded connection is broken: %v; drops %v", err, drops(t, n))
 	}
 }
