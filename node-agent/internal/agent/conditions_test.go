@@ -87,3 +87,13 @@ func TestConditionsAreWrittenOnceAndKeepOthers(t *testing.T) {
 		t.Fatal("the condition of a former object was written into the new one")
 	}
 }
+
+// A cluster-wide policy is written to its own resource, which has no namespace.
+func TestConditionsOfClusterwidePolicies(t *testing.T) {
+	ref := policy.Ref{Kind: policy.KindCiliumClusterwidePolicy, Name: "wide", UID: "1"}
+	s := &statusServer{t: t, object: policyObject{ref: ref, resource: "ciliumclusterwidenetworkpolicies"}}
+	failed := writeConditions(context.Background(), []policyObject{s.object}, []policies.Description{described(ref)}, s.patch, time.Now())
+	if c := s.object.conditions; len(failed) > 0 || s.patches != 1 || len(c) != 1 || c[0].Type != ciliumv2.ConditionValid || c[0].Status != "True" {
+		t.Errorf("%d patches, conditions %+v, %v", s.patches, c, failed)
+	}
+}

@@ -151,3 +151,20 @@ func TestNATIsPrinted(t *testing.T) {
 		}
 	}
 }
+
+// Steps stand below their node and program, each with the entry that it found, a drop with its line; the answer is at the end.
+func TestExplanationIsPrinted(t *testing.T) {
+	var out strings.Builder
+	if err := printExplanation(&out, &fairleadv1.ExplainResponse{Verdict: "dropped", Summary: "Dropped on node node2.", Notes: []string{"a note"}, Steps: []*fairleadv1.ExplainStep{
+		{Node: "node1", Hook: "from_pod", Kind: "policy", Text: "allowed by a rule", Map: "policy", Key: "7 2 TCP/80", Value: "allow"},
+		{Node: "node1", Hook: "from_pod", Kind: "redirect", Text: "to eth0"},
+		{Node: "node2", Hook: "from_netdev", Kind: "verdict", Text: "dropped", DropReason: 133, Source: "from_netdev.bpf.c:42"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	const want = "node node1\n  from_pod\n    policy         allowed by a rule\n                   policy[7 2 TCP/80] = allow\n    redirect       to eth0\n" +
+		"node node2\n  from_netdev\n    verdict        dropped  [from_netdev.bpf.c:42]\nnote: a note\nDROPPED: Dropped on node node2.\n"
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
