@@ -4,8 +4,17 @@
 
 #include "services.h"
 
+/* No address at all: for a socket that connects to it the kernel takes the loopback (ip_route_output_key,
+ * tcp_v6_connect). */
+static __always_inline bool is_unspecified(const struct address *a)
+{
+	return !a->word[0] && !a->word[1] && !a->word[3] && (!a->word[2] || is_v4(a));
+}
+
 static __always_inline bool is_loopback(const struct address *a)
 {
+	if (is_unspecified(a))
+		return true;
 	if (is_v4(a))
 		return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 	return !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
@@ -43,12 +52,14 @@ static __always_inline int choose_for_socket(struct address *address, __be16 por
 					     __u64 namespace, struct pick *q)
 {
 	bool host = !config.host_cookie || namespace == config.host_cookie;
-	struct service *service;
+	struct service *service = NULL;
 
 	if (!config.services || (config.host_sockets && !host) ||
 	    (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
 		return 0;
-	service = find_service(address, port, protocol);
+	/* Node ports have no address either, and whoever names none means itself. */
+	if (!is_unspecified(address))
+		service = find_service(address, port, protocol);
 	if (!service)
 		service = find_node_port(address, port, protocol, host);
 	if (!service)

@@ -220,6 +220,12 @@ func TestNodePortsBySocketsOfVersion6(t *testing.T) {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}
+	// Who names no address means itself.
+	for at, works := range map[*space]bool{n.pods[0].space: false, n.space: true} {
+		if out, err := n.inCgroupBy("mapped-tcp", at, "[::]:30080"); (err == nil) != works {
+			t.Errorf("no address and a node port, connects %t: %v: %s", works, err, out)
+		}
+	}
 }
 
 // With hybrid, streams are answered by the backend's node, which the backend sees by the client's own address; datagrams come

@@ -50,6 +50,12 @@ func TestNodePortBySocket(t *testing.T) {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}
+	// Who names no address means itself. Go's own sockets would not say so.
+	for at, works := range map[*space]bool{n.pods[0].space: false, n.space: true} {
+		if out, err := n.inCgroupBy("mapped-tcp", at, "0.0.0.0:30080"); (err == nil) != works {
+			t.Errorf("no address and a node port, connects %t: %v: %s", works, err, out)
+		}
+	}
 	// The other node knows whom it has.
 	s.ExternalLocal = true
 	must(t, n.datapath.UpsertService(ctx, s))
