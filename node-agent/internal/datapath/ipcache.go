@@ -136,6 +136,17 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 			changed = true
 			failed = append(failed, k.removeNode(before))
 		}
+		route := func() {
+			for _, p := range n.PodCIDRs {
+				failed = append(failed, k.routeToNode(n, p))
+			}
+		}
+		// What the programs send as it is follows the routing table, which has to lead to the node by then: as long as it leads into
+		// the tunnel's device, from_host finds that there is no tunnel to the node and drops it. What they send by the tunnel does
+		// not ask the table.
+		if k.sendsPlain(n) {
+			route()
+		}
 		did, err := k.followMode(n)
 		changed, failed = changed || did, append(failed, err)
 		for _, e := range k.nodeEntries(n) {
@@ -143,8 +154,8 @@ func (k *kernel) UpsertNode(ctx context.Context, n Node) error {
 			changed = changed || did
 			failed = append(failed, err)
 		}
-		for _, p := range n.PodCIDRs {
-			failed = append(failed, k.routeToNode(n, p))
+		if !k.sendsPlain(n) {
+			route()
 		}
 		k.nodes[n.Name] = n
 		if moved {

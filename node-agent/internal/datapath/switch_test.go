@@ -1,6 +1,7 @@
 package datapath_test
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -437,4 +439,40 @@ func TestModeSwitchThatStopsHalfway(t *testing.T) {
 	c.tellOf(t, 0, datapath.RoutingNative)
 	c.tellOf(t, 1, datapath.RoutingNative)
 	goOn("both know of each other")
+}
+
+// A node that says again and again that it has a tunnel, and that it has none: whichever it is, nothing that goes there is dropped
+// here for want of a way.
+func TestModeSwitchLeavesNoPacketWithoutAWay(t *testing.T) {
+	c := newCluster(t, datapath.RoutingTunnel)
+	for i := range c.nodes {
+		c.tellOf(t, i, datapath.RoutingTunnel)
+	}
+	from, to := c.nodes[0].pods[0], c.nodes[1].pods[0]
+	conn, err := from.space.dial("udp", netip.AddrPortFrom(to.address, 7000).String())
+	must(t, err)
+	defer conn.Close()
+	sending, stop := context.WithCancel(ctx)
+	var sent atomic.Uint64
+	var done sync.WaitGroup
+	done.Go(func() {
+		for sending.Err() == nil {
+			if _, err := conn.Write([]byte("x")); err == nil {
+				sent.Add(1)
+			}
+		}
+	})
+	for range 100 {
+		for _, routing := range []datapath.RoutingMode{datapath.RoutingNative, datapath.RoutingTunnel} {
+			before := sent.Load()
+			c.tellOf(t, 1, routing)
+			within(t, "nothing is sent", func() bool { return sent.Load() > before })
+		}
+	}
+	stop()
+	done.Wait()
+	const noTunnelEndpoint = 160
+	if n := drops(t, c.nodes[0])[noTunnelEndpoint]; n > 0 {
+		t.Errorf("%d of %d packets had no way to the other node", n, sent.Load())
+	}
 }
