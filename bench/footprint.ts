@@ -69,7 +69,7 @@ export async function footprint(effort: Effort): Promise<Row[]> {
   await startPods();
   await create(
     Array.from({ length: size.pods - 3 }, (_, index) =>
-      pod(`filler-${index}`, nodes[index % 2] ?? 'node1', ['serve'], { app: `pod-${index}` }),
+      pod(`filler-${index}`, nodes[index % 2] ?? 'node1', ['serve'], { app: `pod-${index}` }, false, {}),
     ),
   );
   await fillServices(size.services);

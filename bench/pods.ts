@@ -42,13 +42,17 @@ const serve = (port = 9000): readonly string[] => [
  */
 const share = '500m';
 
-/** A pod of the traffic program on a node; `hostNetwork` leaves it in the node's own network. */
+/**
+ * A pod of the traffic program on a node; `hostNetwork` leaves it in the node's own network. Those that are only there, by the
+ * hundred, ask for no share (`requests`): the kubelet would refuse most of them.
+ */
 export function pod(
   name: string,
   node: string,
   args: readonly string[],
   labels: Readonly<Record<string, string>>,
   hostNetwork = false,
+  requests: Readonly<Record<string, string>> = { cpu: share },
 ): unknown {
   return {
     apiVersion: 'v1',
@@ -58,7 +62,7 @@ export function pod(
       nodeName: node,
       hostNetwork,
       terminationGracePeriodSeconds: 0,
-      containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args, resources: { requests: { cpu: share } } }],
+      containers: [{ name: 'traffic', image, imagePullPolicy: 'Never', args, resources: { requests } }],
     },
   };
 }
