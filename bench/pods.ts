@@ -37,8 +37,8 @@ const serve = (port = 9000): readonly string[] => [
 ];
 
 /**
- * What an end asks for of its node's processors. A pod that asks for nothing has the least share there is, a twentieth of any
- * pod that asks, and waits for whoever runs; how long is not the network's doing, and pods that matter do ask.
+ * What an end asks for of its node's processors. A pod that asks for nothing has the least share there is, 2 where the agent's
+ * has 51, and waits for whoever runs; how long is not the network's doing, and pods that matter do ask.
  */
 const share = '500m';
 

@@ -94,8 +94,10 @@ export function converse(command: string, args: readonly string[]): Conversation
     stderr = (stderr + data.toString()).slice(-1200);
   });
   child.stdin.on('error', () => undefined);
-  const ended = new Promise<void>((resolve, reject) => {
-    child.on('error', reject);
+  child.on('error', (error) => {
+    stderr += error.message;
+  });
+  const ended = new Promise<void>((resolve) => {
     child.on('close', () => resolve());
   });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();

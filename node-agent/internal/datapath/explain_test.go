@@ -349,13 +349,7 @@ func arrives(s *space, network, to string, expected bool) bool {
 func randomPolicies(t *testing.T, random *rand.Rand, pods []*pod, ports []uint16) {
 	t.Helper()
 	for _, p := range pods {
-		old, err := p.node.datapath.Policy(p.endpoint.ID)
-		must(t, err)
-		var remove []datapath.PolicyKey
-		for _, e := range old {
-			remove = append(remove, e.PolicyKey)
-		}
-		must(t, p.node.datapath.ApplyPolicy(ctx, nil, remove))
+		withoutPolicy(t, p)
 		var add []datapath.PolicyEntry
 		for range random.IntN(5) {
 			identity := uint32(0)

@@ -283,8 +283,32 @@ func answerLines(c net.Conn) {
 	}
 }
 
+// withoutPolicy removes all lines of a pod's policy.
+func withoutPolicy(t testing.TB, p *pod) {
+	t.Helper()
+	old, err := p.node.datapath.Policy(p.endpoint.ID)
+	must(t, err)
+	var remove []datapath.PolicyKey
+	for _, line := range old {
+		remove = append(remove, line.PolicyKey)
+	}
+	must(t, p.node.datapath.ApplyPolicy(ctx, nil, remove))
+}
+
 // echoUDP answers each datagram with itself.
 func (s *space) echoUDP(t testing.TB, at string) {
+	t.Helper()
+	s.answerUDP(t, at, func(datagram []byte, _ net.Addr) []byte { return datagram })
+}
+
+// sender tells whoever sends a datagram the address that it came from.
+func (s *space) sender(t testing.TB, at string) {
+	t.Helper()
+	s.answerUDP(t, at, func(_ []byte, from net.Addr) []byte { return fmt.Appendln(nil, from) })
+}
+
+// answerUDP answers each datagram with what answer gives.
+func (s *space) answerUDP(t testing.TB, at string, answer func(datagram []byte, from net.Addr) []byte) {
 	t.Helper()
 	var c net.PacketConn
 	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp", at); return err }))
@@ -296,7 +320,7 @@ func (s *space) echoUDP(t testing.TB, at string) {
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteTo(b[:n], from)
+			_, _ = c.WriteTo(answer(b[:n], from), from)
 		}
 	}()
 }

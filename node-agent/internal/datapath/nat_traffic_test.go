@@ -390,13 +390,23 @@ func TestPodsAreNotTracked(t *testing.T) {
 			t.Errorf("%s: %v", to, err)
 		}
 	}
+	n.tracksNothingOf(t, pod.address)
+}
+
+// tracksNothingOf looks for an address in the connections that the node's kernel tracks.
+func (n *node) tracksNothingOf(t testing.TB, a netip.Addr) {
+	t.Helper()
+	var family netlink.InetFamily = unix.AF_INET
+	if a.Is6() {
+		family = unix.AF_INET6
+	}
 	must(t, n.space.in(func() error {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
 		if err != nil {
 			return err
 		}
 		for _, f := range flows {
-			if f.Forward.SrcIP.Equal(pod.address.AsSlice()) || f.Reverse.SrcIP.Equal(pod.address.AsSlice()) {
+			if f.Forward.SrcIP.Equal(a.AsSlice()) || f.Reverse.SrcIP.Equal(a.AsSlice()) {
 				t.Errorf("tracked: %v", f)
 			}
 		}

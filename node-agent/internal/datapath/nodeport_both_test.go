@@ -260,24 +260,6 @@ func TestHybridOfBothFamilies(t *testing.T) {
 	}
 }
 
-// sender tells whoever sends a datagram the address that it came from.
-func (s *space) sender(t testing.TB, at string) {
-	t.Helper()
-	var c net.PacketConn
-	must(t, s.in(func() (err error) { c, err = net.ListenPacket("udp", at); return err }))
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		b := make([]byte, 2048)
-		for {
-			_, from, err := c.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo([]byte(fmt.Sprintln(from)), from)
-		}
-	}()
-}
-
 // Host ports serve who comes from outside, pods, the node and its loopback; one of a certain address is at that alone.
 func TestHostPortsOfBothFamilies(t *testing.T) {
 	c := newCluster(t, datapath.RoutingNative)

@@ -23,13 +23,7 @@ func subject(p *pod) policy.SubjectID {
 func enforce(t testing.TB, e *policy.Engine, p *pod) {
 	t.Helper()
 	entries, enforced := e.Entries(subject(p))
-	old, err := p.node.datapath.Policy(p.endpoint.ID)
-	must(t, err)
-	var remove []datapath.PolicyKey
-	for _, line := range old {
-		remove = append(remove, line.PolicyKey)
-	}
-	must(t, p.node.datapath.ApplyPolicy(ctx, nil, remove))
+	withoutPolicy(t, p)
 	var lines []datapath.PolicyEntry
 	for _, l := range entries {
 		lines = append(lines, datapath.PolicyEntry{

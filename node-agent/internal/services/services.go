@@ -152,12 +152,13 @@ func (m *Manager) sync(ctx context.Context, who owner) error {
 			}
 		}
 		for _, f := range s.Frontends {
+			// One that is there is this owner's already (claim).
 			if _, known := m.frontends[nameOf(f)]; !known {
+				m.frontends[nameOf(f)] = who
 				m.addresses[f.Address]++
+				m.version.Add(1)
 			}
-			m.frontends[nameOf(f)] = who
 		}
-		m.version.Add(1)
 		if m.written[who] == nil {
 			m.written[who] = map[datapath.ServiceID]datapath.Service{}
 		}
