@@ -120,6 +120,16 @@ test('who is left out of the removal of kube-proxy is in the audit log by name',
     const values = valuesSchema.parse({ k8sServiceHost: '172.31.77.10', k8sServicePort: 6443 });
     const asked = { cluster: 'fake', action: 'install', values } as const;
     const rollout = { kubeProxy: 'remove', leaveOut: ['n2'] } as const;
+    const refusals = [
+      { rollout: { kubeProxy: 'remove', leaveOut: ['n2', 'n3'] }, code: 'install.leave-out-unknown', names: 'n3' },
+      { rollout: { leaveOut: ['n2'] }, code: 'install.leave-out-needs-removal', names: 'n2' },
+    ] as const;
+    for (const { rollout: wrong, code, names } of refusals) {
+      const refused = await install.plan({ ...asked, rollout: wrong }, context);
+      if (!refused.ok) throw new Error(refused.failure.what);
+      expect(refused.value.obstacles.map((obstacle) => obstacle.code)).toContain(code);
+      expect(refused.value.obstacles.find((obstacle) => obstacle.code === code)?.what).toContain(names);
+    }
     const plan = await install.plan({ ...asked, rollout }, context);
     if (!plan.ok) throw new Error(plan.failure.what);
     expect(plan.value.obstacles).toEqual([]);

@@ -95,6 +95,29 @@ export function machinesOf(input: Parameters<typeof proxyPlanOf>[0]): ClusterFac
   return input.facts.machines.filter(({ name }) => !leavesOut.includes(name));
 }
 
+/** Why nodes cannot be left out as they were named; a misspelt one must not pass for one that is. */
+function leaveOutObstacles({ facts, kubeProxy, leaveOut = [] }: PlanInput): readonly Failure[] {
+  if (leaveOut.length > 0 && kubeProxy !== 'remove')
+    return [
+      {
+        code: 'install.leave-out-needs-removal',
+        what: `${leaveOut.join(', ')} cannot be left out.`,
+        why: 'Only the removal of kube-proxy goes on without nodes that do not answer; everything else reaches them when they are back.',
+        fix: 'Remove kube-proxy with this plan, or leave nobody out.',
+      },
+    ];
+  const unknown = leaveOut.filter((node) => !facts.machines.some(({ name }) => name === node));
+  if (unknown.length === 0) return [];
+  return [
+    {
+      code: 'install.leave-out-unknown',
+      what: `There is no node ${unknown.join(', ')} that could be left out.`,
+      why: `The cluster’s nodes are ${facts.machines.map(({ name }) => name).join(', ')}.`,
+      fix: 'Give the name as `kubectl get nodes` has it.',
+    },
+  ];
+}
+
 const proxyChanges: Readonly<Record<Plan['kubeProxy']['change'], readonly string[]>> = {
   none: [],
   remove: ['At the end kube-proxy’s pod goes, and its chains are removed.'],
@@ -266,6 +289,7 @@ export function makePlan(input: PlanInput): Plan {
       ...checked.obstacles,
       ...nodeObstacles({ ...input, facts: { ...facts, machines: machinesOf(input) } }),
       ...foreignObstacles(facts),
+      ...leaveOutObstacles(input),
     );
     warnings.push(...checked.warnings, ...embeddedWarnings(facts.machines));
     for (const { type, object } of allObjects(input)) {
