@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	netutils "k8s.io/utils/net"
 
 	"fairlead.dev/node-agent/internal/datapath"
 )
@@ -42,9 +43,21 @@ type Node struct {
 type Result struct {
 	// Services has one per port and address family.
 	Services []datapath.Service
-	// HealthPort is where load balancers ask; 0 is nowhere. LocalEndpoints is how many ready ones this node has.
-	HealthPort     uint16
-	LocalEndpoints int
+	// HealthPort is where load balancers ask; 0 is nowhere.
+	HealthPort uint16
+	// LocalEndpoints is how many ready ones this node has.
+	LocalEndpoints PerFamily
+}
+
+// PerFamily is a count of each address family. Of a service of one family both are the same: whoever asks by the other family means
+// the only one there is.
+type PerFamily struct{ V4, V6 int }
+
+func (p PerFamily) of(v6 bool) int {
+	if v6 {
+		return p.V6
+	}
+	return p.V4
 }
 
 // Build computes the datapath's services of one Kubernetes service. It is pure.
@@ -62,20 +75,22 @@ func Build(s *corev1.Service, list []*discoveryv1.EndpointSlice, node Node) Resu
 	if len(clusterIPs) == 0 {
 		clusterIPs = []string{s.Spec.ClusterIP}
 	}
+	var hasV4, hasV6 bool
 	localAddresses := map[netip.Addr]struct{}{}
 	for _, text := range clusterIPs {
-		clusterIP, err := netip.ParseAddr(text)
-		if err != nil { // headless
+		clusterIP, ok := parseAddress(text)
+		if !ok { // headless
 			continue
 		}
 		v6 := clusterIP.Is6()
+		hasV4, hasV6 = hasV4 || !v6, hasV6 || v6
 		for _, port := range s.Spec.Ports {
 			protocol, ok := protocols[port.Protocol]
 			if !ok {
 				continue
 			}
 			id := datapath.ServiceID{Namespace: s.Namespace, Name: s.Name, PortName: port.Name, Protocol: protocol, V6: v6}
-			endpoints := endpointsOf(list, id, s.Spec.PublishNotReadyAddresses)
+			endpoints := endpointsOf(list, id, s.Spec.PublishNotReadyAddresses, node.Name)
 			service := choose(s, endpoints, node)
 			service.ServiceID = id
 			if !node.WithoutAffinity {
@@ -92,7 +107,15 @@ func Build(s *corev1.Service, list []*discoveryv1.EndpointSlice, node Node) Resu
 		}
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		out.HealthPort, out.LocalEndpoints = uint16(s.Spec.HealthCheckNodePort), len(localAddresses)
+		out.HealthPort = uint16(s.Spec.HealthCheckNodePort)
+		for a := range localAddresses {
+			if a.Is4() || !hasV4 {
+				out.LocalEndpoints.V4++
+			}
+			if a.Is6() || !hasV6 {
+				out.LocalEndpoints.V6++
+			}
+		}
 	}
 	return out
 }
@@ -128,14 +151,14 @@ func frontends(s *corev1.Service, port corev1.ServicePort, protocol uint8, clust
 			if ingress.IPMode != nil && *ingress.IPMode == corev1.LoadBalancerIPModeProxy {
 				continue
 			}
-			if a, err := netip.ParseAddr(ingress.IP); err == nil {
+			if a, ok := parseAddress(ingress.IP); ok {
 				add(a, port.Port, datapath.ServiceLoadBalancer)
 			}
 		}
 	}
 	if !node.WithoutExternalIPs {
 		for _, text := range s.Spec.ExternalIPs {
-			if a, err := netip.ParseAddr(text); err == nil {
+			if a, ok := parseAddress(text); ok {
 				add(a, port.Port, datapath.ServiceExternalIP)
 			}
 		}
@@ -171,66 +194,10 @@ func sourceRanges(s *corev1.Service, v6 bool) (out []netip.Prefix) {
 	return out
 }
 
-// endpoint is one address of a service, as one port sees it.
-type endpoint struct {
-	address                     netip.Addr
-	port                        uint16
-	ready, serving, terminating bool
-	node                        string
-	zoneHints, nodeHints        []string
-}
-
-// endpointsOf lists the endpoints of one port, sorted; those that neither serve nor are ready are left out.
-func endpointsOf(list []*discoveryv1.EndpointSlice, id datapath.ServiceID, notReady bool) []endpoint {
-	byAddress := map[netip.AddrPort]endpoint{}
-	for _, slice := range list {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 && slice.AddressType != discoveryv1.AddressTypeIPv6 || (slice.AddressType == discoveryv1.AddressTypeIPv6) != id.V6 {
-			continue
-		}
-		for _, p := range slice.Ports {
-			if p.Port == nil || deref(p.Name, "") != id.PortName || protocols[deref(p.Protocol, corev1.ProtocolTCP)] != id.Protocol {
-				continue
-			}
-			for i := range slice.Endpoints {
-				for _, e := range fromSlice(&slice.Endpoints[i], uint16(*p.Port), notReady) {
-					// An endpoint can be in two slices for a moment; the better state counts.
-					key := netip.AddrPortFrom(e.address, e.port)
-					if old, ok := byAddress[key]; !ok || e.ready && !old.ready {
-						byAddress[key] = e
-					}
-				}
-			}
-		}
-	}
-	out := make([]endpoint, 0, len(byAddress))
-	for _, e := range byAddress {
-		out = append(out, e)
-	}
-	slices.SortFunc(out, func(a, b endpoint) int { return cmp.Or(a.address.Compare(b.address), cmp.Compare(a.port, b.port)) })
-	return out
-}
-
-func fromSlice(e *discoveryv1.Endpoint, port uint16, notReady bool) (out []endpoint) {
-	x := endpoint{port: port, ready: deref(e.Conditions.Ready, true) || notReady, terminating: deref(e.Conditions.Terminating, false), node: deref(e.NodeName, "")}
-	x.serving = deref(e.Conditions.Serving, x.ready)
-	if !x.ready && !x.serving {
-		return nil
-	}
-	if e.Hints != nil {
-		for _, z := range e.Hints.ForZones {
-			x.zoneHints = append(x.zoneHints, z.Name)
-		}
-		for _, n := range e.Hints.ForNodes {
-			x.nodeHints = append(x.nodeHints, n.Name)
-		}
-	}
-	for _, text := range e.Addresses {
-		if a, err := netip.ParseAddr(text); err == nil {
-			x.address = a
-			out = append(out, x)
-		}
-	}
-	return out
+// parseAddress reads an address as Kubernetes does, which accepts and keeps 010.0.0.1 for 10.0.0.1.
+func parseAddress(text string) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
+	return a.Unmap(), ok
 }
 
 // choose says which endpoints clients inside and outside get, as kube-proxy does: ready ones; where there is none, those that
@@ -311,11 +278,4 @@ func byHints(list []endpoint, node Node) func(endpoint) bool {
 		return func(e endpoint) bool { return !e.ready || slices.Contains(e.zoneHints, node.Zone) }
 	}
 	return func(endpoint) bool { return true }
-}
-
-func deref[T any](p *T, otherwise T) T {
-	if p == nil {
-		return otherwise
-	}
-	return *p
 }

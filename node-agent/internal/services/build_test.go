@@ -207,8 +207,8 @@ func TestAffinityRangesAndHealth(t *testing.T) {
 		s.Spec.ClusterIPs = []string{"10.96.0.5", "fd00::5"}
 	})
 	got := Build(s, []*discoveryv1.EndpointSlice{slice("s", ready("10.0.0.1").on("n1"), terminating("10.0.0.3").on("n1"), ready("10.0.0.2").on("n2"))}, here)
-	if got.HealthPort != 32000 || got.LocalEndpoints != 1 {
-		t.Errorf("health port %d, %d local", got.HealthPort, got.LocalEndpoints)
+	if got.HealthPort != 32000 || got.LocalEndpoints != (PerFamily{V4: 1}) {
+		t.Errorf("health port %d, %+v local", got.HealthPort, got.LocalEndpoints)
 	}
 	v4, v6 := got.Services[0], got.Services[1]
 	if v4.AffinitySeconds != 10800 || fmt.Sprint(v4.SourceRanges) != "[10.0.0.0/8 192.0.2.0/24]" {

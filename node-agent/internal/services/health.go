@@ -12,7 +12,8 @@ import (
 )
 
 // Health answers load balancers: one port per service with externalTrafficPolicy Local (healthCheckNodePort), which says
-// whether this node has an endpoint, and one for the node as a whole.
+// whether this node has an endpoint, and one for the node as a whole. Both are asked by either family. Who asks by one is told
+// of that family's endpoints: its clients are the ones that will come.
 type Health struct {
 	mu    sync.Mutex
 	ports map[Key]*healthPort
@@ -25,7 +26,7 @@ type Health struct {
 
 type healthPort struct {
 	port   uint16
-	local  int
+	local  PerFamily
 	cancel context.CancelFunc
 }
 
@@ -38,7 +39,7 @@ func NewHealth(ctx context.Context, healthy func() bool, log *slog.Logger) *Heal
 }
 
 // set makes a service's port what it should be; 0 is none.
-func (h *Health) set(key Key, port uint16, local int) {
+func (h *Health) set(key Key, port uint16, local PerFamily) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.updated = time.Now()
@@ -55,16 +56,16 @@ func (h *Health) set(key Key, port uint16, local int) {
 		ctx, cancel := context.WithCancel(h.ctx)
 		p = &healthPort{port: port, cancel: cancel}
 		h.ports[key] = p
-		go h.listen(ctx, fmt.Sprintf(":%d", port), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { h.answer(w, key) }))
+		go h.listen(ctx, fmt.Sprintf(":%d", port), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.answer(w, r, key) }))
 	}
 	p.local = local
 }
 
-func (h *Health) answer(w http.ResponseWriter, key Key) {
+func (h *Health) answer(w http.ResponseWriter, r *http.Request, key Key) {
 	h.mu.Lock()
 	local := 0
 	if p := h.ports[key]; p != nil {
-		local = p.local
+		local = p.local.of(askedBySix(r))
 	}
 	h.mu.Unlock()
 	healthy := h.healthy()
@@ -76,6 +77,12 @@ func (h *Health) answer(w http.ResponseWriter, key Key) {
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"service": map[string]string{"namespace": key.Namespace, "name": key.Name}, "localEndpoints": local, "serviceProxyHealthy": healthy})
+}
+
+// askedBySix tells whether a request came to an address of IPv6.
+func askedBySix(r *http.Request) bool {
+	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && at.AddrPort().Addr().Unmap().Is6()
 }
 
 // ServeNode answers on the port that asks about the node as a whole (kube-proxy's 10256), until the context ends.

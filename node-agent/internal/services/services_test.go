@@ -2,15 +2,11 @@ package services
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"net/netip"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -111,57 +107,6 @@ func TestOneOfTwoServicesWithOneAddressGoes(t *testing.T) {
 				t.Fatalf("the address belongs to %v", key)
 			}
 		})
-	}
-}
-
-func TestHealthPort(t *testing.T) {
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := probe.Addr().(*net.TCPAddr).Port
-	probe.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	m := New(&datapathtest.Fake{}, here, NewHealth(ctx, nil, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
-	_ = m.Start(ctx)
-	_ = m.SetService(ctx, Key{"a", "web"}, service(func(s *corev1.Service) {
-		local(s)
-		s.Spec.Type, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, int32(port)
-	}))
-	get := func() (status int, answer struct {
-		Service        struct{ Namespace, Name string }
-		LocalEndpoints int
-		Healthy        bool `json:"serviceProxyHealthy"`
-	}, err error) {
-		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
-		if err != nil {
-			return 0, answer, err
-		}
-		defer r.Body.Close()
-		return r.StatusCode, answer, json.NewDecoder(r.Body).Decode(&answer)
-	}
-	// The listener is made in the background.
-	deadline := time.Now().Add(5 * time.Second)
-	status, answer, err := get()
-	for ; err != nil && time.Now().Before(deadline); status, answer, err = get() {
-		time.Sleep(5 * time.Millisecond)
-	}
-	if err != nil || status != 503 || answer.LocalEndpoints != 0 || answer.Service.Name != "web" || answer.Service.Namespace != "a" {
-		t.Fatalf("%d %+v %v", status, answer, err)
-	}
-	_ = m.SetSlice(ctx, slice("s", ready("10.0.0.1").on("n1"), ready("10.0.0.2").on("n2")), false)
-	if status, answer, err := get(); err != nil || status != 200 || answer.LocalEndpoints != 1 || !answer.Healthy {
-		t.Fatalf("%d %+v %v", status, answer, err)
-	}
-	_ = m.SetService(ctx, Key{"a", "web"}, nil)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, _, err := get(); err != nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the port of a deleted service still answers")
-		}
 	}
 }
 
