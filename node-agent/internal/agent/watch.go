@@ -233,8 +233,12 @@ func trimSlice(s *discoveryv1.EndpointSlice) {
 
 // slice also keeps the API server's own addresses under their identity, and what toServices stands for.
 func (w *watcher) slice(old, s *discoveryv1.EndpointSlice, deleted bool) {
+	if old != nil && old.Labels[discoveryv1.LabelServiceName] != s.Labels[discoveryv1.LabelServiceName] {
+		// It was another service's, which nobody else tells that it lost these endpoints.
+		w.slice(nil, old, true)
+	}
 	w.note("endpoint slice", w.parts.Services.SetSlice(w.ctx, s, deleted))
-	w.sliceForPolicy(old, s, deleted)
+	w.sliceForPolicy(s, deleted)
 }
 
 // own is told of each change of a CiliumNode; this node's is nobody else's to write.

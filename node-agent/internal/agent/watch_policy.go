@@ -68,7 +68,7 @@ func (w *watcher) serviceDeleted(s *corev1.Service) {
 }
 
 // sliceForPolicy: the slices of services with a selector say nothing that the selector does not.
-func (w *watcher) sliceForPolicy(old, s *discoveryv1.EndpointSlice, deleted bool) {
+func (w *watcher) sliceForPolicy(s *discoveryv1.EndpointSlice, deleted bool) {
 	name := policy.ServiceName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
 	if name == (policy.ServiceName{Namespace: "default", Name: "kubernetes"}) {
 		w.apiServerSlice(s, deleted)
