@@ -249,6 +249,11 @@ func (k *kernel) restore() error {
 	if err := k.startProxyRoutes(); err != nil {
 		return err
 	}
+	if m := k.objects.maps["refused_first4"]; m != nil {
+		if err := forgetFirst(m); err != nil {
+			return err
+		}
+	}
 	n, err := k.readLost()
 	if err != nil {
 		return err

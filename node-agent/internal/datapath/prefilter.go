@@ -14,7 +14,7 @@ import (
 const prefilterNetworks = 65536
 
 // prefilterMaps are those that only the prefilter has.
-var prefilterMaps = []string{"refused4", "refused6", "refused"}
+var prefilterMaps = []string{"refused4", "refused6", "refused_first4", "refused"}
 
 // Refused is what came from one refused network and was dropped.
 type Refused struct {
@@ -28,6 +28,8 @@ type refusedTable struct {
 	indexes map[netip.Prefix]uint32
 	free    []uint32
 	next    uint32
+	// settled: the lines by first bits are as they should be.
+	settled bool
 }
 
 type network4Key struct {
@@ -93,25 +95,50 @@ func (t *refusedTable) set(maps map[string]*ebpf.Map, networks []netip.Prefix) e
 	for _, n := range networks {
 		wanted[n.Masked()] = true
 	}
-	for n, index := range t.indexes {
-		if wanted[n] {
-			continue
+	var changing []netip.Prefix
+	for n := range t.indexes {
+		if !wanted[n] {
+			changing = append(changing, n)
 		}
+	}
+	gone := len(changing)
+	for n := range wanted {
+		if _, has := t.indexes[n]; !has {
+			changing = append(changing, n)
+		}
+	}
+	if len(changing) == 0 && t.settled {
+		return nil
+	}
+	t.settled = false
+	if err := askFirst(maps["refused_first4"], changing); err != nil {
+		return err
+	}
+	for _, n := range changing[:gone] {
 		m, key := refusedEntry(maps, n)
 		if err := ignoreMissing(m.Delete(key)); err != nil {
 			return fmt.Errorf("taking %s from the prefilter: %w", n, err)
 		}
+		t.free = append(t.free, t.indexes[n])
 		delete(t.indexes, n)
-		t.free = append(t.free, index)
 	}
+	if err := t.add(maps, changing[gone:]); err != nil {
+		return err
+	}
+	if err := settleFirst(maps["refused_first4"], t.indexes); err != nil {
+		return err
+	}
+	t.settled = true
+	return nil
+}
+
+// add refuses networks that were not.
+func (t *refusedTable) add(maps map[string]*ebpf.Map, networks []netip.Prefix) error {
 	processors, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("counting processors: %w", err)
 	}
-	for n := range wanted {
-		if _, has := t.indexes[n]; has {
-			continue
-		}
+	for _, n := range networks {
 		index, err := t.number()
 		if err != nil {
 			return fmt.Errorf("refusing %s: %w", n, err)
