@@ -286,13 +286,18 @@ func answerLines(c net.Conn) {
 // withoutPolicy removes all lines of a pod's policy.
 func withoutPolicy(t testing.TB, p *pod) {
 	t.Helper()
-	old, err := p.node.datapath.Policy(p.endpoint.ID)
+	clearPolicy(t, p.node, p.endpoint.ID)
+}
+
+func clearPolicy(t testing.TB, n *node, endpoint datapath.EndpointID) {
+	t.Helper()
+	old, err := n.datapath.Policy(endpoint)
 	must(t, err)
 	var remove []datapath.PolicyKey
 	for _, line := range old {
 		remove = append(remove, line.PolicyKey)
 	}
-	must(t, p.node.datapath.ApplyPolicy(ctx, nil, remove))
+	must(t, n.datapath.ApplyPolicy(ctx, nil, remove))
 }
 
 // echoUDP answers each datagram with itself.

@@ -22,15 +22,24 @@ func subject(p *pod) policy.SubjectID {
 // enforce writes what the engine says about a pod in the place of what was there.
 func enforce(t testing.TB, e *policy.Engine, p *pod) {
 	t.Helper()
-	entries, enforced := e.Entries(subject(p))
+	enforceAs(t, e, subject(p), p)
+}
+
+func enforceAs(t testing.TB, e *policy.Engine, id policy.SubjectID, p *pod) {
+	t.Helper()
+	entries, enforced := e.Entries(id)
 	withoutPolicy(t, p)
-	var lines []datapath.PolicyEntry
+	govern(t, p, enforced[policy.Ingress], enforced[policy.Egress], linesOf(p.endpoint.ID, entries)...)
+}
+
+// linesOf is what the engine says about an endpoint, for the datapath.
+func linesOf(endpoint datapath.EndpointID, entries []policy.Entry) (lines []datapath.PolicyEntry) {
 	for _, l := range entries {
 		lines = append(lines, datapath.PolicyEntry{
-			PolicyKey:   datapath.PolicyKey{Endpoint: p.endpoint.ID, Identity: uint32(l.Peer), Direction: datapath.Direction(l.Direction), Protocol: l.Protocol, Port: l.Port, PortPrefix: l.PortPrefix},
+			PolicyKey:   datapath.PolicyKey{Endpoint: endpoint, Identity: uint32(l.Peer), Direction: datapath.Direction(l.Direction), Protocol: l.Protocol, Port: l.Port, PortPrefix: l.PortPrefix},
 			PolicyValue: datapath.PolicyValue{Deny: l.Deny, Rule: uint32(l.Rule)}})
 	}
-	govern(t, p, enforced[policy.Ingress], enforced[policy.Egress], lines...)
+	return lines
 }
 
 // What the engine says of random policies and labels is what real packets get, between pods of one node and of two, of both
