@@ -248,9 +248,23 @@ int post_bind4(struct bpf_sock *ctx)
 }
 
 /*
- * A socket bound to :: takes clients of both families, unless it was told not to, which cannot be seen here:
- * an error where none was due says more than clients that never come.
+ * What the context does not have, whether the socket was told to take clients of IPv6 alone: the context is
+ * the kernel's socket, and after it is bound it cannot be told any more. Where that cannot be read (a dead
+ * branch to the verifier then) it takes both: an error where none was due says more than clients that never
+ * come.
  */
+static __always_inline bool takes_both(struct bpf_sock *ctx)
+{
+	__u8 bits;
+
+	if (!config.ipv6only_bit)
+		return true;
+	if (bpf_probe_read_kernel(&bits, sizeof(bits), (void *)ctx + config.ipv6only_at))
+		return true;
+	return !(bits & config.ipv6only_bit);
+}
+
+/* A socket bound to :: takes clients of both families, unless it was told not to. */
 SEC("cgroup/post_bind6")
 int post_bind6(struct bpf_sock *ctx)
 {
@@ -260,7 +274,9 @@ int post_bind6(struct bpf_sock *ctx)
 	a.word[1] = ctx->src_ip6[1];
 	a.word[2] = ctx->src_ip6[2];
 	a.word[3] = ctx->src_ip6[3];
-	return protect(ctx, !is_v4(&a), is_v4(&a) || !(a.word[0] | a.word[1] | a.word[2] | a.word[3]));
+	if (a.word[0] | a.word[1] | a.word[2] | a.word[3])
+		return protect(ctx, !is_v4(&a), is_v4(&a));
+	return protect(ctx, true, takes_both(ctx));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -8,7 +8,7 @@ import (
 
 // Setting the machine's clock changes nothing for traffic: no program asks for the time of day, in any of its functions.
 func TestProgramsKnowNoTimeOfDay(t *testing.T) {
-	s, err := newSpec(Config{}, 0, 0, true)
+	s, err := newSpec(Config{}, 0, 0, everyAbility())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 )
 
@@ -79,8 +82,54 @@ func (KernelProbes) Probe(name string) error {
 		return features.HaveProgramType(ebpf.CGroupSockAddr)
 	case "set-retval":
 		return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
+	case "read-kernel":
+		return features.HaveProgramHelper(ebpf.CGroupSock, asm.FnProbeReadKernel)
 	}
 	return fmt.Errorf("no probe named %q", name)
+}
+
+// abilities are what programs are specialised with of what a kernel may have or not; the zero value is one that has nothing.
+type abilities struct {
+	// setRetval: a program of sockets may say with which error a call fails.
+	setRetval bool
+	// ipv6Only is which bit of the kernel's sockets says that they take IPv6 alone.
+	ipv6Only bitOf
+}
+
+// bitOf names a bit of a structure by its byte and a mask; no mask is a bit that cannot be read.
+type bitOf struct {
+	at  uint16
+	bit uint8
+}
+
+// abilitiesOf asks the kernel. What it does not answer is taken for no, and logged where that is not for lack of a feature.
+func abilitiesOf(p Probes, log *slog.Logger) (has abilities) {
+	has.setRetval = p.Probe("set-retval") == nil
+	if p.Probe("read-kernel") == nil {
+		var err error
+		if has.ipv6Only, err = ipv6OnlyBit(); err != nil {
+			log.Warn("listeners of IPv6 alone cannot be told from those of both families", "error", err)
+		}
+	}
+	return has
+}
+
+// ipv6OnlyBit finds sock_common.skc_ipv6only, a bit field that has been somewhere else in other kernels.
+func ipv6OnlyBit() (bitOf, error) {
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
+		return bitOf{}, fmt.Errorf("reading the kernel's types: %w", err)
+	}
+	var common *btf.Struct
+	if err := types.TypeByName("sock_common", &common); err != nil {
+		return bitOf{}, fmt.Errorf("looking for the kernel's sockets: %w", err)
+	}
+	for _, m := range common.Members {
+		if m.Name == "skc_ipv6only" && m.BitfieldSize == 1 && m.Offset/8 <= math.MaxUint16 {
+			return bitOf{uint16(m.Offset / 8), 1 << (m.Offset % 8)}, nil
+		}
+	}
+	return bitOf{}, errors.New("the kernel's sockets have no bit named skc_ipv6only")
 }
 
 var wanted = []Feature{
@@ -93,6 +142,7 @@ var wanted = []Feature{
 	{Name: "coarse-clock", Required: true, Since: "5.11", Config: "CONFIG_BPF_SYSCALL"},
 	{Name: "cgroup-hooks", Required: true, Since: "4.17", Config: "CONFIG_CGROUP_BPF"},
 	{Name: "set-retval", Since: "5.18", Config: "CONFIG_CGROUP_BPF", Without: "connections to a service without endpoints fail with EPERM instead of ECONNREFUSED"},
+	{Name: "read-kernel", Since: "5.10", Config: "CONFIG_BPF_EVENTS, and no lockdown for confidentiality", Without: "the numbers of IPv4 node ports are refused to the node's listeners of IPv6 alone as well"},
 	{Name: "delivery-time", Since: "5.18", Config: "CONFIG_NET", Without: "limits of bandwidth drop packets instead of delaying them"},
 	{Name: "fq", Since: "3.12", Config: "CONFIG_NET_SCH_FQ", Without: "limits of bandwidth drop packets instead of delaying them"},
 	{Name: "tcx", Since: "6.6", Config: "CONFIG_NET_XGRESS", Without: "clsact filters are used instead"},

@@ -184,8 +184,8 @@ func (k *kernel) open() error {
 		return err
 	}
 	k.config.xdpPrograms = xdpPrograms(k.xdp)
-	setRetval := k.options.probes.Probe("set-retval") == nil
-	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, setRetval) }
+	has := abilitiesOf(k.options.probes, k.options.log)
+	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, has) }
 	k.reattach = func() error { return k.attachAll(k.links, k.modes.tunnelIfindex, hostLink) }
 	if err := k.loadAll(); err != nil {
 		return err

@@ -30,7 +30,9 @@ type configLayout struct {
 	NATFirst, Bandwidth                                      uint16
 	HostCookie                                               uint64
 	ReportInterval                                           uint64
-	Untunnel, Pad                                            uint32
+	Untunnel                                                 uint32
+	IPv6OnlyAt                                               uint16
+	IPv6OnlyBit, Pad                                         uint8
 }
 
 // Values of configLayout.Tunnel.

@@ -13,7 +13,7 @@ import (
 
 // The objects know the C structures' sizes and fields; the Go ones have to be the same.
 func TestLayoutsMatchObjects(t *testing.T) {
-	s, err := newSpec(Config{}, 0, 0, true)
+	s, err := newSpec(Config{}, 0, 0, everyAbility())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"tunnel_ifindex": unsafe.Offsetof(c.TunnelIfindex), "tunnel_port": unsafe.Offsetof(c.TunnelPort), "mtu": unsafe.Offsetof(c.MTU),
 		"dry_run": unsafe.Offsetof(c.DryRun), "report_interval": unsafe.Offsetof(c.ReportInterval),
 		"masquerade": unsafe.Offsetof(c.Masquerade), "nat_seed": unsafe.Offsetof(c.NATSeed), "nat_first": unsafe.Offsetof(c.NATFirst), "bandwidth": unsafe.Offsetof(c.Bandwidth),
-		"untunnel": unsafe.Offsetof(c.Untunnel),
+		"untunnel": unsafe.Offsetof(c.Untunnel), "ipv6only_at": unsafe.Offsetof(c.IPv6OnlyAt), "ipv6only_bit": unsafe.Offsetof(c.IPv6OnlyBit),
 	} {
 		if !slices.ContainsFunc(config.Members, func(m btf.Member) bool { return m.Name == name && uintptr(m.Offset.Bytes()) == want }) {
 			t.Errorf("config.%s is not at %d in C", name, want)

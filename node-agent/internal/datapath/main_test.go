@@ -36,7 +36,13 @@ func connectFromHere(to string) int {
 		network = "tcp4"
 	}
 	if at, ok := strings.CutPrefix(to, "bind:"); ok {
-		l, err := net.Listen(network, at)
+		var l io.Closer
+		var err error
+		if strings.HasPrefix(network, "udp") {
+			l, err = net.ListenPacket(network, at)
+		} else {
+			l, err = net.Listen(network, at)
+		}
 		if err != nil {
 			fmt.Println(err)
 			return 1

@@ -185,7 +185,7 @@ func TestSNATOffLeavesOpenFlows(t *testing.T) {
 	// The agent comes again with nftables; the maps stay.
 	c := r.config
 	c.BPFMasquerade = false
-	s, err := newSpec(c, 1, 1450, true)
+	s, err := newSpec(c, 1, 1450, everyAbility())
 	r.must(err)
 	r.programs = newPrograms(s, r.objects.maps)
 	t.Cleanup(r.programs.close)

@@ -48,7 +48,7 @@ type spec struct {
 	collections map[string]*ebpf.CollectionSpec
 }
 
-func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
+func newSpec(c Config, tunnelIfindex, mtu int, has abilities) (*spec, error) {
 	values := configLayout{
 		NodeAddress: toWire(c.NodeAddress), NodeAddress6: toWire(c.NodeAddress6),
 		RouterAddress: toWire(c.RouterAddress), RouterAddress6: toWire(c.RouterAddress6),
@@ -73,7 +73,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 	}
 	for field, set := range map[*uint32]bool{
 		&values.Underlay6: c.underlay6(), &values.Services: c.KubeProxyReplacement, &values.Aggregate: c.MonitorAggregation,
-		&values.SetRetval: setRetval, &values.HostSockets: c.LoadBalancer.HostNamespaceOnly,
+		&values.SetRetval: has.setRetval, &values.HostSockets: c.LoadBalancer.HostNamespaceOnly,
 		&values.HostFirewall: c.HostFirewall,
 	} {
 		if set {
@@ -81,6 +81,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, setRetval bool) (*spec, error) {
 		}
 	}
 	values.DSR = c.LoadBalancer.dsr()
+	values.IPv6OnlyAt, values.IPv6OnlyBit = has.ipv6Only.at, has.ipv6Only.bit
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
 	values.Masquerade, values.NATFirst, values.NATSeed = masqueradeBits(c), c.natFirst(), natSeed()
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}

@@ -208,7 +208,7 @@ func benchKernel(b *testing.B) *kernel {
 		b.Skipf("cannot mount a bpf file system: %v", err)
 	}
 	b.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
-	s, err := newSpec(Config{KubeProxyReplacement: true}, 1, 1500, true)
+	s, err := newSpec(Config{KubeProxyReplacement: true}, 1, 1500, everyAbility())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -27,10 +28,17 @@ var (
 	testbeds   = map[string][]*testbed{}
 )
 
+// everyAbility is what this kernel can, said once for all tests.
+var everyAbility = sync.OnceValue(func() abilities {
+	has := abilitiesOf(KernelProbes{}, slog.New(slog.DiscardHandler))
+	has.setRetval = true
+	return has
+})
+
 // newTestbed makes the maps, with these sizes instead of the usual ones.
 func newTestbed(t testing.TB, c Config, sizes map[string]uint32) *testbed {
 	t.Helper()
-	s, err := newSpec(c, 1, 1450, true)
+	s, err := newSpec(c, 1, 1450, everyAbility())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestVerifierEffort(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
 	config := rigConfig(RoutingTunnel)
 	config.xdpPrograms = []string{xdpServices, xdpPrefilter, xdpBoth}
-	s, err := newSpec(config, 1, 1450, true)
+	s, err := newSpec(config, 1, 1450, everyAbility())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,9 +73,9 @@ func TestEveryConfigurationLoads(t *testing.T) {
 		t.Skip("needs root: it loads programs into the kernel")
 	}
 	for name, c := range map[string]struct {
-		routing                        RoutingMode
-		services, aggregate, setRetval bool
-		dry                            bool
+		routing                   RoutingMode
+		services, aggregate, able bool
+		dry                       bool
 	}{
 		"tunnel":                       {RoutingTunnel, true, true, true, false},
 		"tunnel, bare":                 {RoutingTunnel, false, false, false, false},
@@ -86,7 +86,13 @@ func TestEveryConfigurationLoads(t *testing.T) {
 	} {
 		config := rigConfig(c.routing)
 		config.KubeProxyReplacement, config.MonitorAggregation, config.HostFirewall = c.services, c.aggregate, c.services
-		makeSpec := func() (*spec, error) { return newSpec(config, 1, 1450, c.setRetval) }
+		var has abilities
+		if c.able {
+			has = everyAbility()
+		}
+		makeSpec := func() (*spec, error) {
+			return newSpec(config, 1, 1450, has)
+		}
 		var o *objects
 		var err error
 		if c.dry {

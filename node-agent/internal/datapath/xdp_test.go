@@ -233,7 +233,7 @@ func TestWithoutXDPEverythingElseLoads(t *testing.T) {
 	k := &kernel{config: c, options: options{log: slog.New(slog.DiscardHandler)}, xdp: plans}
 	x.must(os.MkdirAll(k.mapDirectory(), 0o700))
 	k.makeSpec = func() (*spec, error) {
-		s, err := newSpec(k.config, 1, 1450, true)
+		s, err := newSpec(k.config, 1, 1450, everyAbility())
 		if err == nil && len(k.config.xdpPrograms) > 0 {
 			for _, p := range s.collections["xdp_netdev"].Programs {
 				p.Instructions = asm.Instructions{asm.Mov.Reg(asm.R0, asm.R9), asm.Return()}
