@@ -145,7 +145,8 @@ struct config {
 	__u64 host_cookie;     /* of the node's own network namespace; 0 where the kernel does not tell */
 	__u64 report_interval; /* ns between trace events of one connection and direction */
 	__u32 untunnel;	       /* TUNNEL_*: what is taken out of a tunnel, also where none is used to send */
-	/* Byte and bit of the kernel's socket that say whether it takes IPv6 alone; no bit: that cannot be read. */
+	/* Byte and bit of the kernel's socket that say whether it takes IPv6 alone; no bit: that cannot be
+	 * read. */
 	__u16 ipv6only_at;
 	__u8 ipv6only_bit;
 	__u8 pad;

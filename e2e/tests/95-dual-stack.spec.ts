@@ -19,7 +19,7 @@ const world = { first: '2001:db8:198:51::10', second: '2001:db8:198:51::12', ipv
 /** What a cloud would have given the service; the router sends it to node3. */
 const balancer = ['203.0.113.200', '2001:db8:203::200'] as const;
 const own = (node: number) => [`172.31.77.${10 + node}`, `fd00:172:31:77::${10 + node}`] as const;
-const port = { cluster: 30080, local: 30082, datagrams: 30081, harbour: 30090 };
+const port = { cluster: 30080, local: 30082, health: 30083, datagrams: 30081, harbour: 30090 };
 const pods = ['a', 'near', 'far', 'harbour', 'fleet'];
 const installer = join(root, 'scripts/install-agent.mjs');
 
@@ -100,7 +100,8 @@ test.describe('nodes, pods and services of both families', () => {
         kind: 'Service',
         metadata: { name: 'local' },
         spec: {
-          ...{ type: 'NodePort', ipFamilyPolicy: 'RequireDualStack', externalTrafficPolicy: 'Local' },
+          ...{ type: 'LoadBalancer', ipFamilyPolicy: 'RequireDualStack', externalTrafficPolicy: 'Local' },
+          healthCheckNodePort: port.health,
           selector: { place: 'far' },
           ports: [{ name: 'http', port: 80, targetPort: 8080, nodePort: port.local }],
         },
@@ -198,6 +199,11 @@ test.describe('nodes, pods and services of both families', () => {
       // Only the node with the backend answers, and the backend sees the client.
       expect(await fromOutside(urlOf(own(2)[family], port.local, 'clientip'))).toContain(`${client}:`);
       expect(await fromOutside(urlOf(own(1)[family], port.local, 'clientip'))).toMatch(/timed out/);
+      // As a load balancer is told before it sends anybody.
+      for (const node of [1, 2, 3])
+        expect(await fromOutside(urlOf(own(node)[family], port.health, '')), `health of node${node}`).toContain(
+          `"localEndpoints":${node === 2 ? 1 : 0}`,
+        );
       const datagram = `exec 3<>/dev/udp/${own(3)[family]}/${port.datagrams}; echo hostname >&3; timeout 3 dd bs=100 count=1 <&3`;
       expect(['near', 'far']).toContain((await on('outside', ['bash', '-c', datagram])).trim());
     }

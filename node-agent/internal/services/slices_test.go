@@ -88,6 +88,36 @@ func TestHandMadeSlices(t *testing.T) {
 	}
 }
 
+// The API server writes the slice of default/kubernetes itself: addresses of nodes, of the one family that the service has, ready
+// and nothing else said of them, no node named.
+func TestSliceOfTheAPIServer(t *testing.T) {
+	for family, tt := range map[discoveryv1.AddressType]struct{ clusterIP, want string }{
+		discoveryv1.AddressTypeIPv4: {"10.96.0.1", "[ClusterIP=10.96.0.1:443] in[172.31.77.10 172.31.77.11] out[172.31.77.10 172.31.77.11]"},
+		discoveryv1.AddressTypeIPv6: {"fd00:10:96::1", "[ClusterIP=[fd00:10:96::1]:443] in[2001:db8::10 2001:db8::11] out[2001:db8::10 2001:db8::11]"},
+	} {
+		s := service(func(s *corev1.Service) {
+			s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.ClusterIPs = "default", "kubernetes", tt.clusterIP, []string{tt.clusterIP}
+			s.Spec.Ports = []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}}
+		})
+		var list []*discoveryv1.EndpointSlice
+		for _, kind := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
+			of := &discoveryv1.EndpointSlice{AddressType: kind, Ports: []discoveryv1.EndpointPort{{Name: ptr("https"), Port: ptr(int32(6443)), Protocol: ptr(corev1.ProtocolTCP)}}}
+			addresses := []string{"172.31.77.11", "172.31.77.10"}
+			if kind == discoveryv1.AddressTypeIPv6 {
+				addresses = []string{"2001:db8::11", "2001:db8::10"}
+			}
+			for _, a := range addresses {
+				of.Endpoints = append(of.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(true)}})
+			}
+			list = append(list, of)
+		}
+		got := Build(s, list, here).Services
+		if len(got) != 1 || describe(got[0]) != tt.want || got[0].Backends[0].Port != 6443 || got[0].DropInternal {
+			t.Errorf("%s: %+v, want %s", family, got, tt.want)
+		}
+	}
+}
+
 // One endpoint that two slices put on two nodes, or give different hints: the order of the slices must not decide, or an agent
 // would choose others after a restart.
 func TestTwinsDoNotDependOnTheOrder(t *testing.T) {
