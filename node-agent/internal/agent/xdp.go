@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/datapath"
@@ -157,12 +158,39 @@ func (a *agent) reportDatapath(p *api.Parts) {
 			absent = append(absent, d.Device)
 		}
 	}
+	carried, lost := carriedOver(p.Datapath.CarriedOver())
+	message += carried
 	if len(absent) > 0 {
 		a.components.set("datapath", api.StateDegraded, message+"; not there at the moment: "+strings.Join(absent, ", "),
 			"Bring the interface back, which the agent then takes in by itself, or correct `devices`.")
 		return
 	}
+	if lost && time.Since(a.started) < carriedShown {
+		a.components.set("datapath", api.StateDegraded, message, "Connections that were open before this start may have to be made again; everything else the agent writes anew by itself.")
+		return
+	}
 	a.components.ok("datapath", message)
+}
+
+// carriedShown is how long status is degraded by what an upgrade lost, which nobody can bring back.
+const carriedShown = 5 * time.Minute
+
+// carriedOver says what was taken over from an agent of another version, and what was lost; "" where there was none.
+func carriedOver(all []datapath.Carried) (message string, lost bool) {
+	entries, losses := 0, []string{}
+	for _, c := range all {
+		if entries += c.Entries; c.Lost > 0 {
+			losses = append(losses, fmt.Sprintf("%d of %s (%s)", c.Lost, c.Map, c.Problem))
+		}
+	}
+	if len(all) == 0 {
+		return "", false
+	}
+	message = fmt.Sprintf("; %d entries taken over from another version", entries)
+	if len(losses) > 0 {
+		message += ", lost: " + strings.Join(losses, ", ")
+	}
+	return message, len(losses) > 0
 }
 
 // reportXDP says in status what happens on each device before the kernel's stack sees a packet, and why.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"fairlead.dev/node-agent/internal/api"
 	"fairlead.dev/node-agent/internal/config"
@@ -121,5 +122,34 @@ func TestAbsentDevicesAreReported(t *testing.T) {
 		if c := a.components.list()[0]; c.State != test.state || strings.Contains(c.Message, "not there at the moment: eth1") != test.absent {
 			t.Errorf("absent %v: %+v", test.absent, c)
 		}
+	}
+}
+
+// What an upgrade could not take over is said, and status is degraded by it for a while.
+func TestLossesOfAnUpgradeAreReported(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		carried []datapath.Carried
+		ago     time.Duration
+		state   api.State
+		message string
+	}{
+		{"no other version", nil, 0, api.StateOK, "tunnel, devices eth0, MTU 1450"},
+		{"all taken over", []datapath.Carried{{Map: "connections", Entries: 40}, {Map: "nat", Entries: 2}}, 0, api.StateOK, "tunnel, devices eth0, MTU 1450; 42 entries taken over from another version"},
+		{"one lost", []datapath.Carried{{Map: "connections", Entries: 40}, {Map: "nat", Lost: 2, Problem: "its value: port"}}, time.Minute, api.StateDegraded,
+			"tunnel, devices eth0, MTU 1450; 40 entries taken over from another version, lost: 2 of nat (its value: port)"},
+		{"long ago", []datapath.Carried{{Map: "nat", Lost: 2, Problem: "its value: port"}}, time.Hour, api.StateOK,
+			"tunnel, devices eth0, MTU 1450; 0 entries taken over from another version, lost: 2 of nat (its value: port)"},
+		{"an empty one", []datapath.Carried{{Map: "nat", Problem: "its value: port"}}, 0, api.StateOK, "tunnel, devices eth0, MTU 1450; 0 entries taken over from another version"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dp := &datapathtest.Fake{}
+			dp.SetCarried(test.carried...)
+			a := &agent{components: newComponents(slog.New(slog.DiscardHandler)), started: time.Now().Add(-test.ago)}
+			a.reportDatapath(&api.Parts{Datapath: dp, Settings: datapath.Config{Routing: datapath.RoutingTunnel, Devices: []string{"eth0"}}})
+			if c := a.components.list()[0]; c.State != test.state || c.Message != test.message {
+				t.Errorf("%s: %q, want %s: %q", c.State, c.Message, test.state, test.message)
+			}
+		})
 	}
 }

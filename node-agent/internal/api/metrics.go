@@ -29,6 +29,7 @@ var (
 	kernelDropped  = describe("fairlead_kernel_drop_count_total", "Pods' packets that the kernel itself dropped.", "reason")
 	heldBack       = describe("fairlead_drop_events_suppressed_total", "Events of drops and denials that were held back; the drops are counted.", "reason")
 	pressure       = describe("cilium_bpf_map_pressure", "Entries of a map as a fraction of its size.", "map_name")
+	carriedEntries = describe("fairlead_map_carried_entries", "Entries that this start found in maps of another version of the agent, by what became of them.", "map_name", "outcome")
 	endpointCount  = describe("cilium_endpoint", "Endpoints of this node.")
 	endpointStates = describe("cilium_endpoint_state", "Endpoints of this node by state.", "endpoint_state")
 	identityCount  = describe("cilium_identity", "Identities that this node knows.", "type")
@@ -110,6 +111,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 				gauge(pressure, share, m.Name)
 			}
 		}
+	}
+	for _, m := range p.Datapath.CarriedOver() {
+		gauge(carriedEntries, float64(m.Entries), m.Map, "taken over")
+		gauge(carriedEntries, float64(m.Lost), m.Map, "lost")
 	}
 	states := map[string]int{}
 	list := p.Endpoints.List()

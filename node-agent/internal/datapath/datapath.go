@@ -356,6 +356,8 @@ type Datapath interface {
 	Maps() ([]MapInfo, error)
 	// Pressure tells how full maps are, as of the last time that they were cleaned; the fullest first.
 	Pressure() []MapPressure
+	// CarriedOver tells what became of the maps that an agent of another version left; nil where there was none.
+	CarriedOver() []Carried
 	// Explain tells what would become of a packet, by a run of the programs that leaves no trace.
 	Explain(ctx context.Context, t Trial) (Explanation, error)
 	Programs() ([]ProgramInfo, error)

@@ -24,9 +24,11 @@ type kernel struct {
 	// namespace in which all interfaces are.
 	namespace *namespace
 	objects   *objects
-	tcx       bool
-	mtu       int
-	nodes     map[string]Node
+	// carried is what was taken over from an agent of another version.
+	carried []Carried
+	tcx     bool
+	mtu     int
+	nodes   map[string]Node
 	// tunnelNumbers are those of nodes without IPv4 addresses.
 	tunnelNumbers map[netip.Addr]uint32
 
@@ -216,6 +218,9 @@ func (k *kernel) open() error {
 		if err := k.identitiesChanged(true); err != nil {
 			return err
 		}
+	}
+	if err := k.carryTheRest(); err != nil {
+		return err
 	}
 	if err := k.removeOtherPins(); err != nil {
 		return err

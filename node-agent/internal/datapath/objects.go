@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +45,8 @@ var parseObject = func(name string) (*ebpf.CollectionSpec, error) {
 // spec is what should be loaded: nothing here refers to the kernel.
 type spec struct {
 	collections map[string]*ebpf.CollectionSpec
+	// carried is what its maps took over from an agent of another version when they were made.
+	carried []Carried
 }
 
 func newSpec(c Config, tunnelIfindex, mtu int, has abilities) (*spec, error) {
@@ -164,13 +165,29 @@ func mapPin(directory, name string) string {
 func (s *spec) load(directory string) (*objects, error) {
 	o := &objects{maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, configured: s.sizes()}
 	specs := s.mapSpecs()
+	made := map[string]*ebpf.Map{}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
-		m, err := openMap(specs[name], mapPin(directory, name))
+		specs[name].MaxEntries = roomFor(specs[name], directory, name)
+		m, isNew, err := takeMap(specs[name], mapPin(directory, name))
 		if err != nil {
 			o.close()
 			return nil, fmt.Errorf("opening map %s: %w", name, err)
 		}
-		o.maps[name] = m
+		if o.maps[name] = m; isNew {
+			made[name] = m
+		}
+	}
+	var err error
+	if s.carried, err = carryOver(made, directory); err != nil {
+		o.close()
+		return nil, err
+	}
+	// A pin says that the map has what there was to take over.
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		if err := made[name].Pin(mapPin(directory, name)); err != nil {
+			o.close()
+			return nil, fmt.Errorf("pinning map %s: %w", name, err)
+		}
 	}
 	programs, err := s.loadPrograms(o.maps)
 	if err != nil {
@@ -219,31 +236,33 @@ func (s *spec) loadPrograms(shared map[string]*ebpf.Map) (map[string]*ebpf.Progr
 	return programs, nil
 }
 
-// openMap takes over the pinned map of an earlier run. One that is smaller than configured now is made larger once the
-// programs run (grow.go); one that is larger stays, since its entries outweigh a setting.
-func openMap(s *ebpf.MapSpec, pin string) (*ebpf.Map, error) {
+// takeMap takes over the pinned map of an earlier run. One that is smaller than configured now is made larger once the
+// programs run (grow.go); one that is larger stays, since its entries outweigh a setting. Where there is none, it makes one
+// that has no pin yet.
+func takeMap(s *ebpf.MapSpec, pin string) (m *ebpf.Map, made bool, err error) {
 	s.Pinning = ebpf.PinNone
 	if m, err := ebpf.LoadPinnedMap(pin, nil); err == nil {
 		compare := s.Copy()
 		compare.MaxEntries = m.MaxEntries()
 		if err := compare.Compatible(m); err == nil {
-			return m, nil
+			return m, false, nil
 		}
 		m.Close()
 		if err := os.Remove(pin); err != nil {
-			return nil, fmt.Errorf("replacing an incompatible map: %w", err)
+			return nil, false, fmt.Errorf("replacing an incompatible map: %w", err)
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("opening the pin %s: %w", pin, err)
+		return nil, false, fmt.Errorf("opening the pin %s: %w", pin, err)
 	}
-	m, err := ebpf.NewMap(s)
-	if err != nil {
-		return nil, err
-	}
-	name, _, _ := strings.Cut(filepath.Base(pin), "_v")
-	if _, err := carryOver(m, filepath.Dir(pin), name); err != nil {
-		m.Close()
-		return nil, err
+	m, err = ebpf.NewMap(s)
+	return m, true, err
+}
+
+// openMap is takeMap for one that takes nothing over from other versions.
+func openMap(s *ebpf.MapSpec, pin string) (*ebpf.Map, error) {
+	m, made, err := takeMap(s, pin)
+	if err != nil || !made {
+		return m, err
 	}
 	if err := m.Pin(pin); err != nil {
 		m.Close()

@@ -183,6 +183,7 @@ func (k *kernel) loadAll() error {
 			return err
 		}
 		k.objects, err = s.load(k.mapDirectory())
+		k.carried = append(k.carried, s.carried...)
 		return err
 	}
 	err := load()

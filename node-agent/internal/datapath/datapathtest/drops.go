@@ -22,3 +22,17 @@ func (f *Fake) Drops(only ...uint8) ([]datapath.DropCount, error) {
 	}
 	return out, f.failures["Drops"]
 }
+
+// CarriedOver implements datapath.Datapath.
+func (f *Fake) CarriedOver() []datapath.Carried {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.carried)
+}
+
+// SetCarried has CarriedOver give these.
+func (f *Fake) SetCarried(all ...datapath.Carried) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.carried = all
+}

@@ -25,6 +25,7 @@ type Fake struct {
 	published map[datapath.ServiceID]struct{}
 	nodes     map[string]datapath.Node
 	host      *datapath.Host
+	carried   []datapath.Carried
 	conntrack []datapath.ConntrackEntry
 	nat       []datapath.NATEntry
 	// unmasqueraded is what SetUnmasqueraded left.
