@@ -57,12 +57,13 @@ type policyObject struct {
 	conditions []ciliumv2.NetworkPolicyCondition
 }
 
-func (w *watcher) policyObjects() []policyObject {
+// policyObjects are the policies that have a condition of ours: those of Cilium's kinds. Kubernetes' own have no status.
+func policyObjects(namespaced []*ciliumv2.CiliumNetworkPolicy, clusterwide []*ciliumv2.CiliumClusterwideNetworkPolicy) []policyObject {
 	var out []policyObject
-	for _, p := range w.cnps.List() {
+	for _, p := range namespaced {
 		out = append(out, policyObject{refOf(policy.KindCiliumNetworkPolicy, p), "ciliumnetworkpolicies", p.Status.Conditions})
 	}
-	for _, p := range w.ccnps.List() {
+	for _, p := range clusterwide {
 		out = append(out, policyObject{refOf(policy.KindCiliumClusterwidePolicy, p), "ciliumclusterwidenetworkpolicies", p.Status.Conditions})
 	}
 	return out
@@ -105,7 +106,7 @@ func (a *agent) writeConditions(ctx context.Context, w *watcher) {
 	patch := func(ctx context.Context, r kubernetes.Resource, name string, patch []byte) error {
 		return a.client.MergePatch(ctx, r, name, patch, "status")
 	}
-	for key, err := range writeConditions(ctx, w.policyObjects(), w.parts.Policies.Describe(), patch, time.Now()) {
+	for key, err := range writeConditions(ctx, policyObjects(w.cnps.List(), w.ccnps.List()), w.parts.Policies.Describe(), patch, time.Now()) {
 		a.log.Warn("a policy's condition was not written", "policy", key.String(), "error", err)
 	}
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	ciliumv2 "fairlead.dev/node-agent/api/ciliumio/v2"
 	"fairlead.dev/node-agent/internal/kubernetes"
@@ -95,5 +99,60 @@ func TestConditionsOfClusterwidePolicies(t *testing.T) {
 	failed := writeConditions(context.Background(), []policyObject{s.object}, []policies.Description{described(ref)}, s.patch, time.Now())
 	if c := s.object.conditions; len(failed) > 0 || s.patches != 1 || len(c) != 1 || c[0].Type != ciliumv2.ConditionValid || c[0].Status != "True" {
 		t.Errorf("%d patches, conditions %+v, %v", s.patches, c, failed)
+	}
+}
+
+// Each policy is patched under its own resource, and only the edition that it was listed as.
+func TestPolicyObjects(t *testing.T) {
+	named := func(namespace, name, uid, version string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(uid), ResourceVersion: version}
+	}
+	reviewed := []ciliumv2.NetworkPolicyCondition{{Type: "Reviewed", Status: "True"}}
+	status := ciliumv2.CiliumNetworkPolicyStatus{Conditions: reviewed}
+	ref := func(kind policy.Kind, namespace, name, uid, version string) policy.Ref {
+		return policy.Ref{Kind: kind, Namespace: namespace, Name: name, UID: uid, ResourceVersion: version}
+	}
+	for _, test := range []struct {
+		name        string
+		namespaced  []*ciliumv2.CiliumNetworkPolicy
+		clusterwide []*ciliumv2.CiliumClusterwideNetworkPolicy
+		want        []policyObject
+	}{
+		{name: "none"},
+		{
+			name:       "of a namespace, with the conditions of others",
+			namespaced: []*ciliumv2.CiliumNetworkPolicy{{ObjectMeta: named("a", "p", "1", "10"), Status: status}},
+			want:       []policyObject{{ref(policy.KindCiliumNetworkPolicy, "a", "p", "1", "10"), "ciliumnetworkpolicies", reviewed}},
+		},
+		{
+			name:        "of the cluster, without any condition",
+			clusterwide: []*ciliumv2.CiliumClusterwideNetworkPolicy{{ObjectMeta: named("", "p", "2", "11")}},
+			want:        []policyObject{{ref(policy.KindCiliumClusterwidePolicy, "", "p", "2", "11"), "ciliumclusterwidenetworkpolicies", nil}},
+		},
+		{
+			name: "of one name in two namespaces and in the cluster",
+			namespaced: []*ciliumv2.CiliumNetworkPolicy{
+				{ObjectMeta: named("a", "p", "1", "10")}, {ObjectMeta: named("b", "p", "3", "12"), Status: status}},
+			clusterwide: []*ciliumv2.CiliumClusterwideNetworkPolicy{{ObjectMeta: named("", "p", "2", "11"), Status: status}},
+			want: []policyObject{
+				{ref(policy.KindCiliumNetworkPolicy, "a", "p", "1", "10"), "ciliumnetworkpolicies", nil},
+				{ref(policy.KindCiliumNetworkPolicy, "b", "p", "3", "12"), "ciliumnetworkpolicies", reviewed},
+				{ref(policy.KindCiliumClusterwidePolicy, "", "p", "2", "11"), "ciliumclusterwidenetworkpolicies", reviewed},
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := policyObjects(test.namespaced, test.clusterwide)
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+			keys := map[policy.RefKey]bool{}
+			for _, o := range got {
+				keys[o.ref.Key()] = true
+			}
+			if len(keys) != len(got) {
+				t.Errorf("%d policies are told apart of %d", len(keys), len(got))
+			}
+		})
 	}
 }
