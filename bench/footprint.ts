@@ -34,7 +34,14 @@ async function startToReady(node: string): Promise<number> {
  * nodes share this machine's processors, and two agents that start at once take twice as long as each on a machine of its own.
  */
 async function restart(node: string): Promise<number> {
-  const chosen = ['-n', 'kube-system', '-l', 'app.kubernetes.io/name=fairlead-agent', '--field-selector', `spec.nodeName=${node}`];
+  const chosen = [
+    '-n',
+    'kube-system',
+    '-l',
+    'app.kubernetes.io/name=fairlead-agent',
+    '--field-selector',
+    `spec.nodeName=${node}`,
+  ];
   // Returns when the pod is gone.
   await kubectl(['delete', 'pod', ...chosen]);
   await eventually(`${node}'s next agent is ready`, 120, async () => {

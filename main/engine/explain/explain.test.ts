@@ -1,11 +1,13 @@
+import { readFileSync } from 'node:fs';
 import { create } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { describe, expect, test } from 'vitest';
+import { z } from 'zod/mini';
 import { packetAnswerSchema, packetQuestionSchema } from '../../../contract/explain.ts';
 import { failed, ok } from '../../../contract/failure.ts';
 import { type ExplainRequest, ExplainResponseSchema } from '../agents/gen/fairlead/v1/agent_pb.ts';
 import type { Agents } from '../agents/index.ts';
-import { answerOf, createExplain, questionFailure } from './index.ts';
+import { answerOf, createExplain, deducedFamily, questionFailure } from './index.ts';
 
 const context = { signal: new AbortController().signal, connection: 'test' };
 const question = packetQuestionSchema.parse({
@@ -100,7 +102,7 @@ describe('explain', () => {
         { node: 'a', map: 'services', key: 'TCP [fd00:96::9]:80' },
         { node: 'a', map: 'openings', key: 'endpoint 5, TCP [fd00:1::7]:40000 ↔ [fd00:2::3]:8080' },
         { node: 'a', map: 'endpoints', key: 'fd00:1::7' },
-        { node: 'a', map: 'ipcache', key: '::ffff:0:1' },
+        { node: 'a', map: 'ipcache', key: '::fffe:0:1' },
       ],
     };
     // What says nothing of the packet's family: numbers, and nodes' addresses.
@@ -140,6 +142,27 @@ describe('explain', () => {
     );
     const empty = await answered('ipv6', {});
     expect(empty.ok && empty.value.notes.join()).toContain('The agent of the sender’s node is of an older version');
+  });
+
+  test('reads the family out of an older agent’s steps as the node command line does', () => {
+    const cases = z
+      .array(
+        z.object({
+          name: z.string(),
+          family: z.enum(['', 'ipv4', 'ipv6']),
+          steps: z.array(z.object({ map: z.string(), key: z.string() })),
+        }),
+      )
+      .check(z.minLength(1))
+      .parse(
+        JSON.parse(
+          readFileSync(
+            new URL('../../../node-agent/internal/commandline/testdata/families.json', import.meta.url),
+            'utf8',
+          ),
+        ),
+      );
+    for (const { name, family, steps } of cases) expect(deducedFamily(steps) ?? '', name).toBe(family);
   });
 
   test('leaves failures that are not about the question to what says so of connections', () => {

@@ -1,3 +1,4 @@
+import { isIP, isIPv4 } from 'node:net';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { PacketAnswer, PacketQuestion } from '../../../contract/explain.ts';
 import { type Failure, failed, ok, type Result } from '../../../contract/failure.ts';
@@ -39,13 +40,19 @@ const familyNames = { ipv4: 'IPv4', ipv6: 'IPv6' } as const;
 /** Maps that programs ask with addresses of the packet itself: those of a tunnel may be of another family. */
 const packetMaps = new Set(['services', 'endpoints', 'ipcache', 'connections', 'openings', 'blocks']);
 
-/** The family of the first address of the packet; undefined where no step names one. */
-function deducedFamily({ steps }: ExplainResponse): 'ipv4' | 'ipv6' | undefined {
+/**
+ * The family of the first address of the packet; undefined where no step names one. The node command line does the same:
+ * whoever asks an older agent has to, and both are held together by node-agent/internal/commandline/testdata/families.json.
+ */
+export function deducedFamily(
+  steps: readonly Pick<ExplainResponse['steps'][number], 'map' | 'key'>[],
+): 'ipv4' | 'ipv6' | undefined {
   for (const step of steps) {
     if (!packetMaps.has(step.map)) continue;
     for (const word of step.key.split(/[\s,]+/)) {
-      if (/^\d{1,3}(\.\d{1,3}){3}(:\d+)?$/.test(word)) return 'ipv4';
-      if (/^\[?[\da-f:]*:[\da-f:.]*:[\da-f:.]*(\]:\d+)?$/i.test(word)) return 'ipv6';
+      const address = /^\[(.*)\]:\d+$/.exec(word)?.[1] ?? (isIP(word) ? word : word.replace(/:\d+$/, ''));
+      if (isIPv4(address) || (isIP(address) && /^::ffff:(\d+\.|[\da-f]+:[\da-f]+$)/i.test(address))) return 'ipv4';
+      if (isIP(address)) return 'ipv6';
     }
   }
   return undefined;
@@ -61,7 +68,8 @@ export function aboutFamily(
   answer: PacketAnswer,
 ): Result<PacketAnswer> {
   if (asked === undefined || asked === 'either' || response.family === asked) return ok(answer);
-  const about = response.family === 'ipv4' || response.family === 'ipv6' ? response.family : deducedFamily(response);
+  const about =
+    response.family === 'ipv4' || response.family === 'ipv6' ? response.family : deducedFamily(response.steps);
   if (about === asked) return ok(answer);
   const node = response.steps[0]?.node;
   const why = `The agent ${node ? `of node ${node}` : 'of the sender’s node'} is of an older version, which does not look at the family of a question.`;

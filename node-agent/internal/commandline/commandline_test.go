@@ -3,7 +3,9 @@ package commandline
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -166,5 +168,25 @@ func TestExplanationIsPrinted(t *testing.T) {
 		"node node2\n  from_netdev\n    verdict        dropped  [from_netdev.bpf.c:42]\nnote: a note\nDROPPED: Dropped on node node2.\n"
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// The console reads the same cases: an older agent's answer is about the same family, whoever asked.
+func TestFamilyIsDeducedAsByTheConsole(t *testing.T) {
+	document, err := os.ReadFile("testdata/families.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []struct {
+		Name, Family string
+		Steps        []*fairleadv1.ExplainStep
+	}
+	if err := json.Unmarshal(document, &cases); err != nil || len(cases) == 0 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, test := range cases {
+		if got := deducedFamily(test.Steps); got != test.Family {
+			t.Errorf("%s: %q, want %q", test.Name, got, test.Family)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -85,14 +86,14 @@ func judgeFamily(r *fairleadv1.ExplainRequest, answer *fairleadv1.ExplainRespons
 // packetMaps are asked by programs with addresses of the packet itself: those of a tunnel may be of another family.
 var packetMaps = []string{"services", "endpoints", "ipcache", "connections", "openings", "blocks"}
 
-// deducedFamily is that of the first address of the packet; empty where no step names one.
+// deducedFamily is that of the first address of the packet; empty where no step names one. The console does the same
+// (main/engine/explain): whoever asks an older agent has to, and both are held together by testdata/families.json.
 func deducedFamily(steps []*fairleadv1.ExplainStep) string {
 	for _, step := range steps {
 		if !slices.Contains(packetMaps, step.GetMap()) {
 			continue
 		}
-		for word := range strings.FieldsSeq(step.GetKey()) {
-			word = strings.TrimSuffix(word, ",")
+		for word := range strings.FieldsFuncSeq(step.GetKey(), func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
 			a, err := netip.ParseAddr(word)
 			if err != nil {
 				p, _ := netip.ParseAddrPort(word)
