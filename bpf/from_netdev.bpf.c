@@ -21,7 +21,7 @@ static __always_inline bool answers(struct __sk_buff *skb, __u8 protocol, __u32 
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 		return !bpf_skb_load_bytes(skb, l4 + 2, &port, sizeof(port)) &&
-		       bpf_ntohs(port) >= config.nat_first;
+		       bpf_ntohs(port) >= config.nat_lowest;
 	case IPPROTO_ICMP:
 		return !bpf_skb_load_bytes(skb, l4, &type, sizeof(type)) && type != ICMP_ECHO;
 	case IPPROTO_ICMPV6:

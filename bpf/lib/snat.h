@@ -81,7 +81,7 @@ static __always_inline bool nat_in_key(struct nat_key *key, const struct packet 
 				return false;
 		}
 	}
-	return key->protocol == IPPROTO_SCTP || bpf_ntohs(key->destination_port) >= config.nat_first;
+	return key->protocol == IPPROTO_SCTP || bpf_ntohs(key->destination_port) >= config.nat_lowest;
 }
 
 /* What the functions below work on; too large for the stack. Packet programs run with bottom halves off. */

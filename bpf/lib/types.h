@@ -150,6 +150,10 @@ struct config {
 	__u16 ipv6only_at;
 	__u8 ipv6only_bit;
 	__u8 pad;
+	/* The lowest port that a translated flow may have: nat_first, or below, where flows go on that had
+	 * theirs before the range of node ports became larger. */
+	__u16 nat_lowest;
+	__u16 pad2[3];
 };
 
 #define ENDPOINT_POLICY_INGRESS 1

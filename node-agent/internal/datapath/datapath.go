@@ -66,6 +66,8 @@ type Config struct {
 	bandwidth BandwidthMode
 	// untunnel has packets taken out of the tunnel in native routing, too; see modes.go.
 	untunnel bool
+	// natLowest is the lowest port that a translated flow has from a former range; 0 where none has one.
+	natLowest uint16
 	// Prefilter drops what comes from refused networks before the stack sees it; see SetRefused.
 	Prefilter bool
 	// xdpPrograms are those of xdp_netdev.bpf.c that some device is to have.

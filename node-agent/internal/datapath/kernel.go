@@ -186,6 +186,9 @@ func (k *kernel) open() error {
 		return err
 	}
 	k.config.xdpPrograms = xdpPrograms(k.xdp)
+	if k.config.natLowest, err = lowestTranslation(k.mapDirectory()); err != nil {
+		return err
+	}
 	has := abilitiesOf(k.options.probes, k.options.log)
 	k.makeSpec = func() (*spec, error) { return newSpec(k.config, k.modes.tunnelIfindex, k.mtu, has) }
 	k.reattach = func() error { return k.attachAll(k.links, k.modes.tunnelIfindex, hostLink) }

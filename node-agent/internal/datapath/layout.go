@@ -33,6 +33,8 @@ type configLayout struct {
 	Untunnel                                                 uint32
 	IPv6OnlyAt                                               uint16
 	IPv6OnlyBit, Pad                                         uint8
+	NATLowest                                                uint16
+	Pad2                                                     [3]uint16
 }
 
 // Values of configLayout.Tunnel.

@@ -70,7 +70,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"tunnel_ifindex": unsafe.Offsetof(c.TunnelIfindex), "tunnel_port": unsafe.Offsetof(c.TunnelPort), "mtu": unsafe.Offsetof(c.MTU),
 		"dry_run": unsafe.Offsetof(c.DryRun), "report_interval": unsafe.Offsetof(c.ReportInterval),
 		"masquerade": unsafe.Offsetof(c.Masquerade), "nat_seed": unsafe.Offsetof(c.NATSeed), "nat_first": unsafe.Offsetof(c.NATFirst), "bandwidth": unsafe.Offsetof(c.Bandwidth),
-		"untunnel": unsafe.Offsetof(c.Untunnel), "ipv6only_at": unsafe.Offsetof(c.IPv6OnlyAt), "ipv6only_bit": unsafe.Offsetof(c.IPv6OnlyBit),
+		"untunnel": unsafe.Offsetof(c.Untunnel), "ipv6only_at": unsafe.Offsetof(c.IPv6OnlyAt), "ipv6only_bit": unsafe.Offsetof(c.IPv6OnlyBit), "nat_lowest": unsafe.Offsetof(c.NATLowest),
 	} {
 		if !slices.ContainsFunc(config.Members, func(m btf.Member) bool { return m.Name == name && uintptr(m.Offset.Bytes()) == want }) {
 			t.Errorf("config.%s is not at %d in C", name, want)

@@ -2,11 +2,15 @@ package datapath
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // natTables: flows that are open, and those that are being opened.
@@ -72,4 +76,34 @@ func sweepNAT(m *ebpf.Map, now uint64) (left, deleted int, err error) {
 		}
 		return owner.Address != key.Source || owner.Port != key.SourcePort
 	})
+}
+
+// lowestTranslation is the lowest port of the flows that an earlier run translated; 0 where there are none. Its range of node
+// ports may have been smaller. SCTP keeps its own ports, which are in no range.
+func lowestTranslation(directory string) (lowest uint16, err error) {
+	now := monotonic()
+	for _, name := range natTables {
+		for _, pin := range append(neighbourPins(directory, name), mapPin(directory, name)) {
+			m, err := ebpf.LoadPinnedMap(pin, nil)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return 0, fmt.Errorf("opening the pin %s: %w", pin, err)
+			}
+			// Of another layout nothing is read: what is carried over from there has to be in the range.
+			if uintptr(m.KeySize()) == unsafe.Sizeof(natKeyLayout{}) && uintptr(m.ValueSize()) == unsafe.Sizeof(natValueLayout{}) {
+				err = eachEntry(m, func(key natKeyLayout, v natValueLayout) {
+					if port := fromPort(key.DestinationPort); key.Direction == natIn && key.Protocol != unix.IPPROTO_SCTP && v.Expires >= now && (lowest == 0 || port < lowest) {
+						lowest = port
+					}
+				})
+			}
+			m.Close()
+			if err != nil {
+				return 0, fmt.Errorf("reading ports of %s: %w", pin, err)
+			}
+		}
+	}
+	return lowest, nil
 }

@@ -85,6 +85,7 @@ func newSpec(c Config, tunnelIfindex, mtu int, has abilities) (*spec, error) {
 	values.IPv6OnlyAt, values.IPv6OnlyBit = has.ipv6Only.at, has.ipv6Only.bit
 	values.MaglevSize, values.HostCookie = uint32(c.LoadBalancer.tableSize()), hostCookie()
 	values.Masquerade, values.NATFirst, values.NATSeed = masqueradeBits(c), c.natFirst(), natSeed()
+	values.NATLowest = min(values.NATFirst, cmp.Or(c.natLowest, values.NATFirst))
 	out := &spec{collections: map[string]*ebpf.CollectionSpec{}}
 	for _, name := range hookObjects {
 		collection, err := parseObject(name)
