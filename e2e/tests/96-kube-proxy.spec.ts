@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { expect, type Page, test } from '@playwright/test';
-import { apply, eventually, kubectl, lab, must, on, root } from '../../lab/client.ts';
+import { apply, eventually, kubectl, lab, must, on, root, run } from '../../lab/client.ts';
 import { type Traffic, trafficPod } from '../support/cluster.ts';
 import { labArguments, openCluster, picture, type RunningConsole, startConsole } from '../support/console.ts';
 import { applyPlan, openInstall, residue } from '../support/lifecycle.ts';
@@ -144,6 +144,50 @@ for (const mode of ['iptables', 'nftables'] as const)
         await kubectl(['-n', 'kube-system', 'get', 'configmap', 'fairlead-kube-proxy', '--ignore-not-found']),
       ).toBe('');
     });
+
+    // Nothing of it depends on the mode, and a kubelet that is silent is given up only after some 50 s.
+    if (mode === 'iptables')
+      test('goes without a node that does not answer, by name, and from there when it answers again', async () => {
+        const install = async (...more: readonly string[]) =>
+          await run(process.execPath, [join(root, 'scripts/install-agent.mjs'), '--lab', ...more]);
+        const kubelet = (signal: 'STOP' | 'CONT') => on('node2', ['sh', '-c', `kill -${signal} $(pgrep -x kubelet)`]);
+        const remembered = () =>
+          kubectl([
+            ...['-n', 'kube-system', 'get', 'configmap', 'fairlead-kube-proxy', '--ignore-not-found'],
+            ...['-o', 'jsonpath={.data.state} {.data.leftOut}'],
+          ]);
+        // A node that is silent has no ready pods any more, which no agent decides: the service needs one elsewhere.
+        await apply([trafficPod('near', 'node1', { app: 'web' })]);
+        await kubectl(['wait', '--for=condition=Ready', 'pod/near', '--timeout=60s']);
+        await kubelet('STOP');
+        try {
+          await kubectl(['wait', '--for=condition=Ready=Unknown', 'node/node2', '--timeout=120s']);
+          const refused = await install('--remove-kube-proxy');
+          expect(refused.code).not.toBe(0);
+          expect(refused.stdout + refused.stderr).toContain('or with --leave-out node2.');
+          const wrong = await install('--remove-kube-proxy', '--leave-out', 'node1');
+          expect(wrong.code, 'one that answers is not left out').not.toBe(0);
+          expect(await proxySpec()).toEqual(original);
+          const without = await install('--remove-kube-proxy', '--leave-out', 'node2');
+          expect(without, without.stderr).toMatchObject({ code: 0 });
+          expect(await rules('node1')).not.toMatch(proxyRules);
+          expect(await rules('node2')).toMatch(proxyRules);
+          expect(await remembered()).toBe('removed node2');
+          // Nobody but the agents translates now.
+          expect((await crowd(nodePort, 3)).errors).toBe(0);
+        } finally {
+          await kubelet('CONT');
+        }
+        await kubectl(['wait', '--for=condition=Ready', 'node/node2', '--timeout=120s']);
+        const rest = await install('--remove-kube-proxy');
+        expect(rest, rest.stderr).toMatchObject({ code: 0 });
+        for (const node of members) expect(await rules(node), node).not.toMatch(proxyRules);
+        expect((await remembered()).trim()).toBe('removed');
+        const back = await install('--restore-kube-proxy');
+        expect(back, back.stderr).toMatchObject({ code: 0 });
+        expect(await proxySpec()).toEqual(original);
+        for (const node of members) expect(await rules(node), node).toMatch(proxyRules);
+      });
 
     test('an uninstall brings it back before the datapath goes', async ({ page }) => {
       await open(page);
