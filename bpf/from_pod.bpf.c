@@ -12,6 +12,7 @@
 #include "lib/host_firewall.h"
 #include "lib/neighbour.h"
 #include "lib/pmtu.h"
+#include "lib/shortcut.h"
 #include "lib/snat.h"
 
 #define CONTINUE (-1)
@@ -91,6 +92,12 @@ int from_pod(struct __sk_buff *skb)
 	}
 	if (err == -DROP_UNSUPPORTED_L3 || (err < 0 && is_nothing(&p->source)))
 		return drop(skb, p, r, err);
+	if (err == PARSED && in_pod_range(&p->destination)) {
+		int verdict = take_shortcut(skb, w);
+
+		if (verdict != NO_SHORTCUT)
+			return verdict;
+	}
 	ep = local_endpoint(&p->source);
 	if (!ep || ep->ifindex != skb->ifindex) {
 		__u32 ifindex = skb->ifindex;
@@ -156,6 +163,8 @@ int from_pod(struct __sk_buff *skb)
 		err = to_peer_of(skb, local);
 		if (err < 0)
 			return drop(skb, p, r, err);
+		if (known)
+			shorten(skb, w, ep, local, known);
 		trace(skb, p, r, TO_ENDPOINT, in->report);
 		return err;
 	}

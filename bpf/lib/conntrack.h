@@ -418,6 +418,8 @@ __verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint
 	}
 	if (config.dry_run && !(c = connection_copy(c)))
 		return -DROP_CT_INSERT;
+	c->packets[t->side & 1] += w->short_packets;
+	c->bytes[t->side & 1] += w->short_bytes;
 	if (c->revision != ep->revision) {
 		err = judge_again(p, ep, key, c, t);
 		r->rule = c->rule;

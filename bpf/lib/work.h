@@ -33,6 +33,11 @@ struct work {
 	struct report report;
 	struct tracking in;
 	struct tracking out;
+	/* See shortcut.h. */
+	__u64 short_packets;
+	__u64 short_bytes;
+	__u32 generation;
+	bool may_shorten;
 } __in_words;
 
 /* Writers and readers: packet programs. */

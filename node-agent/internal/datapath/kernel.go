@@ -43,6 +43,8 @@ type kernel struct {
 	bandwidth Bandwidth
 	// revision rises with each change that may revoke something.
 	revision uint32
+	// shortcuts is how often anything was changed, as programs are told; 0 until the table was read.
+	shortcuts uint32
 	// host is how policies govern the node; nil until somebody said.
 	host     *Host
 	lostBase uint64
@@ -225,6 +227,9 @@ func (k *kernel) open() error {
 	if err := k.carryTheRest(); err != nil {
 		return err
 	}
+	if err := k.forgetShortcuts(); err != nil {
+		return err
+	}
 	if err := k.removeOtherPins(); err != nil {
 		return err
 	}
@@ -367,8 +372,9 @@ func (k *kernel) change(ctx context.Context, doing string, fn func() error) erro
 	if k.objects == nil {
 		return fmt.Errorf("%s: %w", doing, errClosed)
 	}
-	err := k.namespace.do(func() error {
-		err := fn()
+	err := k.namespace.do(func() (err error) {
+		defer func() { err = errors.Join(err, k.forgetShortcuts()) }()
+		err = fn()
 		// Of a hash and of a trie.
 		if !errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.ENOSPC) {
 			return err

@@ -135,5 +135,6 @@ func (r *rig) endpoint(id EndpointID, address string, mac [6]byte, adjust func(*
 	}
 	r.endpoints[id] = e
 	r.must(r.judgeAgain(id))
+	r.must(r.forgetShortcuts())
 	return e
 }

@@ -227,9 +227,10 @@ func (k *kernel) notePressure(name string, change func(*MapPressure)) {
 	k.pressures[name] = p
 }
 
-// counted are map types whose entries are counted; the others have as many as they have room.
-func counted(t ebpf.MapType) bool {
-	return t == ebpf.Hash || t == ebpf.LPMTrie || t == ebpf.LRUHash
+// counted are maps whose entries are counted; others have as many as they have room, or, as shortcuts, are full as a rule:
+// what is evicted from these costs a closer look and nothing else.
+func counted(name string, t ebpf.MapType) bool {
+	return name != "shortcuts" && (t == ebpf.Hash || t == ebpf.LPMTrie || t == ebpf.LRUHash)
 }
 
 // measure counts the entries of every map that can be full.
@@ -237,7 +238,7 @@ func (k *kernel) measure() {
 	var names []string
 	if err := k.read("counting entries", func() error {
 		for name, m := range k.objects.maps {
-			if counted(m.Type()) {
+			if counted(name, m.Type()) {
 				names = append(names, name)
 			}
 		}
@@ -334,7 +335,7 @@ func (k *kernel) Pressure() []MapPressure {
 // countAgentMaps counts again what the agent itself writes, for a listing. The caller holds the lock.
 func (k *kernel) countAgentMaps() {
 	for name, m := range k.objects.maps {
-		if !counted(m.Type()) || m.Type() == ebpf.LRUHash && k.entries(name) >= 0 {
+		if !counted(name, m.Type()) || m.Type() == ebpf.LRUHash && k.entries(name) >= 0 {
 			continue
 		}
 		if n, err := countEntries(m); err == nil {
