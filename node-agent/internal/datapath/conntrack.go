@@ -53,9 +53,18 @@ func deleteConnections(m *ebpf.Map, match func(*connectionKeyLayout, *connection
 
 // Conntrack implements Datapath.
 func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
+	short, err := k.shortTraffic()
+	if err != nil {
+		return nil, err
+	}
 	return listTables(k, "listing connections", connectionTables, limit, func(table string, key *connectionKeyLayout, v *connectionLayout, now uint64) (e ConntrackEntry, listed bool) {
 		if v.Expires < now {
 			return e, false
+		}
+		if key.Protocol == unix.IPPROTO_TCP {
+			out := short[shortFlow{key.Local, key.Remote, key.LocalPort, key.RemotePort}]
+			in := short[shortFlow{key.Remote, key.Local, key.RemotePort, key.LocalPort}]
+			v.Packets, v.Bytes = [2]uint64{v.Packets[0] + in[0], v.Packets[1] + out[0]}, [2]uint64{v.Bytes[0] + in[1], v.Bytes[1] + out[1]}
 		}
 		e = k.conntrackEntry(key, v, now)
 		if table == "openings" {

@@ -34,6 +34,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"namespaces":   {8, unsafe.Sizeof(socketOwnerLayout{})},
 		"rates":        {unsafe.Sizeof(rateKeyLayout{}), unsafe.Sizeof(rateLayout{})},
 		"metrics":      {4, unsafe.Sizeof(counterLayout{})},
+		"shortcuts":    {unsafe.Sizeof(shortcutKeyLayout{}), unsafe.Sizeof(shortcutLayout{})},
 	}
 	specs := s.mapSpecs()
 	for name, want := range sizes {

@@ -12,20 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shortcutKeyLayout and shortcutLayout mirror bpf/lib/shortcut.h, which programs alone read and write.
-type shortcutKeyLayout struct {
-	Source, Destination         wireAddress
-	SourcePort, DestinationPort big16
-	Ifindex                     uint32
-}
-
-type shortcutLayout struct {
-	Until, Packets, Bytes uint64
-	Generation, Ifindex   uint32
-	MACs                  [12]byte
-	SenderMAC, Pad        [6]byte
-}
-
 // conversation is a TCP connection of endpoint 1 to endpoint 2.
 type conversation struct {
 	*rig
@@ -132,6 +118,17 @@ func TestShortcuts(t *testing.T) {
 			}
 			if e := c.entry(1, c.out); e.Packets[1] >= c.sent[0] {
 				t.Error("the entry has all packets already: none was saved the look at it")
+			}
+			// A listing has them nevertheless.
+			listed, err := c.Conntrack(0)
+			c.must(err)
+			if len(listed) != 2 {
+				t.Fatalf("%d entries are listed, want 2", len(listed))
+			}
+			for _, e := range listed {
+				if e.PacketsOut != c.sent[0] || e.PacketsIn != c.sent[0] || e.BytesIn != e.BytesOut {
+					t.Errorf("listed are %d packets out, %d in, %d and %d bytes, of %d packets each way", e.PacketsOut, e.PacketsIn, e.BytesOut, e.BytesIn, c.sent[0])
+				}
 			}
 			// An end is looked at closely, with all that went before.
 			c.send(1, fin|ack)
