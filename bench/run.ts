@@ -2,7 +2,8 @@
  * Measures the datapath and the agent, all in one run on one machine, and keeps ratios: absolute figures belong to the
  * machine, ratios to the software. `npm run bench --` takes
  *
- *   --only ROWS     some of: prefilter, nodeport, events, paths, services, policy, footprint (separated by commas)
+ *   --only ROWS     some of: prefilter, nodeport, events, paths, services, policy, footprint (separated by commas,
+ *                   or with --only before each)
  *   --quick         every measurement shorter, for a look
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -32,9 +33,9 @@ const groups: Readonly<
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { only: { type: 'string' }, quick: { type: 'boolean', default: false } },
+    options: { only: { type: 'string', multiple: true }, quick: { type: 'boolean', default: false } },
   });
-  const wanted = values.only?.split(',') ?? Object.keys(groups);
+  const wanted = values.only?.flatMap((rows) => rows.split(',')) ?? Object.keys(groups);
   const unknown = wanted.filter((name) => groups[name] === undefined);
   if (unknown.length > 0)
     throw new Error(`There are no rows ${unknown.join(', ')}. There are: ${Object.keys(groups).join(', ')}.`);
@@ -63,7 +64,7 @@ async function main(): Promise<void> {
       const file = join(root, 'bench/results', `${started.toISOString().replaceAll(':', '-').slice(0, 19)}.json`);
       writeFileSync(
         file,
-        `${JSON.stringify({ started, quick: values.quick, only: values.only, rows }, undefined, 2)}\n`,
+        `${JSON.stringify({ started, quick: values.quick, only: values.only?.join(','), rows }, undefined, 2)}\n`,
       );
       process.stdout.write(`kept in ${file.slice(root.length + 1)}\n`);
     }
