@@ -339,6 +339,16 @@ func (s *space) dial(network, to string) (c net.Conn, err error) {
 	return c, err
 }
 
+// isAnswered sends something and waits for whatever comes back.
+func isAnswered(c net.Conn, wait time.Duration) error {
+	_ = c.SetDeadline(time.Now().Add(wait))
+	if _, err := fmt.Fprintln(c, "x"); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 64))
+	return err
+}
+
 // ask sends a line and gives the answer.
 func ask(c net.Conn, line string) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(1500 * time.Millisecond))

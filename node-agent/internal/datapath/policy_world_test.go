@@ -148,11 +148,7 @@ func (s *space) reaches(network string, from netip.Addr, to netip.AddrPort, wait
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(wait))
-		if _, err := fmt.Fprintln(c, "x"); err != nil {
-			return err
-		}
-		_, err = c.Read(make([]byte, 64))
+		err = isAnswered(c, wait)
 		answered = err == nil
 		return err
 	})
