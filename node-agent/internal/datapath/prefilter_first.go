@@ -1,7 +1,9 @@
 package datapath
 
 import (
+	"cmp"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 
@@ -69,9 +71,9 @@ func askFirst(m *ebpf.Map, networks []netip.Prefix) error {
 func settleFirst(m *ebpf.Map, indexes map[netip.Prefix]uint32) error {
 	keys, values := make([]uint32, firstCount), make([]uint32, firstCount)
 	var cursor ebpf.MapBatchCursor
-	// It gives fewer only at the end, of which there is none to be found before the last line.
+	// An error with all of them says that there are no more.
 	if n, err := m.BatchLookup(&cursor, keys, values, nil); n != firstCount {
-		return fmt.Errorf("reading the prefilter's first bits: %d of %d lines: %w", n, firstCount, err)
+		return fmt.Errorf("reading the prefilter's first bits: %d of %d lines: %w", n, firstCount, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
 	lines := map[uint32]uint32{}
 	for i, line := range firstLines(indexes) {
