@@ -93,10 +93,12 @@ func lowestTranslation(directory string) (lowest uint16, err error) {
 			}
 			// Of another layout nothing is read: what is carried over from there has to be in the range.
 			if uintptr(m.KeySize()) == unsafe.Sizeof(natKeyLayout{}) && uintptr(m.ValueSize()) == unsafe.Sizeof(natValueLayout{}) {
-				err = eachEntry(m, func(key natKeyLayout, v natValueLayout) {
+				// In batches: packets go on writing it, and it may have a hundred thousand.
+				err = visitTable(m, func(key *natKeyLayout, v *natValueLayout) bool {
 					if port := fromPort(key.DestinationPort); key.Direction == natIn && key.Protocol != unix.IPPROTO_SCTP && v.Expires >= now && (lowest == 0 || port < lowest) {
 						lowest = port
 					}
+					return true
 				})
 			}
 			m.Close()

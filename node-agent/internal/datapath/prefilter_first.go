@@ -54,17 +54,17 @@ func firstLines(indexes map[netip.Prefix]uint32) []uint32 {
 
 // askFirst makes the lines of these networks ask, before any of them changes.
 func askFirst(m *ebpf.Map, networks []netip.Prefix) error {
-	lines := map[uint32]uint32{}
+	var lines []uint32
 	for _, n := range networks {
 		if !n.Addr().Is4() {
 			continue
 		}
 		from, to := firstRange(n)
 		for i := from; i <= to; i++ {
-			lines[uint32(i)] = firstAsk
+			lines = append(lines, uint32(i))
 		}
 	}
-	return writeFirst(m, lines)
+	return writeFirst(m, lines, make([]uint32, len(lines))) // firstAsk
 }
 
 // settleFirst writes the lines that are other than they should be.
@@ -75,13 +75,13 @@ func settleFirst(m *ebpf.Map, indexes map[netip.Prefix]uint32) error {
 	if n, err := m.BatchLookup(&cursor, keys, values, nil); n != firstCount {
 		return fmt.Errorf("reading the prefilter's first bits: %d of %d lines: %w", n, firstCount, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
-	lines := map[uint32]uint32{}
+	var other, wanted []uint32
 	for i, line := range firstLines(indexes) {
 		if values[i] != line {
-			lines[uint32(i)] = line
+			other, wanted = append(other, uint32(i)), append(wanted, line)
 		}
 	}
-	return writeFirst(m, lines)
+	return writeFirst(m, other, wanted)
 }
 
 // forgetFirst makes every line ask. At a start: another version, which knows no such lines, may have changed the networks.
@@ -89,15 +89,11 @@ func forgetFirst(m *ebpf.Map) error {
 	return askFirst(m, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
 }
 
-func writeFirst(m *ebpf.Map, lines map[uint32]uint32) error {
+func writeFirst(m *ebpf.Map, lines, values []uint32) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	keys, values := make([]uint32, 0, len(lines)), make([]uint32, 0, len(lines))
-	for i, line := range lines {
-		keys, values = append(keys, i), append(values, line)
-	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+	if _, err := m.BatchUpdate(lines, values, nil); err != nil {
 		return fmt.Errorf("writing the prefilter's first bits: %w", err)
 	}
 	return nil

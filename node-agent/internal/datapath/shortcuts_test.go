@@ -17,7 +17,7 @@ type conversation struct {
 	*rig
 	out, back frame
 	// sent is how many packets each side has sent.
-	sent [2]uint64
+	sent uint64
 }
 
 func (c *conversation) key(f frame) shortcutKeyLayout {
@@ -55,13 +55,12 @@ func (c *conversation) send(n int, flags uint8) (out, back []byte) {
 	for range n {
 		out = c.expect("a packet", "from_pod", a, verdictRedirect)
 		back = c.expect("its answer", "from_pod", b, verdictRedirect)
-		c.sent[0]++
-		c.sent[1]++
+		c.sent++
 	}
 	return out, back
 }
 
-func converse(t *testing.T, v6 bool, adjust func(id EndpointID, e *Endpoint), config ...func(*Config)) *conversation {
+func converse(t *testing.T, v6 bool, config ...func(*Config)) *conversation {
 	t.Helper()
 	r := newRig(t, RoutingTunnel, config...)
 	one, two := "10.77.1.11", "10.77.1.12"
@@ -69,12 +68,7 @@ func converse(t *testing.T, v6 bool, adjust func(id EndpointID, e *Endpoint), co
 		one, two = "fd00:10:77:1::11", "fd00:10:77:1::12"
 	}
 	for id, address := range map[EndpointID]string{1: one, 2: two} {
-		r.endpoint(id, address, map[EndpointID][6]byte{1: macA, 2: macB}[id], func(e *Endpoint) {
-			e.HostMAC = [6]byte{2, 0, 0, 0, 1, byte(id)}
-			if adjust != nil {
-				adjust(id, e)
-			}
-		})
+		r.endpoint(id, address, map[EndpointID][6]byte{1: macA, 2: macB}[id], func(e *Endpoint) { e.HostMAC = [6]byte{2, 0, 0, 0, 1, byte(id)} })
 	}
 	c := &conversation{rig: r,
 		out:  frame{mac: macA, source: one, destination: two, protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 80},
@@ -84,7 +78,7 @@ func converse(t *testing.T, v6 bool, adjust func(id EndpointID, e *Endpoint), co
 	a.flags, b.flags = syn, syn|ack
 	c.expect("opening", "from_pod", a, verdictRedirect)
 	c.expect("opened", "from_pod", b, verdictRedirect)
-	c.sent = [2]uint64{1, 1}
+	c.sent = 1
 	return c
 }
 
@@ -93,7 +87,7 @@ func converse(t *testing.T, v6 bool, adjust func(id EndpointID, e *Endpoint), co
 func TestShortcuts(t *testing.T) {
 	for name, v6 := range map[string]bool{"version 4": false, "version 6": true} {
 		t.Run(name, func(t *testing.T) {
-			c := converse(t, v6, nil)
+			c := converse(t, v6)
 			closely, closelyBack := c.send(1, ack)
 			c.send(13, ack)
 			if c.shortcut(c.out) != nil || c.shortcut(c.back) != nil {
@@ -102,7 +96,7 @@ func TestShortcuts(t *testing.T) {
 			c.send(5, ack)
 			s := c.shortcut(c.out)
 			if s == nil || c.shortcut(c.back) == nil || s.Packets == 0 || s.Ifindex != c.ifindex {
-				t.Fatalf("after %d packets the shortcut is %+v: nothing went that way", c.sent[0], s)
+				t.Fatalf("after %d packets the shortcut is %+v: nothing went that way", c.sent, s)
 			}
 			before := c.counters()[0]
 			short, shortBack := c.send(3, ack)
@@ -116,7 +110,7 @@ func TestShortcuts(t *testing.T) {
 			if got := c.counters()[0] - before; got != 12 {
 				t.Errorf("6 packets were counted %d times, want 12", got)
 			}
-			if e := c.entry(1, c.out); e.Packets[1] >= c.sent[0] {
+			if e := c.entry(1, c.out); e.Packets[1] >= c.sent {
 				t.Error("the entry has all packets already: none was saved the look at it")
 			}
 			// A listing has them nevertheless.
@@ -126,16 +120,16 @@ func TestShortcuts(t *testing.T) {
 				t.Fatalf("%d entries are listed, want 2", len(listed))
 			}
 			for _, e := range listed {
-				if e.PacketsOut != c.sent[0] || e.PacketsIn != c.sent[0] || e.BytesIn != e.BytesOut {
-					t.Errorf("listed are %d packets out, %d in, %d and %d bytes, of %d packets each way", e.PacketsOut, e.PacketsIn, e.BytesOut, e.BytesIn, c.sent[0])
+				if e.PacketsOut != c.sent || e.PacketsIn != c.sent || e.BytesIn != e.BytesOut {
+					t.Errorf("listed are %d packets out, %d in, %d and %d bytes, of %d packets each way", e.PacketsOut, e.PacketsIn, e.BytesOut, e.BytesIn, c.sent)
 				}
 			}
 			// An end is looked at closely, with all that went before.
 			c.send(1, fin|ack)
 			length := uint64(len(c.out.bytes()))
 			for id, f := range map[uint16]frame{1: c.out, 2: c.back} {
-				if e := c.entry(id, f); e.Packets != [2]uint64{c.sent[0], c.sent[0]} || e.Bytes != [2]uint64{c.sent[0] * length, c.sent[0] * length} {
-					t.Errorf("endpoint %d's entry has %d packets and %d bytes of %d packets of %d bytes each way", id, e.Packets, e.Bytes, c.sent[0], length)
+				if e := c.entry(id, f); e.Packets != [2]uint64{c.sent, c.sent} || e.Bytes != [2]uint64{c.sent * length, c.sent * length} {
+					t.Errorf("endpoint %d's entry has %d packets and %d bytes of %d packets of %d bytes each way", id, e.Packets, e.Bytes, c.sent, length)
 				}
 			}
 			if s := c.shortcut(c.out); s.Until != 0 || s.Packets != 0 {
@@ -148,7 +142,7 @@ func TestShortcuts(t *testing.T) {
 // A shortcut holds until anything changes, and for a second: a policy that no longer allows a connection cuts it with the next
 // packet.
 func TestShortcutsEnd(t *testing.T) {
-	c := converse(t, false, nil)
+	c := converse(t, false)
 	long := func() uint64 {
 		t.Helper()
 		c.send(40, ack)
@@ -201,8 +195,8 @@ func TestShortcutsEnd(t *testing.T) {
 	f := c.out
 	f.flags = ack
 	c.expectDrop("revoked", "from_pod", f, 133)
-	if got := c.entry(1, c.out).Packets[1]; got != c.sent[0] {
-		t.Errorf("its entry has %d packets, want %d", got, c.sent[0])
+	if got := c.entry(1, c.out).Packets[1]; got != c.sent {
+		t.Errorf("its entry has %d packets, want %d", got, c.sent)
 	}
 	c.must(c.ApplyPolicy(t.Context(), []PolicyEntry{{allow, PolicyValue{Rule: 6}}}, nil))
 	long()
@@ -210,22 +204,16 @@ func TestShortcutsEnd(t *testing.T) {
 
 // Who may not have one: whatever a packet's verdict or entry hangs on besides the connection.
 func TestNoShortcuts(t *testing.T) {
-	type test struct {
-		adjust func(EndpointID, *Endpoint)
+	for name, test := range map[string]struct {
 		config func(*Config)
 		before func(*conversation)
-	}
-	for name, test := range map[string]test{
-		"each packet is an event": {config: func(c *Config) { c.MonitorAggregation = false }},
-		"the sender has a limit":  {config: limited(BandwidthPoliced), before: func(c *conversation) { c.limit(c.endpoints[1], 0, 1<<40) }},
-		"the receiver has one":    {config: limited(BandwidthPoliced), before: func(c *conversation) { c.limit(c.endpoints[2], 1<<40, 0) }},
+	}{
+		"each packet is an event": {func(c *Config) { c.MonitorAggregation = false }, nil},
+		"the sender has a limit":  {limited(BandwidthPoliced), func(c *conversation) { c.limit(c.endpoints[1], 0, 1<<40) }},
+		"the receiver has one":    {limited(BandwidthPoliced), func(c *conversation) { c.limit(c.endpoints[2], 1<<40, 0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var config []func(*Config)
-			if test.config != nil {
-				config = append(config, test.config)
-			}
-			c := converse(t, false, test.adjust, config...)
+			c := converse(t, false, test.config)
 			if test.before != nil {
 				test.before(c)
 			}
@@ -234,6 +222,31 @@ func TestNoShortcuts(t *testing.T) {
 				t.Error("it has a shortcut")
 			}
 		})
+	}
+}
+
+// A connection to a service has none in either direction: its packets are translated, which a shortcut does not do.
+func TestNoShortcutsToServices(t *testing.T) {
+	r := newRig(t, RoutingTunnel)
+	r.endpoint(1, "10.77.1.11", macA, nil)
+	r.endpoint(2, "10.77.1.12", macB, nil)
+	r.must(r.UpsertService(t.Context(), Service{
+		ServiceID: ServiceID{Name: "web", Protocol: unix.IPPROTO_TCP},
+		Frontends: []Frontend{{Address: netip.MustParseAddr("10.96.0.1"), Port: 443, Protocol: unix.IPPROTO_TCP}},
+		Backends:  []Backend{{Address: netip.MustParseAddr("10.77.1.12"), Port: 6443, Internal: true, External: true}},
+	}))
+	out := frame{mac: macA, source: "10.77.1.11", destination: "10.96.0.1", protocol: unix.IPPROTO_TCP, sourcePort: 40000, destPort: 443, flags: syn}
+	back := frame{mac: macB, source: "10.77.1.12", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: 6443, destPort: 40000, flags: syn | ack}
+	for range 40 {
+		r.expect("to the service", "from_pod", out, verdictRedirect)
+		answer := r.expect("its answer", "from_pod", back, verdictRedirect)
+		if from := netip.AddrFrom4([4]byte(answer[26:30])); from.String() != "10.96.0.1" {
+			t.Fatalf("an answer came from %s", from)
+		}
+		out.flags, back.flags = ack, ack
+	}
+	if n, err := countEntries(r.objects.maps["shortcuts"]); err != nil || n != 0 {
+		t.Errorf("%d shortcuts, %v", n, err)
 	}
 }
 
@@ -253,7 +266,7 @@ func TestShortcutsAreTheirSenders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := converse(t, false, nil)
+	c := converse(t, false)
 	c.send(40, ack)
 	if c.shortcut(c.out) == nil {
 		t.Fatal("there is no shortcut: the test proves nothing")
