@@ -111,7 +111,8 @@ export function importValues(document: unknown, onto: Values = defaultValues): I
   return { values, taken, ignored, problems };
 }
 
-function problemText(
+/** What is wrong with a value, for the operator; the schema's own message names no alternatives. */
+export function problemText(
   issue: { readonly code?: string | undefined; readonly message: string; readonly values?: unknown } | undefined,
 ): string {
   const allowed = (issue as { readonly values?: readonly string[] } | undefined)?.values;

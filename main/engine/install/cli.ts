@@ -8,6 +8,7 @@ import {
   type Failure,
   type InstallProgress,
   importValues,
+  problemText,
   type Result,
   type Values,
   valuesSchema,
@@ -46,6 +47,9 @@ export function withSetting(values: Values, setting: string): Values {
   const key = path.at(-1) ?? '';
   const before = place[key];
   if (before === undefined) throw new Error(`--set ${setting}: there is no ${path.join('.')}`);
+  // Anything but these would count as false.
+  if (typeof before === 'boolean' && text !== 'true' && text !== 'false')
+    throw new Error(`--set ${setting}: It must be one of true, false.`);
   place[key] =
     typeof before === 'boolean'
       ? text === 'true'
@@ -55,7 +59,7 @@ export function withSetting(values: Values, setting: string): Values {
           ? text.split(',').filter(Boolean)
           : text;
   const parsed = valuesSchema.safeParse(copy);
-  if (!parsed.success) throw new Error(`--set ${setting}: ${parsed.error.issues[0]?.message ?? 'not possible'}`);
+  if (!parsed.success) throw new Error(`--set ${setting}: ${problemText(parsed.error.issues[0])}`);
   return parsed.data;
 }
 

@@ -312,5 +312,6 @@ test('settings of the command line take the type of their field', () => {
   expect(withSetting(plain, 'cluster.name=lab').cluster.name).toBe('lab');
   expect(withSetting(plain, 'devices=eth0,eth1').devices).toEqual(['eth0', 'eth1']);
   expect(() => withSetting(plain, 'nothing=1')).toThrow('there is no nothing');
-  expect(() => withSetting(plain, 'routingMode=bgp')).toThrow('routingMode');
+  expect(() => withSetting(plain, 'routingMode=bgp')).toThrow('routingMode=bgp: It must be one of tunnel, native.');
+  expect(() => withSetting(plain, 'autoDirectNodeRoutes=yes')).toThrow('It must be one of true, false.');
 });
