@@ -15,13 +15,16 @@ import (
 
 // carried are the maps whose entries go along when the layout's version changes, up or down by one, in this order: without the
 // endpoints an agent would take its pods for gone, and without connections, translations, services and policy it would cut what
-// is open. The other maps are written again by the agent within a second, or hold what is over as soon.
+// is open. So do what the agent was told and knows again only when it has heard of everything (nodes' numbers, how they send,
+// exemptions from masquerading, refused networks): an API server that is away would leave a node without. The other maps are
+// written again with the agent's start, or hold what is over as soon.
 //
 // An entry goes along by the names of its fields (convert.go). So a field that changes its meaning has to change its name as
 // well, and zero in a new field has to mean what was true before there was one.
 var carried = []string{
-	"endpoints", "interfaces", "namespaces", "rates", "ipcache", "blocks", "policy", "backends", "slots", "services", "source_ranges",
-	"affinity", "sockets", "connections", "openings", "nat", "nat_openings",
+	"endpoints", "interfaces", "namespaces", "rates", "tunnels", "plain_nodes", "ipcache", "blocks", "policy", "backends", "slots",
+	"services", "source_ranges", "affinity", "sockets", "connections", "openings", "nat", "nat_openings", "unmasqueraded", "refused4",
+	"refused6",
 }
 
 var pinName = regexp.MustCompile(`^(.+)_v(\d+)$`)
@@ -119,8 +122,7 @@ func carryMap(m, old *ebpf.Map, name, pin string, how ebpf.MapUpdateFlags, anew 
 		}
 	}
 	if out.Problem != "" {
-		out.Lost, err = countEntries(old)
-		return out, err
+		return out, eachUsed(old, func(_, _ []byte) error { out.Lost++; return nil })
 	}
 	out.Entries, out.Lost, err = c.convert(m, old, how)
 	if out.Lost > 0 {

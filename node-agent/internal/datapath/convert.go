@@ -243,7 +243,7 @@ func newConversion(to, from *ebpf.Map) (*conversion, error) {
 
 // convert puts what `from` holds into `to`, and counts what it took over and what it could not.
 func (c *conversion) convert(to, from *ebpf.Map, how ebpf.MapUpdateFlags) (entries, lost int, err error) {
-	err = eachRaw(from, func(key, value []byte) error {
+	err = eachUsed(from, func(key, value []byte) error {
 		if c != nil {
 			var keyFits, valueFits bool
 			tells := c.key.tells(key)
@@ -261,4 +261,14 @@ func (c *conversion) convert(to, from *ebpf.Map, how ebpf.MapUpdateFlags) (entri
 		return nil
 	})
 	return entries, lost, err
+}
+
+// eachUsed visits what was written: an array has every key from the beginning, and zero where nothing was.
+func eachUsed(m *ebpf.Map, visit func(key, value []byte) error) error {
+	return eachRaw(m, func(key, value []byte) error {
+		if m.Type() == ebpf.Array && !slices.ContainsFunc(value, func(b byte) bool { return b != 0 }) {
+			return nil
+		}
+		return visit(key, value)
+	})
 }

@@ -2,6 +2,8 @@ package datapath
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -52,4 +54,23 @@ func RandomPolicy(r *rand.Rand, number int) policy.Policy { return dice{r}.polic
 // Segment is a TCP segment with right checksums, from its IP header on.
 func Segment(source, destination string, sourcePort, port uint16, flags uint8) []byte {
 	return flow{source: source, destination: destination, protocol: unix.IPPROTO_TCP, sourcePort: sourcePort, port: port, flags: flags}.packet()
+}
+
+// MaglevTables are the backends' numbers by place, of each list.
+func MaglevTables(d Datapath) (map[uint32][]uint32, error) {
+	out := map[uint32][]uint32{}
+	return out, eachRaw(d.(*kernel).objects.maps["maglev"], func(list, id []byte) error {
+		table, err := ebpf.NewMapFromID(ebpf.MapID(binary.NativeEndian.Uint32(id)))
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		places := make([]uint32, table.MaxEntries())
+		var cursor ebpf.MapBatchCursor
+		if _, err := table.BatchLookup(&cursor, make([]uint32, len(places)), places, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		out[binary.NativeEndian.Uint32(list)] = places
+		return nil
+	})
 }

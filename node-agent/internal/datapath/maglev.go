@@ -120,7 +120,9 @@ func (k *kernel) deleteMaglev(list uint32) error {
 	return nil
 }
 
-// restoreMaglev remembers which lists have a table; each is made again with the service's first change.
+// restoreMaglev remembers which lists have a table; each is made again with the service's first change. Where there is none, since
+// the map was made anew (another layout, another size of the tables), it is made of the backends that were restored, so that
+// clients go where they went before and not anywhere until the agent has heard of the service.
 func (k *kernel) restoreMaglev(lists map[uint32]*backendList) error {
 	k.maglev = map[uint32][]uint32{}
 	var doomed []uint32
@@ -135,6 +137,19 @@ func (k *kernel) restoreMaglev(lists map[uint32]*backendList) error {
 	for _, list := range doomed {
 		if err := k.deleteMaglev(list); err != nil {
 			return err
+		}
+	}
+	for _, state := range k.services.restored {
+		for _, value := range state.frontends {
+			view := value.View[external]
+			if _, has := k.maglev[view.List]; has || value.Flags&serviceMaglev == 0 {
+				continue
+			}
+			numbers := slices.Clone(state.lists[external].slots[:view.Count])
+			slices.Sort(numbers)
+			if _, err := k.writeMaglev(state, numbers); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

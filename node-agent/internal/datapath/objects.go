@@ -245,7 +245,11 @@ func takeMap(s *ebpf.MapSpec, pin string) (m *ebpf.Map, made bool, err error) {
 	if m, err := ebpf.LoadPinnedMap(pin, nil); err == nil {
 		compare := s.Copy()
 		compare.MaxEntries = m.MaxEntries()
-		if err := compare.Compatible(m); err == nil {
+		err := compare.Compatible(m)
+		if err == nil {
+			err = innerFits(s, m)
+		}
+		if err == nil {
 			return m, false, nil
 		}
 		m.Close()
@@ -257,6 +261,24 @@ func takeMap(s *ebpf.MapSpec, pin string) (m *ebpf.Map, made bool, err error) {
 	}
 	m, err = ebpf.NewMap(s)
 	return m, true, err
+}
+
+// innerFits tells of a map of maps whether it takes such as the specification says: the kernel does not tell the size that they
+// have to have, and refuses others.
+func innerFits(s *ebpf.MapSpec, m *ebpf.Map) error {
+	if s.InnerMap == nil {
+		return nil
+	}
+	inner, err := ebpf.NewMap(s.InnerMap.Copy())
+	if err != nil {
+		return fmt.Errorf("making a map for %s: %w", s.Name, err)
+	}
+	defer inner.Close()
+	// Nobody's: lists begin at 1.
+	if err := m.Put(uint32(0), inner); err != nil {
+		return fmt.Errorf("trying a map in %s: %w", s.Name, err)
+	}
+	return m.Delete(uint32(0))
 }
 
 // openMap is takeMap for one that takes nothing over from other versions.
