@@ -161,6 +161,16 @@ type backendLayout struct {
 	Service         uint32
 }
 
+type affinityKeyLayout struct {
+	Client             wireAddress
+	Service, ByAddress uint32
+}
+
+type affinityLayout struct {
+	Until        uint64
+	Backend, Pad uint32
+}
+
 type socketKeyLayout struct {
 	Cookie  uint64
 	Address wireAddress

@@ -28,6 +28,7 @@ func TestLayoutsMatchObjects(t *testing.T) {
 		"nat":          {unsafe.Sizeof(natKeyLayout{}), unsafe.Sizeof(natValueLayout{})},
 		"nat_openings": {unsafe.Sizeof(natKeyLayout{}), unsafe.Sizeof(natValueLayout{})},
 		"services":     {unsafe.Sizeof(serviceKeyLayout{}), unsafe.Sizeof(serviceLayout{})},
+		"affinity":     {unsafe.Sizeof(affinityKeyLayout{}), unsafe.Sizeof(affinityLayout{})},
 		"sockets":      {unsafe.Sizeof(socketKeyLayout{}), unsafe.Sizeof(socketValueLayout{})},
 		"slots":        {unsafe.Sizeof(slotKeyLayout{}), 4},
 		"backends":     {4, unsafe.Sizeof(backendLayout{})},

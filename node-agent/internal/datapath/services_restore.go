@@ -77,6 +77,9 @@ func (k *kernel) restoreServices() error {
 	}); err != nil {
 		return fmt.Errorf("reading source ranges: %w", err)
 	}
+	if err := k.restoreChoices(); err != nil {
+		return err
+	}
 	for _, key := range doomedSlots {
 		if err := ignoreMissing(k.objects.maps["slots"].Delete(key)); err != nil {
 			return fmt.Errorf("deleting a slot of nobody: %w", err)
@@ -93,4 +96,27 @@ func (k *kernel) restoreServices() error {
 		}
 	}
 	return k.restoreMaglev(lists)
+}
+
+// restoreChoices has no backend get a number that somebody still knows: clients with affinity, or a flow of datagrams, would take it
+// for the one of before, which may be gone.
+func (k *kernel) restoreChoices() error {
+	t := &k.services
+	if err := visitTable(k.objects.maps["affinity"], func(_ *affinityKeyLayout, v *affinityLayout) bool {
+		t.lastBackend = max(t.lastBackend, v.Backend)
+		return true
+	}); err != nil {
+		return fmt.Errorf("reading affinity: %w", err)
+	}
+	for _, name := range connectionTables {
+		if err := visitTable(k.objects.maps[name], func(_ *connectionKeyLayout, v *connectionLayout) bool {
+			if v.Flags&connectionService != 0 {
+				t.lastBackend = max(t.lastBackend, v.Revision)
+			}
+			return true
+		}); err != nil {
+			return fmt.Errorf("reading choices of backends: %w", err)
+		}
+	}
+	return nil
 }
