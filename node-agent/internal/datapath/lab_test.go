@@ -146,10 +146,7 @@ func newClusterWith(t testing.TB, routing datapath.RoutingMode, change func(*dat
 			}
 			for _, text := range []string{fmt.Sprintf("192.0.2.%d/24", i+1), fmt.Sprintf("2001:db8:77::%d/64", i+1)} {
 				a, _ := netlink.ParseAddr(text)
-				if a.IP.To4() == nil {
-					a.Flags = unix.IFA_F_NODAD
-				}
-				if err := netlink.AddrAdd(l, a); err != nil {
+				if err := spacetest.AddAddress(l, a); err != nil {
 					return err
 				}
 			}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/spacetest"
 )
 
 // far6 is a network behind the second node, which a way that is too narrow leads to.
@@ -189,8 +190,7 @@ func TestEachDeviceHasItsAddress(t *testing.T) {
 				}
 				before, _ := netlink.ParseAddr(nodeOutside6 + "/64")
 				after, _ := netlink.ParseAddr("2001:db8:51::77/64")
-				after.Flags |= unix.IFA_F_NODAD
-				return errors.Join(netlink.AddrAdd(l, after), netlink.AddrDel(l, before))
+				return errors.Join(spacetest.AddAddress(l, after), netlink.AddrDel(l, before))
 			}))
 			within(t, "the device's address of IPv6 is not followed", func() bool {
 				got, err := pod.space.try("tcp6", at6(outsideAddress6, 7100))

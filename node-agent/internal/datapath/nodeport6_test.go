@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/spacetest"
 )
 
 const (
@@ -40,8 +41,7 @@ func withOutside6(t *testing.T, c *cluster, adjust func(*datapath.Config)) *spac
 			if err != nil {
 				return err
 			}
-			a.Flags |= unix.IFA_F_NODAD
-			return netlink.AddrAdd(l, a)
+			return spacetest.AddAddress(l, a)
 		}))
 	}
 	set(c.nodes[0].space, "eth1", nodeOutside6+"/64")

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead.dev/node-agent/internal/datapath"
+	"fairlead.dev/node-agent/internal/datapath/spacetest"
 	"fairlead.dev/node-agent/policy"
 )
 
@@ -93,10 +94,7 @@ func plugWorld(t *testing.T, c *cluster, addresses []netip.Addr, masquerade6 boo
 			err = errors.Join(os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/accept_dad", []byte("0"), 0o644), netlink.LinkSetUp(l))
 			for _, network := range []string{"198.18.5.%d/24", "2001:db8:5::%d/64"} {
 				a, _ := netlink.ParseAddr(fmt.Sprintf(network, end))
-				if a.IP.To4() == nil {
-					a.Flags = unix.IFA_F_NODAD
-				}
-				err = errors.Join(err, netlink.AddrAdd(l, a))
+				err = errors.Join(err, spacetest.AddAddress(l, a))
 			}
 			for _, a := range own {
 				err = errors.Join(err, netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))}))
