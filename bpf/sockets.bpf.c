@@ -12,6 +12,7 @@
 #define FORWARDED 2
 #define REJECT 0
 #define PROCEED 1
+#define AF_INET 2
 #define EADDRINUSE 98
 #define ECONNREFUSED 111
 
@@ -277,6 +278,34 @@ int post_bind6(struct bpf_sock *ctx)
 	if (a.word[0] | a.word[1] | a.word[2] | a.word[3])
 		return protect(ctx, !is_v4(&a), is_v4(&a));
 	return protect(ctx, true, takes_both(ctx));
+}
+
+/*
+ * A socket that is closed needs nothing restored any more. Were its entry left to the table to evict, a pod
+ * with many short connections would evict those of the node's long ones: getpeername() would show these a
+ * backend, and the agent would not end them when their backend goes (socket_termination.go). What a socket
+ * sent datagrams to without being connected is not known here, and is evicted.
+ */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	struct socket_key key = {};
+
+	if (!config.services || !ctx->dst_port ||
+	    (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
+		return PROCEED;
+	if (ctx->family == AF_INET) {
+		key.address = mapped(ctx->dst_ip4);
+	} else {
+		key.address.word[0] = ctx->dst_ip6[0];
+		key.address.word[1] = ctx->dst_ip6[1];
+		key.address.word[2] = ctx->dst_ip6[2];
+		key.address.word[3] = ctx->dst_ip6[3];
+	}
+	key.cookie = bpf_get_socket_cookie(ctx);
+	key.port = ctx->dst_port;
+	bpf_map_delete_elem(&sockets, &key);
+	return PROCEED;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

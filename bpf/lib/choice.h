@@ -101,22 +101,23 @@ static __always_inline struct connection *new_entry(__u8 flags, const struct add
 	return c;
 }
 
-/* `stale`: `connections` has another one under this key. */
+/* `stale`: what `connections` has under this key, or NULL; see keep_opening(). */
 static __always_inline int keep_entry(struct connection_key *key, struct connection *c, struct packet *p,
-				      __u64 now, bool stale)
+				      __u64 now, struct connection *stale)
 {
 	c->expires = choice_lifetime(c, p, now, true);
 	c->packets[OUT] = 1;
 	c->bytes[OUT] = p->length;
-	if (config.dry_run)
-		return 0;
-	if (stale)
+	return keep_opening(key, c, stale, now) ? -DROP_CT_INSERT : 0;
+}
+
+/* The same in the place of whatever either table has. */
+static __always_inline int keep_instead(struct connection_key *key, struct connection *c, struct packet *p,
+					__u64 now)
+{
+	if (!config.dry_run)
 		bpf_map_delete_elem(&connections, key);
-	/* Under contention an LRU insert may fail once. */
-	if (bpf_map_update_elem(&openings, key, c, BPF_ANY) &&
-	    bpf_map_update_elem(&openings, key, c, BPF_ANY))
-		return -DROP_CT_INSERT;
-	return 0;
+	return keep_entry(key, c, p, now, NULL);
 }
 
 static __always_inline void touch_entry(struct connection *c, struct packet *p, __u8 side, __u64 now,
@@ -171,10 +172,9 @@ __verified_once int open_choice(struct packet *p, __u16 endpoint)
 __verified_once int choose_backend(struct packet *p, __u32 view, __u16 endpoint)
 {
 	struct service_work *w = service_work();
-	struct connection *c;
+	struct connection *c, *stale;
 	struct service *service = NULL;
 	__u64 now = bpf_ktime_get_coarse_ns();
-	bool stale;
 
 	if (!p || !w)
 		return -DROP_CT_INSERT;

@@ -8,14 +8,9 @@
  */
 #pragma once
 
-#include "work.h"
+#include "openings.h"
 #include "policy.h"
 #include "proxy.h"
-
-#define LIFETIME_TCP (8000 * NSEC_PER_SEC)
-#define LIFETIME_TCP_SYN (60 * NSEC_PER_SEC)
-#define LIFETIME_TCP_CLOSING (10 * NSEC_PER_SEC)
-#define LIFETIME_OTHER (60 * NSEC_PER_SEC)
 
 static __always_inline void connection_key(struct connection_key *key, struct packet *p, __u16 endpoint,
 					   __u8 side)
@@ -160,18 +155,26 @@ static __always_inline __be32 way_to(const struct peer *peer)
 	return config.tunnel ? peer->tunnel : 0;
 }
 
-__verified_once int open_connection(struct __sk_buff *skb, struct packet *p, struct endpoint *ep,
-				    struct tracking *t, struct report *r)
+/*
+ * The packet has no connection. `stale` is what `connections` has under track_key() of one that is over, or
+ * NULL.
+ */
+__verified_once int open_connection(struct __sk_buff *skb, struct work *w, struct endpoint *ep,
+				    struct tracking *t, struct connection *stale)
 {
 	struct connection_key *key = track_key();
 	struct connection *c;
+	struct packet *p;
+	struct report *r;
 	__u32 zero = 0;
 	struct verdict v = {};
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	c = bpf_map_lookup_elem(&scratch, &zero);
-	if (!c || !key || !p || !ep || !t || !r)
+	if (!c || !key || !w || !ep || !t)
 		return -DROP_CT_INSERT;
+	p = &w->packet;
+	r = &w->report;
 	__builtin_memset(c, 0, sizeof(*c));
 	c->initiator = t->side == OUT ? EGRESS : INGRESS;
 	judge_connection(p, ep, key, c->initiator, t->peer.identity, &v);
@@ -215,15 +218,11 @@ __verified_once int open_connection(struct __sk_buff *skb, struct packet *p, str
 	refresh(c, p, t->side, now, true);
 	c->reported[t->side & 1] = now;
 	c->seen[t->side & 1] = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	/* Under contention an LRU insert may fail once; without state the packet still passes, its reply will
-	 * be judged. */
-	if (!config.dry_run) {
-		if (t->stale)
-			bpf_map_delete_elem(&connections, key);
-		if (bpf_map_update_elem(&openings, key, c, BPF_ANY) &&
-		    bpf_map_update_elem(&openings, key, c, BPF_ANY))
-			count(DROP_CT_INSERT, r->direction, 0);
-	}
+	if (stale && may_reopen(stale, now))
+		c->seen[IN] |= SEEN_REOPENED;
+	/* Without state the packet still passes, its reply will be judged. */
+	if (keep_opening(key, c, stale, now))
+		count(DROP_CT_INSERT, r->direction, 0);
 	t->report = true;
 	t->has_service = false;
 	return 0;
@@ -306,55 +305,6 @@ static __always_inline void find_proxy(struct __sk_buff *skb, struct packet *p, 
 	t->to_proxy = p->protocol != IPPROTO_UDP || opens || proxy_has(skb, p);
 }
 
-static __always_inline bool usable(struct connection *c, struct packet *p, __u64 now)
-{
-	if (c->expires < now)
-		return false;
-	/* The ports are used again. */
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !p->related &&
-	    (c->flags & (CONNECTION_RESET | CONNECTION_FIN_IN | CONNECTION_FIN_OUT)))
-		return false;
-	return true;
-}
-
-/* The packet's entry, in `connections` or, then `opening`, among those that are being opened. */
-static __always_inline struct connection *find_connection(struct connection_key *key, struct packet *p,
-							  struct tracking *t, __u64 now, bool *opening)
-{
-	struct connection *c = bpf_map_lookup_elem(&connections, key);
-
-	*opening = false;
-	t->stale = c;
-	if (c && usable(c, p, now)) {
-		step_lookup(MAP_CONNECTIONS, key, c);
-		return c;
-	}
-	c = bpf_map_lookup_elem(&openings, key);
-	*opening = true;
-	if (c && !usable(c, p, now))
-		c = NULL;
-	step_lookup(MAP_OPENINGS, key, c);
-	return c;
-}
-
-/* Whoever opened the connection `c` sends something after the first reply. */
-static __always_inline bool goes_on(struct packet *p, struct connection *c)
-{
-	return !p->related && (c->flags & CONNECTION_REPLIED) && (p->tcp_flags & (TCP_SYN | TCP_RST)) == 0;
-}
-
-/* Somebody is behind both ends: the connection is open. Called last, since the entry goes. */
-static __always_inline void confirm(struct connection_key *key, struct connection *c, __u64 now)
-{
-	if (config.dry_run)
-		return;
-	if (is_stream(key->protocol) && c->expires < now + LIFETIME_TCP &&
-	    !(c->flags & (CONNECTION_RESET | CONNECTION_FIN_IN | CONNECTION_FIN_OUT)))
-		c->expires = now + LIFETIME_TCP;
-	if (!bpf_map_update_elem(&connections, key, c, BPF_ANY))
-		bpf_map_delete_elem(&openings, key);
-}
-
 /*
  * The entry of a packet's open connection under its own addresses, where that is no choice of a backend: then
  * nobody asked a service, and track() need not look again. track_key() is that of the packet's afterwards.
@@ -383,11 +333,11 @@ __verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint
 			  struct connection *known)
 {
 	struct connection_key *key = track_key();
-	struct connection *c = known;
+	struct connection *c = known, *stale = NULL;
 	struct packet *p;
 	struct report *r;
 	__u64 now = bpf_ktime_get_coarse_ns();
-	bool opening = false, outside;
+	bool opening, outside;
 	int err;
 
 	if (!w || !ep || !t || !key)
@@ -395,16 +345,18 @@ __verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint
 	p = &w->packet;
 	r = &w->report;
 	outside = t->side == IN && t->from_wire;
-	if (!c) {
+	if (c) {
+		opening = is_reopened(c);
+	} else {
 		connection_key(key, p, ep->id, t->side);
-		c = find_connection(key, p, t, now, &opening);
+		c = find_connection(key, p, now, &opening, &stale);
 	}
 	if (p->related && !c) {
 		/* It speaks of a connection that does not exist: judged as what it is, and not as what it
 		 * quotes. */
 		p->related = false;
 		connection_key(key, p, ep->id, t->side);
-		c = find_connection(key, p, t, now, &opening);
+		c = find_connection(key, p, now, &opening, &stale);
 	}
 	if (!c) {
 		if (!t->peer_known)
@@ -414,7 +366,7 @@ __verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint
 			return -DROP_INVALID_SIP;
 		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) && adopt(skb, p, ep, t, r))
 			return 0;
-		return open_connection(skb, p, ep, t, r);
+		return open_connection(skb, w, ep, t, stale);
 	}
 	if (config.dry_run && !(c = connection_copy(c)))
 		return -DROP_CT_INSERT;

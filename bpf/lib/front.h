@@ -23,7 +23,7 @@ static __always_inline int remember_front(struct packet *p, struct service_work 
 		return open_choice(p, NODE_ENDPOINT);
 	}
 	c = new_entry(CONNECTION_REVERSE, &w->front, w->front_port);
-	return c ? keep_entry(&w->key, c, p, now, true) : -DROP_CT_INSERT;
+	return c ? keep_instead(&w->key, c, p, now) : -DROP_CT_INSERT;
 }
 
 /*

@@ -163,7 +163,8 @@ struct {
 	__type(value, struct affinity_value);
 } affinity SEC(".maps");
 
-/* What a socket believes to talk to. Writers: connect, sendmsg. Readers: recvmsg, getpeername. */
+/* What a socket believes to talk to. Writers: connect, sendmsg; sock_release deletes. Readers: recvmsg,
+ * getpeername; the agent, which ends sockets to backends that are gone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

@@ -76,7 +76,7 @@ __verified_once int hairpin(struct __sk_buff *skb, struct packet *p, struct endp
 	c->initiator = INGRESS;
 	c->peer = ep->identity;
 	c->revision = ep->revision;
-	if (keep_entry(&w->key, c, p, now, true))
+	if (keep_instead(&w->key, c, p, now))
 		return -DROP_CT_INSERT;
 	return rewrite(skb, p, true, &w->from, p->source_port);
 }

@@ -260,6 +260,8 @@ struct connection_key {
 #define CONNECTION_RESET (1 << 5)
 #define CONNECTION_WIRE (1 << 6)  /* came past the host's netfilter, so replies must do so too */
 #define CONNECTION_PROXY (1 << 7) /* one side is the agent's proxy; see proxy.h */
+/* In seen[IN]: being opened, in the place of an earlier connection between the same ports. */
+#define SEEN_REOPENED 0x80
 
 struct connection {
 	__u64 expires;	  /* CLOCK_MONOTONIC, ns */

@@ -19,7 +19,6 @@ struct tracking {
 	bool has_service;  /* the service's fields are set */
 	bool to_proxy;	   /* the packet belongs to the agent's proxy */
 	__be16 proxy_port; /* that accepts it, where it may open a connection */
-	bool stale;	   /* `connections` has an entry under the key that is over */
 	bool open;	   /* out: the connection is open, somebody is behind both ends */
 	bool opening;	   /* its choice of a backend still lies in `openings`; see choice.h */
 	__be16 service_port;

@@ -125,6 +125,25 @@ func TestChoicesOpenWithTheirConnections(t *testing.T) {
 				if got := r.kept(); got["openings"] != [2]int{} {
 					t.Errorf("after another answer: entries and choices %v", got)
 				}
+				if f.protocol != unix.IPPROTO_TCP {
+					return
+				}
+				// The same ports again: a choice of its own, in the place of the one before, and open as soon as that.
+				f.flags = rst
+				r.passes("a reset", way.program, f)
+				f.flags = syn
+				out = r.passes("what opens by the same ports", way.program, f)
+				if got := r.kept(); got["openings"][1] != 0 || got["connections"][1] != 1 {
+					t.Errorf("opened by the same ports: entries and choices %v, want the choice where the one before was", got)
+				}
+				r.passes("its answer", way.answer, answered(out, protocol, syn|ack, r.backendMAC(way.backend)))
+				f.flags = ack
+				if again := r.passes("what goes on then", way.program, f); string(again[26:38]) != string(out[26:38]) {
+					t.Errorf("it goes on to %x, not %x", again[26:38], out[26:38])
+				}
+				if got := r.kept(); got["openings"] != [2]int{} || got["connections"][1] != 1 {
+					t.Errorf("open by the same ports: entries and choices %v, want none among the half-open", got)
+				}
 			})
 		}
 	}

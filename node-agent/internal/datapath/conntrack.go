@@ -67,7 +67,7 @@ func (k *kernel) Conntrack(limit int) ([]ConntrackEntry, error) {
 			v.Packets, v.Bytes = [2]uint64{v.Packets[0] + in[0], v.Packets[1] + out[0]}, [2]uint64{v.Bytes[0] + in[1], v.Bytes[1] + out[1]}
 		}
 		e = k.conntrackEntry(key, v, now)
-		if table == "openings" {
+		if table == "openings" || v.Seen[0]&seenReopened != 0 {
 			e.Flags = strings.TrimPrefix(e.Flags+",opening", ",")
 		}
 		return e, true

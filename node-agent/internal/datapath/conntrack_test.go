@@ -47,6 +47,13 @@ func TestConnectionLifetimes(t *testing.T) {
 		{"refused", unix.IPPROTO_TCP, []step{{false, syn, "openings", 60}, {true, rst | ack, "openings", 10}}},
 		{"opened again by the same ports", unix.IPPROTO_TCP, []step{
 			{false, syn, "openings", 60}, {true, rst | ack, "openings", 10}, {false, syn, "openings", 60}, {true, syn | ack, "openings", 60}, {false, ack, "connections", 8000}}},
+		{"opened again after it was open", unix.IPPROTO_TCP, []step{
+			{false, syn, "openings", 60}, {true, syn | ack, "openings", 60}, {false, ack, "connections", 8000}, {false, rst, "connections", 10},
+			{false, syn, "connections", 60}, {false, syn, "connections", 60}, {true, syn | ack, "connections", 60}, {true, syn | ack, "connections", 60},
+			{false, ack, "connections", 8000}, {true, ack, "connections", 8000}}},
+		{"opened again and refused", unix.IPPROTO_TCP, []step{
+			{false, syn, "openings", 60}, {true, syn | ack, "openings", 60}, {false, ack, "connections", 8000}, {true, rst, "connections", 10},
+			{false, syn, "connections", 60}, {true, rst | ack, "connections", 10}, {false, syn, "connections", 60}}},
 		{"datagrams", unix.IPPROTO_UDP, []step{{false, 0, "openings", 60}, {true, 0, "openings", 60}, {false, 0, "connections", 60}}},
 		{"an association", unix.IPPROTO_SCTP, []step{
 			{false, syn, "openings", 60}, {true, syn | ack, "openings", 60}, {false, ack, "connections", 8000}, {true, rst, "connections", 10}}},

@@ -332,6 +332,7 @@ var socketHooks = map[string]ebpf.AttachType{
 	"connect6": ebpf.AttachCGroupInet6Connect, "sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
 	"recvmsg6": ebpf.AttachCGroupUDP6Recvmsg, "getpeername6": ebpf.AttachCgroupInet6GetPeername,
 	"post_bind4": ebpf.AttachCGroupInet4PostBind, "post_bind6": ebpf.AttachCGroupInet6PostBind,
+	"sock_release": ebpf.AttachCgroupInetSockRelease,
 }
 
 // MTU implements Datapath.

@@ -137,6 +137,9 @@ const (
 	connectionProxy
 )
 
+// seenReopened, in a connection's Seen[0], tells of one in `connections` that is being opened in an earlier one's place.
+const seenReopened = 0x80
+
 type serviceKeyLayout struct {
 	Address       wireAddress
 	Port          big16

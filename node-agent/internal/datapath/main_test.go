@@ -160,14 +160,15 @@ func (u *unconnected) Read(b []byte) (n int, err error) {
 
 // talker is a process of the node's cgroup that keeps a connection open.
 type talker struct {
-	in  io.WriteCloser
-	out *bufio.Reader
+	in      io.WriteCloser
+	out     *bufio.Reader
+	command *exec.Cmd
 }
 
 func (n *node) talk(t testing.TB, s *space, network, to string) (*talker, string) {
 	t.Helper()
-	out := &talker{}
 	command := exec.Command(os.Args[0])
+	out := &talker{command: command}
 	command.Env = append(os.Environ(), "FAIRLEAD_TEST_CONNECT="+to, "FAIRLEAD_TEST_CGROUP="+n.cgroup, "FAIRLEAD_TEST_NETWORK="+network)
 	must(t, s.in(func() (err error) {
 		if out.in, err = command.StdinPipe(); err != nil {
@@ -180,11 +181,14 @@ func (n *node) talk(t testing.TB, s *space, network, to string) (*talker, string
 		out.out = bufio.NewReader(reader)
 		return command.Start()
 	}))
-	t.Cleanup(func() {
-		out.in.Close()
-		_ = command.Wait()
-	})
+	t.Cleanup(out.end)
 	return out, out.line(t)
+}
+
+// end closes the connection: the process ends. It may be called again.
+func (k *talker) end() {
+	k.in.Close()
+	_ = k.command.Wait()
 }
 
 func (k *talker) line(t testing.TB) string {

@@ -140,8 +140,8 @@ func TestSCTPAssociations(t *testing.T) {
 		{"COOKIE ECHO", "from_netdev", client(ack), "connections", 8000 * time.Second},
 		{"SHUTDOWN", "from_netdev", client(fin), "connections", 8000 * time.Second},
 		{"SHUTDOWN ACK", "from_pod", server(fin | ack), "connections", 10 * time.Second},
-		{"INIT again", "from_netdev", client(syn), "openings", 60 * time.Second},
-		{"ABORT", "from_pod", server(rst), "openings", 10 * time.Second},
+		{"INIT again", "from_netdev", client(syn), "connections", 60 * time.Second},
+		{"ABORT", "from_pod", server(rst), "connections", 10 * time.Second},
 	} {
 		r.passes(step.what, step.program, step.frame)
 		var found []string

@@ -181,8 +181,8 @@ func TestOnlyTheNodesSockets(t *testing.T) {
 	must(t, n.datapath.UpsertService(ctx, echoService(unix.IPPROTO_TCP, backend(server, 7000))))
 	before := socketCount(t, n)
 	for _, s := range []*space{n.pods[0].space, n.space} {
-		if out, err := n.inCgroup(s, "10.96.0.10:80"); err != nil {
-			t.Errorf("%v: %s", err, out)
+		if _, line := n.talk(t, s, "tcp4", "10.96.0.10:80"); !strings.HasPrefix(line, "peer 10.96.0.10:80 answered ") {
+			t.Error(line)
 		}
 	}
 	if got := socketCount(t, n) - before; got != 1 {
@@ -321,6 +321,52 @@ func TestSocketsOfEveryKind(t *testing.T) {
 				if answer != chosen[v6] {
 					t.Errorf("%s by %s: answered by %s after %s", who, network, answer, chosen[v6])
 				}
+			}
+		}
+	}
+}
+
+// What a socket believed to talk to is forgotten when it is closed, not when a table is full: streams and
+// datagrams of either family. Only of a socket that names the other side each time it is left to the table.
+func TestClosedSocketsAreForgotten(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n, server := c.nodes[0], c.nodes[1].pods[0]
+	requireCgroup(t, n)
+	server.space.echoTCP(t, ":7000")
+	server.space.answer(t, ":7000", "server")
+	for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		must(t, n.datapath.UpsertService(ctx, echoService(protocol, backend(server, 7000))))
+		must(t, n.datapath.UpsertService(ctx, echoService6(protocol, backend6(server, 7000))))
+	}
+	for _, test := range []struct {
+		network, to string
+		left        int
+	}{
+		{"tcp4", "10.96.0.10:80", 0},
+		{"tcp6", "[" + cluster6 + "]:80", 0},
+		{"mapped-tcp", "10.96.0.10:80", 0},
+		{"udp4", "10.96.0.10:80", 0},
+		{"udp6", "[" + cluster6 + "]:80", 0},
+		{"mapped-udp", "10.96.0.10:80", 0},
+		{"unconnected4", "10.96.0.10:80", 1},
+	} {
+		for who, where := range map[string]*space{"pod": n.pods[0].space, "node": n.space} {
+			before := socketCount(t, n)
+			other, _ := n.talk(t, where, test.network, test.to)
+			k, line := n.talk(t, where, test.network, test.to)
+			if !strings.HasPrefix(line, "peer "+test.to+" answered ") {
+				t.Errorf("%s by %s: %s", who, test.network, line)
+			}
+			if got := socketCount(t, n) - before; got != 2 {
+				t.Errorf("%s by %s: %d sockets are remembered, want both", who, test.network, got)
+			}
+			k.end()
+			if got := socketCount(t, n) - before; got != 1+test.left {
+				t.Errorf("%s by %s: with one of two closed %d are remembered", who, test.network, got)
+			}
+			other.end()
+			if got := socketCount(t, n) - before; got != 2*test.left {
+				t.Errorf("%s by %s: with both closed %d are remembered, want %d", who, test.network, got, 2*test.left)
 			}
 		}
 	}

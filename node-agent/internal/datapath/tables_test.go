@@ -1,11 +1,13 @@
 package datapath
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,9 +89,94 @@ func TestHalfOpenConnectionsAreApart(t *testing.T) {
 	r.expect("a reset", "from_netdev", f, verdictRedirect)
 	f.flags = syn
 	r.expect("the ports again", "from_netdev", f, verdictRedirect)
-	if got := r.held(5000); !slices.Equal(got, []string{"openings"}) {
-		t.Errorf("a connection that is opened again is in %v", got)
+	if got := r.held(5000); !slices.Equal(got, []string{"connections"}) {
+		t.Errorf("a connection that is opened again, in the place that it had, is in %v", got)
 	}
+}
+
+// What is over keeps its place for who comes by the same ports, until it is over for so long that a sweep may be about to delete
+// it; and whoever comes is judged like anybody else, and has nothing of what was there before.
+func TestConnectionsAreOpenedInTheirOldPlace(t *testing.T) {
+	r := newRig(t, RoutingNative)
+	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyIngress, e.PolicyEgress = true, true })
+	allow := func(rule uint32) {
+		r.must(r.ApplyPolicy(context.Background(), []PolicyEntry{{PolicyKey{Endpoint: 1, Direction: Ingress, Protocol: unix.IPPROTO_TCP, Port: 80, PortPrefix: 16}, PolicyValue{Rule: rule}}}, nil))
+	}
+	allow(7)
+	key := connectionKeyLayout{Local: toWire(netip.MustParseAddr("10.77.1.11")), Remote: toWire(netip.MustParseAddr("203.0.113.9")), LocalPort: toPort(80),
+		RemotePort: toPort(5000), Endpoint: 1, Protocol: unix.IPPROTO_TCP}
+	f := frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: 5000, destPort: 80}
+	back := frame{mac: macA, source: f.destination, destination: f.source, protocol: f.protocol, sourcePort: 80, destPort: 5000, flags: syn | ack}
+	for _, test := range []struct {
+		name  string
+		over  time.Duration // before the packet; 0: not at all, it was reset
+		flags uint8
+		table string
+	}{
+		{"a moment after its end", 0, syn, "connections"},
+		{"when its time is just over", 300 * time.Millisecond, syn, "connections"},
+		{"in the middle, when its time is just over", 300 * time.Millisecond, ack, "connections"},
+		{"when a sweep may take it", 900 * time.Millisecond, syn, "openings"},
+		{"long after", time.Minute, syn, "openings"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r.t = t
+			old := connectionLayout{Expires: monotonic() + uint64(10*time.Second), Packets: [2]uint64{900, 900}, Bytes: [2]uint64{1 << 20, 1 << 20}, Reported: [2]uint64{monotonic(), monotonic()},
+				Rule: 5, Peer: 99, Tunnel: [4]byte{1, 2, 3, 4}, Translated: toWire(netip.MustParseAddr("10.96.0.10")), TranslatedPort: toPort(443), Initiator: uint8(Egress),
+				Flags: connectionReverse | connectionReplied | connectionReset | connectionFinIn, Seen: [2]uint8{7, 7}, ProxyPort: toPort(1)}
+			if test.over > 0 {
+				old.Expires = monotonic() - uint64(test.over)
+			}
+			_ = r.objects.maps["openings"].Delete(key)
+			r.must(r.objects.maps["connections"].Put(key, old))
+			f.flags = test.flags
+			r.expect("what opens it", "from_netdev", f, verdictRedirect)
+			if got := r.held(5000); !slices.Equal(got, []string{test.table}) {
+				t.Fatalf("it is in %v, want %s", got, test.table)
+			}
+			var now connectionLayout
+			r.must(r.objects.maps[test.table].Lookup(key, &now))
+			want := connectionLayout{Expires: now.Expires, Packets: [2]uint64{1, 0}, Bytes: [2]uint64{now.Bytes[0], 0}, Reported: [2]uint64{now.Reported[0], 0},
+				Revision: now.Revision, Rule: 7, Peer: 2, Flags: connectionWire, Seen: [2]uint8{test.flags & (fin | syn | rst), 0}}
+			if test.table == "connections" {
+				want.Seen[0] |= seenReopened
+			}
+			if now != want {
+				t.Errorf("its entry is\n%+v, want\n%+v", now, want)
+			}
+			entries, err := r.Conntrack(0)
+			r.must(err)
+			if len(entries) != 1 || !strings.Contains(entries[0].Flags, "opening") {
+				t.Errorf("it is listed as %+v, want one that is being opened", entries)
+			}
+			r.passes("the answer", "from_pod", back)
+			f.flags = ack
+			r.expect("what goes on", "from_netdev", f, verdictRedirect)
+			entries, err = r.Conntrack(0)
+			r.must(err)
+			if len(entries) != 1 || strings.Contains(entries[0].Flags, "opening") || r.sweepsAway("connections", monotonic()) != 0 {
+				t.Errorf("once it is open it is listed as %+v", entries)
+			}
+		})
+	}
+	r.t = t
+	// Whom policy does not let in any more is not let in by what was open before.
+	var c connectionLayout
+	r.must(r.objects.maps["connections"].Lookup(key, &c))
+	c.Flags |= connectionReset
+	r.must(r.objects.maps["connections"].Put(key, c))
+	r.must(r.ApplyPolicy(context.Background(), nil, []PolicyKey{{Endpoint: 1, Direction: Ingress, Protocol: unix.IPPROTO_TCP, Port: 80, PortPrefix: 16}}))
+	f.flags = syn
+	r.expectDrop("what policy denies meanwhile", "from_netdev", f, 133)
+	r.expectDrop("an answer to it", "from_pod", back, 133)
+}
+
+// sweepsAway sweeps one table, and tells how many entries that deleted.
+func (r *rig) sweepsAway(table string, now uint64) int {
+	r.t.Helper()
+	_, deleted, err := sweeps[table](r.objects.maps[table], now)
+	r.must(err)
+	return deleted
 }
 
 const rst = 4
@@ -100,6 +187,14 @@ func TestFloodEvictsNothingOpen(t *testing.T) {
 	r.endpoint(1, "10.77.1.11", macA, func(e *Endpoint) { e.PolicyEgress = true })
 	for port := uint16(5000); port < 5200; port++ {
 		r.establish(port)
+	}
+	// As many were open once, and somebody begins with their ports again and again.
+	for port := uint16(6000); port < 6200; port++ {
+		r.establish(port)
+		r.expect("a reset", "from_netdev", frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: port, destPort: 80, flags: rst}, verdictRedirect)
+	}
+	for n := range 4000 {
+		r.expect("an opening by old ports", "from_netdev", frame{source: "203.0.113.9", destination: "10.77.1.11", protocol: unix.IPPROTO_TCP, sourcePort: uint16(6000 + n%200), destPort: 80, flags: syn}, verdictRedirect)
 	}
 	r.flood(20_000, nil)
 	for port := uint16(5000); port < 5200; port++ {

@@ -1,0 +1,81 @@
+package datapath_test
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A client that comes back to the same few ports gets its connection each time, on one node and across nodes, though its old ones
+// are in the tables, its pod may be asked by nobody, and the agents clean the tables all the time. None waits for a segment to be sent again.
+func TestPortsAreUsedAgainAndAgain(t *testing.T) {
+	eachRouting(t, func(t *testing.T, c *cluster) {
+		for _, n := range c.nodes {
+			must(t, n.datapath.Close())
+			n.config.ConntrackGCInterval = time.Millisecond
+			n.open()
+		}
+		client := c.nodes[0].pods[0]
+		closed := client.endpoint
+		closed.PolicyIngress = true
+		must(t, c.nodes[0].datapath.UpsertEndpoint(ctx, closed))
+		for where, server := range map[string]*pod{"one node": c.nodes[0].pods[1], "two nodes": c.nodes[1].pods[0]} {
+			to := netip.AddrPortFrom(server.address, server.space.echoTCP(t, ":0").Port()).String()
+			dial := net.Dialer{Timeout: 700 * time.Millisecond, Control: reuse}
+			opened := 0
+			for i := range 1500 {
+				dial.LocalAddr = &net.TCPAddr{Port: 41000 + i%5}
+				must(t, client.space.in(func() error {
+					conn, err := dial.Dial("tcp4", to)
+					if err != nil {
+						t.Errorf("%s: connection %d: %v", where, i, err)
+						return nil
+					}
+					defer conn.Close()
+					// Reset, half of them after a word, so that the port is free at once and either kind of end is met.
+					must(t, conn.(*net.TCPConn).SetLinger(0))
+					if i%2 == 0 {
+						return nil
+					}
+					must(t, conn.SetDeadline(time.Now().Add(700*time.Millisecond)))
+					if _, err := conn.Write([]byte("word\n")); err != nil {
+						return err
+					}
+					var b [64]byte
+					if _, err := conn.Read(b[:]); err != nil {
+						t.Errorf("%s: answer %d: %v", where, i, err)
+					}
+					opened++
+					return nil
+				}))
+				if t.Failed() {
+					break
+				}
+			}
+			entries := 0
+			all, err := c.nodes[0].datapath.Conntrack(0)
+			must(t, err)
+			for _, e := range all {
+				if e.Source.Addr() == client.address && e.Source.Port() >= 41000 && e.Source.Port() < 41005 && e.Destination.String() == to {
+					entries++
+				}
+			}
+			// On one node each connection has two.
+			if want := map[string]int{"one node": 10, "two nodes": 5}[where]; opened != 750 || entries != want {
+				t.Errorf("%s: %d connections answered, %d entries, want 750 and %d", where, opened, entries, want)
+			}
+		}
+	})
+}
+
+// reuse lets a socket have a port that an earlier one has just left.
+func reuse(_, _ string, c syscall.RawConn) error {
+	var inner error
+	err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+	return errors.Join(err, inner)
+}
