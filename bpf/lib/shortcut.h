@@ -76,17 +76,22 @@ static __noinline int take_shortcut(struct __sk_buff *skb, struct work *w)
 	struct shortcut_key key;
 	struct shortcut *s;
 
-	/* Without aggregation each packet is an event. */
-	if (config.dry_run || !config.aggregate || p->protocol != IPPROTO_TCP || p->fragment ||
-	    (p->tcp_flags & TCP_SYN))
+	if (config.dry_run || p->protocol != IPPROTO_TCP || p->fragment)
 		return NO_SHORTCUT;
+	shortcut_key(&key, skb, p);
+	s = bpf_map_lookup_elem(&shortcuts, &key);
+	/* The ports are used again: what is left is that of another connection. */
+	if (p->tcp_flags & TCP_SYN) {
+		if (s)
+			s->until = s->packets = s->bytes = 0;
+		return NO_SHORTCUT;
+	}
+	/* Without aggregation each packet is an event. */
 	generation = bpf_map_lookup_elem(&shortcut_generation, &zero);
-	if (!generation)
+	if (!config.aggregate || !generation)
 		return NO_SHORTCUT;
 	w->generation = *generation;
 	w->may_shorten = true;
-	shortcut_key(&key, skb, p);
-	s = bpf_map_lookup_elem(&shortcuts, &key);
 	if (!s)
 		return NO_SHORTCUT;
 	if (s->generation == w->generation && s->until >= bpf_ktime_get_coarse_ns() &&

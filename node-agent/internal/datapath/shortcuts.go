@@ -39,12 +39,19 @@ type shortFlow struct {
 	sourcePort, destinationPort big16
 }
 
-// shortTraffic is what went by shortcuts and is not in the connections' entries yet, packets and bytes.
+// shortTraffic is what went by shortcuts and is not in the connections' entries yet, packets and bytes. What is left of a pod that is
+// gone is not of the one that has its address now.
 func (k *kernel) shortTraffic() (map[shortFlow][2]uint64, error) {
 	out := map[shortFlow][2]uint64{}
 	err := k.read("reading shortcuts", func() error {
+		interfaces := map[wireAddress]uint32{}
+		for _, e := range k.endpoints {
+			for _, a := range e.Addresses {
+				interfaces[toWire(a)] = uint32(e.InterfaceIndex)
+			}
+		}
 		return visitTable(k.objects.maps["shortcuts"], func(key *shortcutKeyLayout, s *shortcutLayout) bool {
-			if s.Packets > 0 {
+			if s.Packets > 0 && interfaces[key.Source] == key.Ifindex {
 				out[shortFlow{key.Source, key.Destination, key.SourcePort, key.DestinationPort}] = [2]uint64{s.Packets, s.Bytes}
 			}
 			return true
