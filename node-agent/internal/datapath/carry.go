@@ -77,14 +77,16 @@ func roomFor(s *ebpf.MapSpec, directory, name string) uint32 {
 	return size
 }
 
-// carryOver fills maps that were just made with what an agent of another version left.
-func carryOver(made map[string]*ebpf.Map, directory string) (out []Carried, err error) {
+// carryOver fills maps that were just made with what an agent of another version left. Where a start made them that ended before its
+// programs were in place, packets have written to those of before since then: of what both have, that counts which holds longer.
+func carryOver(all, made map[string]*ebpf.Map, directory string) (out []Carried, err error) {
 	anew := map[string]bool{}
 	for _, name := range carried {
-		if made[name] == nil {
+		again := made[name] == nil
+		if all[name] == nil || again && (!writtenByPackets[name] || len(numbersOf[name]) > 0) {
 			continue
 		}
-		anew[name] = true
+		anew[name] = !again
 		for _, pin := range neighbourPins(directory, name) {
 			old, err := ebpf.LoadPinnedMap(pin, nil)
 			if errors.Is(err, os.ErrNotExist) {
@@ -93,7 +95,11 @@ func carryOver(made map[string]*ebpf.Map, directory string) (out []Carried, err 
 			if err != nil {
 				return nil, fmt.Errorf("opening the pin %s: %w", pin, err)
 			}
-			one, err := carryMap(made[name], old, name, pin, ebpf.UpdateAny, anew)
+			how := ebpf.UpdateAny
+			if again {
+				how = updateLater
+			}
+			one, err := carryMap(all[name], old, name, pin, how, anew)
 			old.Close()
 			if err != nil {
 				return nil, fmt.Errorf("taking over %s: %w", pin, err)

@@ -241,8 +241,28 @@ func newConversion(to, from *ebpf.Map) (*conversion, error) {
 	return nil, err
 }
 
+// updateLater is for convert alone: an entry that is there already stays, unless it expires earlier.
+const updateLater ebpf.MapUpdateFlags = 1 << 63
+
+// expiry is the field of a map's values that says when an entry is over; nil where there is none.
+func expiry(m *ebpf.Map) *field {
+	_, value, err := mapTypes(m)
+	if err != nil {
+		return nil
+	}
+	fields, err := fieldsOf(value, "", 0, nil)
+	if i := slices.IndexFunc(fields, func(f field) bool { return f.name == "expires" }); err == nil && i >= 0 {
+		return &fields[i]
+	}
+	return nil
+}
+
 // convert puts what `from` holds into `to`, and counts what it took over and what it could not.
 func (c *conversion) convert(to, from *ebpf.Map, how ebpf.MapUpdateFlags) (entries, lost int, err error) {
+	var until *field
+	if how == updateLater {
+		until, how = expiry(to), ebpf.UpdateAny
+	}
 	err = eachUsed(from, func(key, value []byte) error {
 		if c != nil {
 			var keyFits, valueFits bool
@@ -251,6 +271,12 @@ func (c *conversion) convert(to, from *ebpf.Map, how ebpf.MapUpdateFlags) (entri
 			value, valueFits = c.value.of(value)
 			if !tells || !keyFits || !valueFits {
 				lost++
+				return nil
+			}
+		}
+		if until != nil {
+			if ours, err := to.LookupBytes(key); err == nil && ours != nil && number(until.in(ours)) >= number(until.in(value)) {
+				entries++
 				return nil
 			}
 		}

@@ -179,7 +179,7 @@ func (s *spec) load(directory string) (*objects, error) {
 		}
 	}
 	var err error
-	if s.carried, err = carryOver(made, directory); err != nil {
+	if s.carried, err = carryOver(o.maps, made, directory); err != nil {
 		o.close()
 		return nil, err
 	}
