@@ -50,6 +50,20 @@ __verified_once int serve(struct __sk_buff *skb, struct packet *p, struct report
 	return err;
 }
 
+/*
+ * What meets_another() told of. The client hears of it at once, as if from where it sent to, and will take
+ * another port; else it would wait until the other connection has ended.
+ */
+static __always_inline int refuse_another(struct __sk_buff *skb, struct packet *p, struct report *r,
+					  struct endpoint *ep, struct tracking *out)
+{
+	int verdict = drop(skb, p, r, DROP_CT_INSERT);
+
+	if (out->has_service && nat_rewrite(skb, p, false, &out->service, out->service_port))
+		return verdict;
+	return refuse(skb, p) ? verdict : to_peer_of(skb, ep);
+}
+
 /* Before a packet leaves the node; 0 or a negative drop reason. What stays on the node has no limit. */
 static __always_inline int leave(struct __sk_buff *skb, struct packet *p, struct endpoint *ep, __u32 tunnel)
 {
@@ -137,6 +151,8 @@ int from_pod(struct __sk_buff *skb)
 	 */
 	out->from_wire = masquerades(&p->source);
 	err = track(skb, w, ep, out, known);
+	if (err == -DROP_CT_INSERT)
+		return refuse_another(skb, p, r, ep, out);
 	if (err)
 		return drop(skb, p, r, err);
 	if (out->opening && out->open)

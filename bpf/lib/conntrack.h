@@ -325,6 +325,22 @@ static __always_inline struct connection *open_without_service(struct packet *p,
 }
 
 /*
+ * A pod's first segment of another connection, between ends that `c` is open between already: one of them
+ * goes to a service and the other to the same backend by its own address, or by another service. To the pod
+ * these are different, so that it may have them by one port; to the backend they are the same.
+ */
+static __always_inline bool meets_another(struct packet *p, struct connection *c, struct tracking *t)
+{
+	bool to_service = c->flags & CONNECTION_REVERSE;
+
+	if (t->side != OUT || c->initiator != EGRESS || p->related ||
+	    (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return false;
+	return to_service != t->has_service || (to_service && (!same_address(&c->translated, &t->service) ||
+							       c->translated_port != t->service_port));
+}
+
+/*
  * One endpoint's view of a packet: its connection (`known`, where the caller has found it in `connections`),
  * and whether it may pass. 0 or a negative drop reason. `w` has the packet and the report, of which the
  * sides, rule and trace reason are filled; `t` is one of its own.
@@ -367,6 +383,11 @@ __verified_once int track(struct __sk_buff *skb, struct work *w, struct endpoint
 		if (config.proxy_ifindex && t->side == IN && may_be_proxys(p) && adopt(skb, p, ep, t, r))
 			return 0;
 		return open_connection(skb, w, ep, t, stale);
+	}
+	if (meets_another(p, c, t)) {
+		t->peer.identity = c->peer;
+		report_sides(r, ep, t);
+		return -DROP_CT_INSERT;
 	}
 	if (config.dry_run && !(c = connection_copy(c)))
 		return -DROP_CT_INSERT;

@@ -72,22 +72,21 @@ static __always_inline bool is_reopened(struct connection *c)
 
 /*
  * The packet's entry, and whether it is `opening`, in whichever table. `stale`: what `connections` has under
- * the key is over; such a key is not in `openings`.
+ * the key where that is over. One that would be written over has no other in `openings`.
  */
 static __always_inline struct connection *find_connection(struct connection_key *key, struct packet *p,
 							  __u64 now, bool *opening, struct connection **stale)
 {
 	struct connection *c = bpf_map_lookup_elem(&connections, key);
 
-	*stale = NULL;
+	*stale = c;
 	if (c && usable(c, p, now)) {
 		*opening = is_reopened(c);
 		step_lookup(MAP_CONNECTIONS, key, c);
 		return c;
 	}
 	*opening = false;
-	if (c) {
-		*stale = c;
+	if (c && may_reopen(c, now)) {
 		step_lookup(MAP_CONNECTIONS, key, NULL);
 		return NULL;
 	}

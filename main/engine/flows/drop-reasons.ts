@@ -74,8 +74,8 @@ const explained: Readonly<Record<number, { readonly text: string; readonly help:
     help: 'The kernel refused to update the checksum. Report it with the kernel version.',
   },
   155: {
-    text: 'Connection table full',
-    help: 'The connection could not be entered into the connection tracking map. Look at the map’s pressure; a scan or a leak of connections fills it.',
+    text: 'Connection could not be tracked',
+    help: 'Either a pod asked one backend twice by one port, once as a service and once by another address, and was refused so that it takes another port; or the connection tracking map took no entry: look at its pressure, which a scan or a leak of connections causes.',
   },
   157: {
     text: 'Fragments not supported',

@@ -2,6 +2,7 @@ package datapath_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fairlead.dev/node-agent/internal/datapath"
 )
 
 // A client that comes back to the same few ports gets its connection each time, on one node and across nodes, though its old ones
@@ -78,4 +81,59 @@ func reuse(_, _ string, c syscall.RawConn) error {
 	var inner error
 	err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 	return errors.Join(err, inner)
+}
+
+// Two connections of a pod by one port, which for the backend are one: the second is refused at once, whichever is the service's,
+// and harms the first one nothing. When that has ended, the port is as good as any.
+func TestOneBackendTwiceByOnePort(t *testing.T) {
+	c := newCluster(t, datapath.RoutingNative)
+	n := c.nodes[0]
+	client := n.pods[0]
+	port := 45000
+	for where, server := range map[string]*pod{"one node": n.pods[1], "two nodes": c.nodes[1].pods[0]} {
+		at := server.space.echoTCP(t, ":7000").Port()
+		for family, a := range map[string]struct {
+			backend, one, other string
+		}{
+			"tcp4": {netip.AddrPortFrom(server.address, at).String(), "10.96.0.20:80", "10.96.0.21:80"},
+			"tcp6": {netip.AddrPortFrom(server.address6, at).String(), "[fd00:96::20]:80", "[fd00:96::21]:80"},
+		} {
+			must(t, n.datapath.UpsertService(ctx, someService("one"+family, a.one, unix.IPPROTO_TCP, netip.MustParseAddrPort(a.backend))))
+			must(t, n.datapath.UpsertService(ctx, someService("other"+family, a.other, unix.IPPROTO_TCP, netip.MustParseAddrPort(a.backend))))
+			for _, test := range [][2]string{{a.backend, a.one}, {a.one, a.backend}, {a.one, a.other}} {
+				name := fmt.Sprintf("%s: %s, then %s", where, test[0], test[1])
+				port++
+				dial := net.Dialer{Timeout: 700 * time.Millisecond, Control: reuse, LocalAddr: &net.TCPAddr{Port: port}}
+				must(t, client.space.in(func() error {
+					first, err := dial.Dial(family, test[0])
+					if err != nil {
+						return fmt.Errorf("%s: the first: %w", name, err)
+					}
+					defer first.Close()
+					before := drops(t, n)[155]
+					if second, err := dial.Dial(family, test[1]); !errors.Is(err, syscall.ECONNREFUSED) {
+						t.Errorf("%s: the second: %v %v, want it refused", name, second, err)
+					}
+					if got := drops(t, n)[155] - before; got != 1 {
+						t.Errorf("%s: %d drops of reason 155, want that of the second one's opening", name, got)
+					}
+					if _, err := ask(first, "word"); err != nil {
+						t.Errorf("%s: the first afterwards: %v", name, err)
+					}
+					must(t, first.(*net.TCPConn).SetLinger(0))
+					must(t, first.Close())
+					second, err := dial.Dial(family, test[1])
+					if err != nil {
+						t.Errorf("%s: by the port when it is free: %v", name, err)
+						return nil
+					}
+					defer second.Close()
+					if _, err := ask(second, "word"); err != nil {
+						t.Errorf("%s: by the port when it is free: %v", name, err)
+					}
+					return nil
+				}))
+			}
+		}
+	}
 }
