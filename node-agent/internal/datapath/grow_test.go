@@ -155,3 +155,25 @@ func TestConnectionsGrowWithTheConfiguration(t *testing.T) {
 		t.Errorf("the connection of %s was not taken along: %+v", local, entries)
 	}
 }
+
+// More services than were configured get their Maglev tables as well: the other maps of services grow, that of the tables has room.
+func TestMaglevServicesBeyondTheirNumber(t *testing.T) {
+	const configured, many = 4, 40
+	c := newClusterWith(t, datapath.RoutingNative, func(c *datapath.Config) {
+		c.LoadBalancer.Algorithm, c.LoadBalancer.MaglevTableSize, c.LoadBalancer.ServicesMax = "maglev", 251, configured
+	})
+	n := c.nodes[0]
+	if m := n.mapInfo(t, "services"); m.MaxEntries != configured {
+		t.Fatalf("%+v", m)
+	}
+	for i := range many {
+		s := someService(fmt.Sprint(i), fmt.Sprintf("198.18.1.%d:80", i), unix.IPPROTO_TCP, netip.AddrPortFrom(n.pods[0].address, uint16(8000+i)))
+		s.Frontends[0].Kind = datapath.ServiceLoadBalancer
+		must(t, n.datapath.UpsertService(ctx, s))
+	}
+	for _, name := range []string{"services", "backends", "maglev"} {
+		if m := n.mapInfo(t, name); m.Entries != many {
+			t.Errorf("%s: %+v, want %d entries", name, m, many)
+		}
+	}
+}

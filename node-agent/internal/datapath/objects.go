@@ -123,10 +123,14 @@ func newSpec(c Config, tunnelIfindex, mtu int, has abilities) (*spec, error) {
 	out.resize(map[string]uint32{
 		"nat": uint32(c.NATMax), "nat_openings": uint32(c.NATMax / 2), "connections": uint32(c.ConntrackMax), "openings": uint32(c.ConntrackMax / 2), "policy": uint32(c.PolicyMax), "ipcache": uint32(c.IPCacheMax),
 		"services": uint32(c.LoadBalancer.ServicesMax), "slots": uint32(4 * c.LoadBalancer.ServicesMax),
-		"backends": uint32(4 * c.LoadBalancer.ServicesMax), "maglev": uint32(c.LoadBalancer.ServicesMax),
+		"backends": uint32(4 * c.LoadBalancer.ServicesMax), "maglev": uint32(max(c.LoadBalancer.ServicesMax, leastMaglevTables)),
 	})
 	return out, nil
 }
+
+// leastMaglevTables is how many tables the map of them has room for at least, whatever was configured: services grow when there are
+// more of them than that, and a map of maps does not. So many tables take 4 GB, their map 1 MB.
+const leastMaglevTables = 65536
 
 // mapSpecs lists every shared map once.
 func (s *spec) mapSpecs() map[string]*ebpf.MapSpec {

@@ -230,7 +230,7 @@ func (k *kernel) notePressure(name string, change func(*MapPressure)) {
 // counted are maps whose entries are counted; others have as many as they have room, or, as shortcuts, are full as a rule:
 // what is evicted from these costs a closer look and nothing else.
 func counted(name string, t ebpf.MapType) bool {
-	return name != "shortcuts" && (t == ebpf.Hash || t == ebpf.LPMTrie || t == ebpf.LRUHash)
+	return name != "shortcuts" && (t == ebpf.Hash || t == ebpf.LPMTrie || t == ebpf.LRUHash || t == ebpf.HashOfMaps)
 }
 
 // measure counts the entries of every map that can be full.
