@@ -67,12 +67,14 @@ func TestKubernetesAPIOfBothFamilies(t *testing.T) {
 				}
 				for who, space := range map[string]*space{"a pod": n.pods[1].space, "the node": n.space} {
 					before := socketCount(t, n)
-					if out, err := n.inCgroupBy(family.network, space, to); err != nil || !strings.HasPrefix(out, "peer "+to+" answered ") {
-						t.Errorf("%s, by a socket of %s: %v: %s", what, who, err, out)
+					k, out := n.talk(t, space, family.network, to)
+					if !strings.HasPrefix(out, "peer "+to+" answered ") {
+						t.Errorf("%s, by a socket of %s: %s", what, who, out)
 					}
 					if got := socketCount(t, n) - before; got != 1 {
 						t.Errorf("%s, by a socket of %s: %d sockets were translated, want one", what, who, got)
 					}
+					k.end()
 				}
 			}
 			// No API server is ready: refused at once, by either way.

@@ -17,7 +17,8 @@ import (
 func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 	c := newClusterWith(t, datapath.RoutingNative, func(c *datapath.Config) { c.ConntrackMax = 1024 })
 	n, remote := c.nodes[0], c.nodes[1]
-	server, client := n.pods[0], remote.pods[0]
+	// Those who ask the service and those who ask its backend itself are different pods, so that none meets the other's port.
+	server, direct, throughService := n.pods[0], remote.pods[0], remote.pods[1]
 	// The server's ends, by their clients.
 	accepted := make(chan net.Conn, 200)
 	server.space.serve(t, "tcp", ":7000", func(c net.Conn) {
@@ -29,9 +30,9 @@ func TestFloodOnTheWireBreaksNothingOpen(t *testing.T) {
 	govern(t, server, true, true, line(server, 0, datapath.Ingress, unix.IPPROTO_TCP, 7000, false, 1))
 	open := map[string]net.Conn{}
 	for i := range 200 {
-		to := server.address.String() + ":7000"
+		client, to := direct, server.address.String()+":7000"
 		if i%2 == 1 {
-			to = "10.96.0.20:80"
+			client, to = throughService, "10.96.0.20:80"
 		}
 		conn, err := client.space.dial("tcp4", to)
 		must(t, err)
