@@ -20,11 +20,11 @@
 /*
  * Whether one that is being opened may be written over `stale`, which is over: then it has its place in
  * `connections` already, and takes nobody else's. Not what is over for so long that the agent may just be
- * deleting it (sweepGrace in node-agent/internal/datapath/tables.go, which is more).
+ * deleting it (reopenGrace in node-agent/internal/datapath/tables.go, which is more).
  */
 static __always_inline bool may_reopen(struct connection *stale, __u64 now)
 {
-	return stale->expires + NSEC_PER_SEC / 2 >= now;
+	return stale->expires + 4 * NSEC_PER_SEC >= now;
 }
 
 /*

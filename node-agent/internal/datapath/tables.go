@@ -22,6 +22,8 @@ const (
 	sweepSlow    = 2 * time.Minute
 	// sweepGrace is how long an entry has to be over before it is deleted: what is used again just now is not.
 	sweepGrace = uint64(time.Second)
+	// reopenGrace is the same of a connection: until shortly before, one by the same ports takes its place (bpf/lib/openings.h).
+	reopenGrace = uint64(5 * time.Second)
 	// PressureWarning is the share of a map from which on it is spoken of.
 	PressureWarning = 0.8
 )
@@ -144,7 +146,7 @@ var sweeps = map[string]func(m *ebpf.Map, now uint64) (left, deleted int, err er
 }
 
 func sweepConnections(m *ebpf.Map, now uint64) (left, deleted int, err error) {
-	return sweepTable(m, func(_ *connectionKeyLayout, v *connectionLayout) bool { return v.Expires+sweepGrace < now })
+	return sweepTable(m, func(_ *connectionKeyLayout, v *connectionLayout) bool { return v.Expires+reopenGrace < now })
 }
 
 // nextSweep is how long to wait, by how full the fullest table is and by how much of it was over: the more there was to do,

@@ -114,9 +114,9 @@ func TestConnectionsAreOpenedInTheirOldPlace(t *testing.T) {
 		table string
 	}{
 		{"a moment after its end", 0, syn, "connections"},
-		{"when its time is just over", 300 * time.Millisecond, syn, "connections"},
-		{"in the middle, when its time is just over", 300 * time.Millisecond, ack, "connections"},
-		{"when a sweep may take it", 900 * time.Millisecond, syn, "openings"},
+		{"when its time is just over", 3500 * time.Millisecond, syn, "connections"},
+		{"in the middle, when its time is just over", 3500 * time.Millisecond, ack, "connections"},
+		{"when a sweep may take it", 4500 * time.Millisecond, syn, "openings"},
 		{"long after", time.Minute, syn, "openings"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
