@@ -26,6 +26,13 @@ func (s *space) mirror(t testing.TB, at string) {
 	s.serve(t, "tcp4", at, func(c net.Conn) { _, _ = io.Copy(c, c) })
 }
 
+// reuse lets a socket have a port that an earlier one has just left.
+func reuse(_, _ string, c syscall.RawConn) error {
+	var inner error
+	err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+	return errors.Join(err, inner)
+}
+
 // bound dials with a local port.
 func (s *space) bound(local, to string) (c net.Conn, err error) {
 	a, err := net.ResolveTCPAddr("tcp4", local)
@@ -33,9 +40,7 @@ func (s *space) bound(local, to string) (c net.Conn, err error) {
 		return nil, err
 	}
 	err = s.in(func() error {
-		c, err = (&net.Dialer{Timeout: time.Second, LocalAddr: a, Control: func(_, _ string, raw syscall.RawConn) error {
-			return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
-		}}).Dial("tcp4", to)
+		c, err = (&net.Dialer{Timeout: time.Second, LocalAddr: a, Control: reuse}).Dial("tcp4", to)
 		return err
 	})
 	return c, err

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,13 +18,7 @@ import (
 func (s *space) fromPort(t testing.TB, port int, to string, otherEnds bool) (used int, answer string, err error) {
 	t.Helper()
 	var c net.Conn
-	dialer := net.Dialer{Timeout: 4 * time.Second, LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, raw syscall.RawConn) (failed error) {
-		err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
-		if err != nil {
-			return err
-		}
-		return failed
-	}}
+	dialer := net.Dialer{Timeout: 4 * time.Second, LocalAddr: &net.TCPAddr{Port: port}, Control: reuse}
 	if err := s.in(func() (err error) { c, err = dialer.Dial("tcp", to); return err }); err != nil {
 		return port, "", err
 	}

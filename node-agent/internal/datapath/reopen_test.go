@@ -76,13 +76,6 @@ func TestPortsAreUsedAgainAndAgain(t *testing.T) {
 	})
 }
 
-// reuse lets a socket have a port that an earlier one has just left.
-func reuse(_, _ string, c syscall.RawConn) error {
-	var inner error
-	err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
-	return errors.Join(err, inner)
-}
-
 // Two connections of a pod by one port, which for the backend are one: the second is refused at once, whichever is the service's,
 // and harms the first one nothing. When that has ended, the port is as good as any.
 func TestOneBackendTwiceByOnePort(t *testing.T) {
